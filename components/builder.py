@@ -1,0 +1,148 @@
+"""The builder as one component: network, volumes, daemon, gateway, and what clients need."""
+
+from __future__ import annotations
+
+import pulumi
+import pulumi_docker as docker
+
+from components.daemon import RUNTIME_DIRECTORY, Daemon
+from components.daemon.tls import Tls
+from components.gateway import SOCKET_DIRECTORY, USER, Gateway
+from components.gateway.access import Access
+from components.gateway.client import known_hosts_lines, ssh_config
+from components.gateway.host_key import HostKey
+from components.host import DockerHost
+from components.identity import Identity
+from components.network import private_network
+from components.settings import Settings
+from components.volumes import cache_volume, volume
+
+_READY_SECONDS = 120
+
+
+class DockerBuilder(pulumi.ComponentResource):
+    """A rootless Docker daemon that clients reach through SSH alone.
+
+    The caller passes the docker provider of the host in `opts.providers`. Outputs are known when
+    the builder can build.
+    """
+
+    ssh_destination: pulumi.Output[str]
+    """user@host of the gateway; the port is in `docker_host` and `ssh_config`."""
+    docker_host: pulumi.Output[str]
+    """Value for DOCKER_HOST that needs `known_hosts` alone on the client."""
+    ssh_alias: pulumi.Output[str]
+    """Host name that `ssh_config` defines: DOCKER_HOST=ssh://<alias> shares connections."""
+    ssh_config: pulumi.Output[str]
+    """A block for the client's ~/.ssh/config, the pinned host key included."""
+    known_hosts: pulumi.Output[str]
+    """Lines for the client's known_hosts, one for each generation of the host key."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: Settings,
+        host: DockerHost,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("docker-build-machine:index:DockerBuilder", name, None, opts)
+        identity = Identity.of(name)
+        child = pulumi.ResourceOptions(parent=self)
+
+        preflight = host.run(
+            f"{name}-preflight",
+            "preflight.sh",
+            [identity.owner, identity.prefix, settings.ssh_address, str(settings.ssh_port)],
+            opts=child,
+        )
+        checked = pulumi.ResourceOptions(parent=self, depends_on=[preflight])
+
+        keys = [HostKey.declare(identity, n, opts=child) for n in settings.host_keys]
+        daemon_image, gateway_image = (
+            docker.RemoteImage(f"{name}-{role}-image", name=ref, keep_locally=True, opts=checked)
+            for role, ref in (
+                ("daemon", settings.daemon_image),
+                ("gateway", settings.gateway_image),
+            )
+        )
+        tls = (
+            Tls.declare(identity, image=daemon_image, opts=checked)
+            if settings.transport == "tls"
+            else None
+        )
+        network = private_network(identity, containers_talk=tls is not None, opts=checked)
+        cache = cache_volume(identity, keep=settings.keep_cache, opts=checked)
+        access_volume = volume(identity, "access", opts=checked)
+
+        if tls:
+            daemon_volumes, gateway_volumes = tls.daemon_volumes(), tls.gateway_volumes()
+            before_daemon: list[pulumi.Resource] = [preflight, tls.certificates]
+        else:
+            runtime = volume(identity, "runtime", opts=checked)
+            daemon_volumes = [
+                docker.ContainerVolumeArgs(
+                    volume_name=runtime.name, container_path=RUNTIME_DIRECTORY
+                )
+            ]
+            gateway_volumes = [
+                docker.ContainerVolumeArgs(
+                    volume_name=runtime.name, container_path=SOCKET_DIRECTORY, read_only=True
+                )
+            ]
+            before_daemon = [preflight]
+
+        daemon = Daemon.declare(
+            identity,
+            settings,
+            image=daemon_image,
+            network=network,
+            cache=cache,
+            transport_volumes=daemon_volumes,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=before_daemon),
+        )
+        access = Access.declare(
+            identity, settings.keys, image=gateway_image, volume=access_volume, opts=checked
+        )
+        gateway = Gateway.declare(
+            identity,
+            settings,
+            image=gateway_image,
+            network=network,
+            access=access_volume,
+            transport_volumes=gateway_volumes,
+            host_keys=keys,
+            # The daemon creates the socket's folder, the keys exist before the first login.
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[daemon.container, access.installed]
+            ),
+        )
+        ready = host.run(
+            f"{name}-readiness",
+            "readiness.sh",
+            [daemon.container.name, gateway.container.name, access.sha256, str(_READY_SECONDS)],
+            triggers=[daemon.container.id, gateway.container.id, access.installed.id],
+            opts=child,
+        )
+
+        def when_ready(value: pulumi.Input[str]) -> pulumi.Output[str]:
+            return pulumi.Output.all(value, ready.stdout).apply(lambda pair: str(pair[0]))
+
+        public_keys = pulumi.Output.all(*[key.public_key for key in keys])
+        server, port = settings.ssh_name, settings.ssh_port
+        self.ssh_destination = when_ready(f"{USER}@{server}")
+        self.docker_host = when_ready(f"ssh://{USER}@{server}:{port}")
+        self.ssh_alias = when_ready(identity.prefix)
+        self.ssh_config = public_keys.apply(
+            lambda keys: ssh_config(identity.prefix, server, port, keys)
+        )
+        self.known_hosts = public_keys.apply(lambda keys: known_hosts_lines(server, port, keys))
+        self.register_outputs(
+            {
+                "sshDestination": self.ssh_destination,
+                "dockerHost": self.docker_host,
+                "sshAlias": self.ssh_alias,
+                "sshConfig": self.ssh_config,
+                "knownHosts": self.known_hosts,
+            }
+        )

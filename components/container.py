@@ -1,0 +1,57 @@
+"""What the builder's containers have in common."""
+
+import pulumi
+import pulumi_docker as docker
+
+from components.identity import Identity
+
+LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
+
+
+def labels(identity: Identity, **more: str) -> list[docker.ContainerLabelArgs]:
+    """The owner's label and `more`, sorted."""
+    return [
+        docker.ContainerLabelArgs(label=label, value=value)
+        for label, value in sorted({**identity.labels, **more}.items())
+    ]
+
+
+def upload(
+    path: str, content: pulumi.Input[str], permissions: str = "0644"
+) -> docker.ContainerUploadArgs:
+    """A file that the provider puts into the container before it starts, owned by root."""
+    return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
+
+
+def one_shot(
+    identity: Identity,
+    role: str,
+    *,
+    image: docker.RemoteImage,
+    script: str,
+    volumes: list[docker.ContainerVolumeArgs],
+    uploads: list[docker.ContainerUploadArgs],
+    envs: list[str],
+    opts: pulumi.ResourceOptions,
+) -> docker.Container:
+    """A container that runs `script` once as root, without network, and ends.
+
+    It is replaced, and so runs again, when anything about it changes.
+    """
+    return docker.Container(
+        f"{identity.name}-{role}",
+        name=identity.physical(role),
+        image=image.image_id,
+        entrypoints=["sh", "-euc", script],
+        envs=envs,
+        user="0:0",
+        network_mode="none",
+        volumes=volumes,
+        uploads=uploads,
+        attach=True,
+        must_run=False,
+        log_driver="json-file",
+        log_opts=LOG_ROTATION,
+        labels=labels(identity),
+        opts=opts,
+    )

@@ -1,0 +1,121 @@
+"""The rootless Docker daemon: one container, its configuration and its transport."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from components.container import LOG_ROTATION, labels, upload
+from components.identity import Identity
+from components.settings import Settings, parse_size
+
+# Where the rootless image keeps its data; /var/lib/docker is the root image's place.
+DATA_DIRECTORY = "/home/rootless/.local/share/docker"
+# A new volume mounted here takes the folder's mode 1777 from the image, so that uid 1000 can write.
+RUNTIME_DIRECTORY = "/run/user"
+SOCKET_NAME = "docker.sock"
+NETWORK_ALIAS = "docker"
+_CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
+_STOP_SECONDS = 30
+_MIB = 1024 * 1024
+
+
+def daemon_json(settings: Settings) -> str:
+    """The daemon's configuration file.
+
+    One rule for garbage collection: everything counts, the least recently used goes first. The
+    default rules would drop cache mounts unused for 48 hours. `keepStorage` is read by daemons
+    up to 27, `reservedSpace` and `maxUsedSpace` by those from 28 on; each ignores the other's.
+    """
+    size = f"{parse_size(settings.cache_size)}B"
+    rule = {"all": True, "keepStorage": size, "reservedSpace": size, "maxUsedSpace": size}
+    configuration: dict[str, object] = {
+        "builder": {"gc": {"enabled": True, "defaultKeepStorage": size, "policy": [rule]}},
+        "log-driver": "json-file",
+        "log-opts": LOG_ROTATION,
+    }
+    if settings.insecure_registries:
+        configuration["insecure-registries"] = list(settings.insecure_registries)
+    return json.dumps(configuration, indent=2, sort_keys=True) + "\n"
+
+
+def _cpus(text: str) -> str:
+    """The form which the provider reads back: one decimal at least, no trailing zero."""
+    return str(float(text))
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """What the rest of the builder needs of the daemon."""
+
+    container: docker.Container
+
+    @classmethod
+    def declare(
+        cls,
+        identity: Identity,
+        settings: Settings,
+        *,
+        image: docker.RemoteImage,
+        network: docker.Network,
+        cache: docker.Volume,
+        transport_volumes: list[docker.ContainerVolumeArgs],
+        opts: pulumi.ResourceOptions,
+    ) -> Daemon:
+        """Declare the daemon's container.
+
+        With the socket transport the command names the socket, so that the image's entrypoint
+        adds no TCP port; with TLS it starts with an option, so that the entrypoint adds its own.
+        """
+        config = f"--config-file={_CONFIG_FILE}"
+        socket = f"unix://{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
+        memory = parse_size(settings.memory) // _MIB if settings.memory else None
+        container = docker.Container(
+            f"{identity.name}-daemon",
+            name=identity.physical("daemon"),
+            image=image.image_id,
+            command=["dockerd", f"--host={socket}", config]
+            if settings.transport == "socket"
+            else [config],
+            privileged=True,
+            envs=[
+                f"DOCKER_HOST={socket}",
+                "DOCKER_TLS_CERTDIR=/certs",
+                # Pid files and the like go with every start; the volume holds the socket alone.
+                "XDG_RUNTIME_DIR=/run/xdg",
+            ],
+            tmpfs={"/run/xdg": "mode=0700,uid=1000,gid=1000"},
+            networks_advanced=[
+                docker.ContainerNetworksAdvancedArgs(name=network.name, aliases=[NETWORK_ALIAS])
+            ],
+            volumes=[
+                docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),
+                *transport_volumes,
+            ],
+            uploads=[upload(_CONFIG_FILE, daemon_json(settings))],
+            healthcheck=docker.ContainerHealthcheckArgs(
+                tests=["CMD", "docker", "version", "--format", "{{.Server.Version}}"],
+                interval="30s",
+                timeout="10s",
+                start_period="1m0s",
+                retries=3,
+            ),
+            memory=memory,
+            memory_swap=memory,
+            cpus=_cpus(settings.cpus) if settings.cpus else None,
+            restart="unless-stopped",
+            stop_timeout=_STOP_SECONDS,
+            destroy_grace_seconds=_STOP_SECONDS,
+            log_driver="json-file",
+            log_opts=LOG_ROTATION,
+            labels=labels(identity),
+            opts=pulumi.ResourceOptions.merge(
+                opts,
+                # The provider would call these updated and leave the container as it is.
+                pulumi.ResourceOptions(replace_on_changes=["healthcheck", "tmpfs"]),
+            ),
+        )
+        return cls(container)

@@ -1,0 +1,112 @@
+"""The SSH gateway: one container whose sshd can do nothing but speak to the daemon's API."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+import pulumi_docker as docker
+
+from components.container import LOG_ROTATION, labels, upload
+from components.daemon import SOCKET_NAME
+from components.daemon.tls import CLIENT_DIRECTORY
+from components.gateway.host_key import HostKey
+from components.identity import Identity
+from components.settings import Settings
+
+USER = "builder"
+ACCESS_DIRECTORY = "/access"
+SOCKET_DIRECTORY = "/run/builder"
+_FILES = Path(__file__).parent
+_LIBRARY = "/usr/local/lib/gateway"
+_SSHD_PORT = 2222
+_STOP_SECONDS = 10
+
+
+def _dial_command(settings: Settings) -> str:
+    """What sshd runs for every session: a pipe from the client to the daemon's API."""
+    if settings.transport == "socket":
+        return f"exec nc -N -U {SOCKET_DIRECTORY}/{SOCKET_NAME}"
+    return (
+        f"DOCKER_HOST=tcp://docker:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={CLIENT_DIRECTORY} "
+        f"exec {CLIENT_DIRECTORY}/docker system dial-stdio"
+    )
+
+
+def sshd_config(settings: Settings) -> str:
+    """sshd's whole configuration; the image's own is replaced by it."""
+    template = string.Template((_FILES / "sshd_config").read_text())
+    return template.substitute(
+        user=USER,
+        dial_command=_dial_command(settings),
+        authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
+        socket_forwarding="local" if settings.transport == "socket" else "no",
+    )
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the rest of the builder needs of the gateway."""
+
+    container: docker.Container
+
+    @classmethod
+    def declare(
+        cls,
+        identity: Identity,
+        settings: Settings,
+        *,
+        image: docker.RemoteImage,
+        network: docker.Network,
+        access: docker.Volume,
+        transport_volumes: list[docker.ContainerVolumeArgs],
+        host_keys: list[HostKey],
+        opts: pulumi.ResourceOptions,
+    ) -> Gateway:
+        """Declare the gateway's container; the first of `host_keys` is the one it presents."""
+        container = docker.Container(
+            f"{identity.name}-gateway",
+            name=identity.physical("gateway"),
+            image=image.image_id,
+            envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000", "LOG_STDOUT=true"],
+            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name)],
+            ports=[
+                docker.ContainerPortArgs(
+                    internal=_SSHD_PORT, external=settings.ssh_port, ip=settings.ssh_address
+                )
+            ],
+            tmpfs={"/config": "mode=0755"},
+            volumes=[
+                docker.ContainerVolumeArgs(
+                    volume_name=access.name, container_path=ACCESS_DIRECTORY, read_only=True
+                ),
+                *transport_volumes,
+            ],
+            uploads=[
+                upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
+                upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
+                upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
+                upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
+            ],
+            healthcheck=docker.ContainerHealthcheckArgs(
+                tests=["CMD", "bash", f"{_LIBRARY}/health"],
+                interval="30s",
+                timeout="15s",
+                start_period="1m0s",
+                retries=3,
+            ),
+            restart="unless-stopped",
+            stop_timeout=_STOP_SECONDS,
+            destroy_grace_seconds=_STOP_SECONDS,
+            log_driver="json-file",
+            log_opts=LOG_ROTATION,
+            labels=labels(identity),
+            opts=pulumi.ResourceOptions.merge(
+                opts,
+                # The provider would call these updated and leave the container as it is.
+                pulumi.ResourceOptions(replace_on_changes=["healthcheck", "tmpfs"]),
+            ),
+        )
+        return cls(container)

@@ -1,0 +1,55 @@
+"""The gateway's host key: it belongs to the stack, not to a container or a volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_command as command
+
+from components.identity import Identity
+from components.ssh_key import PublicKey
+
+_GENERATE = """\
+set -eu
+folder=$(mktemp -d)
+trap 'rm -r "$folder"' EXIT
+ssh-keygen -q -t ed25519 -N '' -C '' -f "$folder/key"
+cat "$folder/key.pub" "$folder/key"
+"""
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """One generation of the host key."""
+
+    private_key: pulumi.Output[str]
+    """The whole private key file; a secret."""
+    public_key: pulumi.Output[str]
+    """Type and base64, no comment."""
+
+    @classmethod
+    def declare(
+        cls, identity: Identity, generation: int, *, opts: pulumi.ResourceOptions
+    ) -> HostKey:
+        """Declare the key of one generation; it is made once and lives, encrypted, in the state."""
+        generated = command.local.Command(
+            f"{identity.name}-host-key-{generation}",
+            create=_GENERATE,
+            logging=command.local.Logging.NONE,
+            opts=pulumi.ResourceOptions.merge(
+                opts,
+                pulumi.ResourceOptions(
+                    additional_secret_outputs=["stdout"],
+                    # Another wording of the command must not make another key.
+                    ignore_changes=["create", "environment", "interpreter", "logging"],
+                ),
+            ),
+        )
+        text = generated.stdout
+        return cls(
+            private_key=pulumi.Output.secret(text.apply(lambda t: t.split("\n", 1)[1] + "\n")),
+            public_key=pulumi.Output.unsecret(
+                text.apply(lambda t: str(PublicKey.parse(t.split("\n", 1)[0])))
+            ),
+        )

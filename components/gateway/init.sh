@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Runs as root at each start of the gateway's container, after the image's own configuration step
+# and before sshd. Writes the whole of sshd's configuration and of its host keys, so that it does
+# not matter what /config held before. Ends the container, loudly, when anything is amiss.
+set -euo pipefail
+
+library=/usr/local/lib/gateway
+user=${USER_NAME:?}
+run=/run/gateway
+
+stop_container() {
+	echo "[gateway] $1; the container ends, for sshd must not start like this" >&2
+	rm -f /config/sshd/sshd_config
+	echo 1 >/run/s6-linux-init-container-results/exitcode
+	/run/s6/basedir/bin/halt
+	exit 1
+}
+trap 'stop_container "init script failed at line $LINENO"' ERR
+
+# The key of the health check, good for 127.0.0.1 alone.
+rm -rf "$run"
+install -d -m 0755 "$run"
+ssh-keygen -q -t ed25519 -N '' -C health -f "$run/health"
+sed -i 's/^/restrict,from="127.0.0.1" /' "$run/health.pub"
+
+# The stack's host key and no other.
+install -d -m 0700 -o "$user" -g "$user" /config/ssh_host_keys
+rm -f /config/ssh_host_keys/*
+install -m 0600 -o "$user" -g "$user" "$library/host_key" /config/ssh_host_keys/ssh_host_ed25519_key
+ssh-keygen -y -f "$library/host_key" >/config/ssh_host_keys/ssh_host_ed25519_key.pub
+printf '127.0.0.1 %s\n' "$(cat /config/ssh_host_keys/ssh_host_ed25519_key.pub)" >"$run/known_hosts"
+
+# Keys that the image knows of another way would get in beside the configured ones.
+rm -f /config/.ssh/authorized_keys
+
+install -d -m 0755 /config/sshd
+install -m 0644 "$library/sshd_config" /config/sshd/sshd_config
+if ! problem=$(/usr/sbin/sshd.pam -t -f /config/sshd/sshd_config \
+	-h /config/ssh_host_keys/ssh_host_ed25519_key 2>&1); then
+	stop_container "sshd refuses its configuration: $problem"
+fi
+echo "[gateway] configured for user $user"

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Waits, on the Docker host, until the builder can build; says why when it cannot.
+# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SECONDS < readiness.sh
+set -u
+daemon=$1 gateway=$2 keys_sha256=$3 seconds=$4
+deadline=$(($(date +%s) + seconds))
+
+show_log() {
+	printf -- '--- %s: %s; its last lines:\n' "$1" \
+		"$(docker container inspect --format '{{.State.Status}}, exit code {{.State.ExitCode}}, restarted {{.RestartCount}} times' "$1" 2>&1)" >&2
+	docker container logs --tail 20 "$1" >&2 2>&1
+}
+
+fail() {
+	printf 'The builder is not ready: %s.\n' "$1" >&2
+	show_log "$daemon"
+	show_log "$gateway"
+	printf 'Next: mend the cause and run pulumi up again; nothing has to be removed.\n' >&2
+	exit 1
+}
+
+# until_passes WHAT COMMAND...: repeats COMMAND until it succeeds, fails with its last words.
+until_passes() {
+	what=$1
+	shift
+	until said=$("$@" 2>&1); do
+		[ "$(date +%s)" -lt "$deadline" ] || fail "$what: $said"
+		sleep 0.3
+	done
+}
+
+until_passes 'the daemon does not answer' docker exec "$daemon" docker version --format '{{.Server.Version}}'
+version=$said
+until_passes 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
+keys=$(docker exec "$gateway" sha256sum /access/authorized_keys | cut -d ' ' -f 1)
+[ "$keys" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
+image=$(printf 'FROM scratch\nLABEL docker-build-machine.readiness=1\n' |
+	docker exec -i -e DOCKER_BUILDKIT=1 "$daemon" docker build --quiet - 2>&1) || fail "a first build failed: $image"
+docker exec "$daemon" docker image rm "$image" >/dev/null
+printf 'daemon %s\n' "$version"

@@ -1,0 +1,366 @@
+"""The settings of a stack: typed, checked, and every error reported at once.
+
+The defaults and the descriptions for people stand in Pulumi.yaml; the engine fills the defaults
+in before the program runs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import pulumi
+import pydantic
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from components.ssh_key import PublicKey
+
+_UNITS = {"": 1, "B": 1}
+for _power, _prefix in enumerate("KMGT", start=1):
+    _UNITS |= {f"{_prefix}B": 1000**_power, _prefix: 1000**_power, f"{_prefix}IB": 1024**_power}
+
+_IMAGE = re.compile(
+    r"^(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?"  # registry
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::[\w][\w.-]{0,127})?"  # tag
+    r"(?:@sha256:[0-9a-f]{64})?$"
+)
+_HOST_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$")
+_REGISTRY = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$")
+_KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as people write it: 50GB, 512MiB, 1.5T; powers of 1000 unless `iB`.
+
+    Raises ValueError when it is none.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+    if not match or match[2].upper() not in _UNITS:
+        raise ValueError("must be a size such as 50GB, 512MiB or 1.5TB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _check_image(reference: str) -> str:
+    if not _IMAGE.match(reference):
+        raise ValueError(
+            "must be an image reference, name:tag or name@sha256:<64 hex digits>, in lower case"
+        )
+    last = reference.rsplit("/", 1)[-1]
+    if "@" not in last and (":" not in last or last.endswith(":latest")):
+        raise ValueError(
+            "must be pinned, so that every `pulumi up` means the same image: add a version tag "
+            "other than latest, or a digest"
+        )
+    return reference
+
+
+def _check_host_url(url: str) -> str:
+    allowed = "must be unix:///path/to/docker.sock or ssh://user@host[:port]"
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise ValueError(f"{allowed} (an absolute path: three slashes)")
+        return url
+    if parts.scheme != "ssh":
+        raise ValueError(f"{allowed}; plain or TLS TCP to the host's daemon is not offered")
+    try:
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        port_ok = False
+    if not parts.hostname or not port_ok or parts.path not in ("", "/") or parts.password:
+        raise ValueError(f"{allowed} (no password, no path, port 1 to 65535)")
+    if not parts.username:
+        raise ValueError(f"{allowed}; the user is missing")
+    for part in (parts.username, parts.hostname):
+        if part.startswith("-") or not re.fullmatch(r"[\w.:-]+", part):
+            raise ValueError(f"{allowed}; letters, digits, dots and dashes only")
+    return url
+
+
+def _check_host_name(name: str) -> str:
+    if name:
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            if not _HOST_NAME.match(name):
+                raise ValueError("must be a host name or an IP address, without port") from None
+    return name
+
+
+def _check_address(address: str) -> str:
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        raise ValueError(
+            "must be an IPv4 address of the Docker host: 0.0.0.0 for all, 127.0.0.1 for itself"
+        ) from None
+    return address
+
+
+def _check_registry(registry: str) -> str:
+    if not _REGISTRY.match(registry):
+        raise ValueError("must be host or host:port, without scheme and path")
+    return registry
+
+
+def _check_size(minimum: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if text and parse_size(text) < parse_size(minimum):
+            raise ValueError(f"must be at least {minimum}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _check_cpus(text: str) -> str:
+    if text and not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,2})?", text):
+        raise ValueError("must be a number of CPUs such as 2 or 1.5")
+    if text and float(text) < 0.1:
+        raise ValueError("must be at least 0.1")
+    return text
+
+
+def _parse_public_key(value: object) -> PublicKey:
+    if isinstance(value, PublicKey):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be the text of a .pub file")
+    return PublicKey.parse(value)
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_public_key_text(text: str) -> str:
+    return str(PublicKey.parse(text)) if text else text
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(
+        alias_generator=to_camel, extra="forbid", frozen=True, validate_default=True
+    )
+
+
+class AuthorizedKey(_Model):
+    """One entry of `keys`: who may log in, with which key, from where and until when."""
+
+    name: str
+    """Name in the log, in previews and in the key's comment."""
+    public_key: Annotated[PublicKey, BeforeValidator(_parse_public_key)]
+    """One line of a .pub file."""
+    from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
+    """Addresses or CIDR ranges from which the key is accepted; empty for any."""
+    until: datetime.date | None = None
+    """Last day (UTC) on which the key is accepted; none for always."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _KEY_NAME.match(name):
+            raise ValueError(
+                "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
+                "a letter or digit"
+            )
+        return name
+
+    @pydantic.field_validator("from_")
+    @classmethod
+    def _check_from(cls, ranges: tuple[str, ...]) -> tuple[str, ...]:
+        for text in ranges:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                raise ValueError(
+                    f"{text!r} must be an address or a CIDR range without host bits, such as "
+                    "192.0.2.7 or 192.0.2.0/24"
+                ) from None
+        return ranges
+
+    @pydantic.field_validator("until")
+    @classmethod
+    def _check_until(cls, day: datetime.date | None) -> datetime.date | None:
+        today = datetime.datetime.now(datetime.UTC).date()
+        if day is not None and day < today:
+            raise ValueError(f"has passed (today is {today}); remove the key or give a later day")
+        return day
+
+    @property
+    def line(self) -> str:
+        """The key's line of authorized_keys: everything off but the one forwarded socket."""
+        options = ["restrict", "port-forwarding"]
+        if self.from_:
+            options.append(f'from="{",".join(self.from_)}"')
+        if self.until:
+            options.append(f'expiry-time="{self.until:%Y%m%d}235959Z"')
+        return f"{','.join(options)} {self.public_key} {self.name}"
+
+
+class Settings(_Model):
+    """Everything a stack can set; the field names in camelCase are the names in Pulumi.yaml."""
+
+    host: Annotated[str, AfterValidator(_check_host_url)] = "unix:///var/run/docker.sock"
+    host_key: Annotated[str, AfterValidator(_as_public_key_text)] = ""
+    ssh_host: Annotated[str, AfterValidator(_check_host_name)] = ""
+    ssh_address: Annotated[str, AfterValidator(_check_address)] = "0.0.0.0"
+    ssh_port: Annotated[int, Field(ge=1, le=65535)] = 2222
+    keys: tuple[AuthorizedKey, ...] = ()
+    host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
+    transport: Literal["socket", "tls"] = "socket"
+    daemon_image: Annotated[str, AfterValidator(_check_image)]
+    gateway_image: Annotated[str, AfterValidator(_check_image)]
+    cache_size: Annotated[str, _check_size("1GB")] = "50GB"
+    keep_cache: bool = True
+    memory: Annotated[str, _check_size("512MB")] = ""
+    cpus: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_cpus)] = ""
+    insecure_registries: tuple[Annotated[str, AfterValidator(_check_registry)], ...] = ()
+
+    @pydantic.field_validator("cache_size")
+    @classmethod
+    def _check_cache_size(cls, size: str) -> str:
+        parse_size(size)
+        return size
+
+    @pydantic.field_validator("host_keys")
+    @classmethod
+    def _check_generations(cls, generations: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(generations)) != len(generations) or min(generations) < 1:
+            raise ValueError("must be different whole numbers from 1 up, such as [1] or [1, 2]")
+        return generations
+
+    @pydantic.field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: tuple[AuthorizedKey, ...]) -> tuple[AuthorizedKey, ...]:
+        problems = []
+        if not keys:
+            problems.append(
+                "is empty, so nobody could log in; next: pulumi config set --path 'keys[0].name' "
+                "me && pulumi config set --path 'keys[0].publicKey' \"$(cat ~/.ssh/id_ed25519.pub)\""
+            )
+        names: set[str] = set()
+        owners: dict[str, str] = {}
+        for key in keys:
+            if key.name in names:
+                problems.append(f"has the name {key.name!r} twice; names must differ")
+            names.add(key.name)
+            other = owners.setdefault(key.public_key.base64, key.name)
+            if other != key.name:
+                problems.append(f"has one key under two names, {other!r} and {key.name!r}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return keys
+
+    @model_validator(mode="after")
+    def _check_host_key(self) -> Self:
+        if self.host.startswith("ssh://") and not self.host_key:
+            name = urlsplit(self.host).hostname
+            raise ValueError(
+                f"hostKey is empty, but host = {self.host} is reached over SSH and must be known "
+                f"before the first connection; next: compare `ssh-keyscan -t ed25519 {name}` with "
+                "what the host's owner tells you, then pulumi config set hostKey 'ssh-ed25519 "
+                "AAAA...'"
+            )
+        return self
+
+    @property
+    def ssh_name(self) -> str:
+        """The name or address by which clients reach the gateway."""
+        return self.ssh_host or urlsplit(self.host).hostname or "127.0.0.1"
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, str]) -> Settings:
+        """Check the raw configuration: names without project, values as the engine gives them.
+
+        Raises ValueError whose text names every wrong setting, its value, what is allowed and
+        the next step.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for name, text in raw.items():
+            if text[:1] in ("[", "{"):
+                try:
+                    values[name] = json.loads(text)
+                except json.JSONDecodeError as error:
+                    problems.append(f"{name} = {_shown(text)}: must be JSON ({error})")
+            else:
+                values[name] = text
+        try:
+            settings = cls.model_validate(values)
+        except pydantic.ValidationError as invalid:
+            problems += [_explain(error) for error in invalid.errors()]
+        else:
+            if not problems:
+                return settings
+        count = "One setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+        raise ValueError(
+            f"{count} not usable; nothing was created or changed.\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if "PRIVATE KEY" in text:
+        return "(not shown)"
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _setting_name(location: tuple[int | str, ...]) -> str:
+    name = ""
+    for part in location:
+        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
+    return name
+
+
+def _explain(error: Any) -> str:
+    """One line for one pydantic error: setting, value, what is allowed, next step."""
+    name, value = _setting_name(error["loc"]), error.get("input")
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        model = AuthorizedKey if name.startswith("keys[") else Settings
+        known = [field.alias or to_camel(key) for key, field in model.model_fields.items()]
+        last = str(error["loc"][-1])
+        close = difflib.get_close_matches(last, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+        remove = f"; or remove it: pulumi config rm {name}" if model is Settings else ""
+        return f"{name} is not a setting; {hint}{remove}"
+    if kind == "missing":
+        return f"{name} is not set; give it a value"
+    if kind == "value_error" and not name:
+        return str(context["error"])
+    if kind == "value_error":
+        reason = str(context["error"])
+    elif kind == "literal_error":
+        reason = f"must be {context['expected']}"
+    elif kind in ("greater_than_equal", "less_than_equal", "int_parsing", "int_from_float"):
+        reason = "must be a whole number from 1 to 65535" if name == "sshPort" else error["msg"]
+    else:
+        reason = error["msg"][:1].lower() + error["msg"][1:]
+    if isinstance(value, dict | list | tuple):
+        return f"{name} {reason}"
+    return f"{name} = {_shown(value)} {reason}"
+
+
+def load_settings() -> Settings:
+    """The settings of the running stack.
+
+    Raises pulumi.RunError with every problem of the configuration in one message.
+    """
+    project = pulumi.get_project() + ":"
+    raw = {
+        name.removeprefix(project): value
+        for name, value in pulumi.runtime.get_config_env().items()
+        if name.startswith(project)
+    }
+    try:
+        return Settings.parse(raw)
+    except ValueError as error:
+        raise pulumi.RunError(str(error)) from None

@@ -1,0 +1,25 @@
+"""The named volumes of one builder."""
+
+import pulumi
+import pulumi_docker as docker
+
+from components.identity import Identity
+
+
+def volume(identity: Identity, role: str, *, opts: pulumi.ResourceOptions) -> docker.Volume:
+    """A named volume that carries the owner's label."""
+    return docker.Volume(
+        f"{identity.name}-{role}",
+        name=identity.physical(role),
+        labels=[docker.VolumeLabelArgs(label=k, value=v) for k, v in identity.labels.items()],
+        opts=opts,
+    )
+
+
+def cache_volume(identity: Identity, *, keep: bool, opts: pulumi.ResourceOptions) -> docker.Volume:
+    """The volume with images, layers and cache mounts.
+
+    Protected and retained when `keep`: no update, rename or destroy takes it away.
+    """
+    keeping = pulumi.ResourceOptions(protect=keep, retain_on_delete=keep)
+    return volume(identity, "cache", opts=pulumi.ResourceOptions.merge(opts, keeping))

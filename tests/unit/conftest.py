@@ -1,0 +1,111 @@
+"""The whole program, run on Pulumi mocks that record every resource and its options."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi.runtime import rpc, set_mocks
+from pulumi.runtime.mocks import MockMonitor
+from pulumi.runtime.settings import get_root_resource, reset_options
+from pulumi.runtime.stack import run_pulumi_func
+
+ROOT = Path(__file__).parents[2]
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMVQGDzXmV"
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq2Nfqsv4lcJYdqS1iyIs7xPZl0xJgS4cVpS0bqUuLb"
+PRIVATE_KEY = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n-----END OPENSSH PRIVATE KEY-----\n"
+)
+CONFIG: dict[str, Any] = {
+    "host": "unix:///var/run/docker.sock",
+    "keys": [{"name": "ada", "publicKey": KEY + " ada@laptop"}],
+    "daemonImage": "docker:29.7.2-dind-rootless",
+    "gatewayImage": "lscr.io/linuxserver/openssh-server:10.3_p1-r1-ls238",
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One resource as the program registered it."""
+
+    type: str
+    name: str
+    inputs: dict[str, Any]
+    request: Any
+    """The engine's RegisterResourceRequest: protect, parent, provider and the like."""
+
+
+@dataclass
+class Run:
+    """What one run of the program registered and exported."""
+
+    resources: dict[str, Registered] = field(default_factory=dict)
+    exports: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Registered:
+        return self.resources[name]
+
+    def of_type(self, ending: str) -> list[Registered]:
+        return [r for r in self.resources.values() if r.type.endswith(ending)]
+
+
+class _Mocks(pulumi.runtime.Mocks):
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        outputs = dict(args.inputs)
+        if args.typ == "docker:index/remoteImage:RemoteImage":
+            outputs["imageId"] = f"sha256:{args.name}"
+        if args.typ == "command:local:Command":
+            made = f"{KEY}\n{PRIVATE_KEY}" if "host-key" in args.name else "daemon 29.7.2"
+            outputs["stdout"] = made
+        return f"{args.name}-id", outputs
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], None]:
+        raise AssertionError(f"the program calls no function, but called {args.token}")
+
+
+class _RecordingMonitor(MockMonitor):
+    def __init__(self, run: Run) -> None:
+        super().__init__(_Mocks())
+        self._run = run
+
+    def RegisterResource(self, request: Any) -> Any:  # noqa: N802, the engine's own name
+        inputs = rpc.deserialize_properties(request.object)
+        self._run.resources[request.name] = Registered(request.type, request.name, inputs, request)
+        return super().RegisterResource(request)
+
+
+@pytest.fixture
+def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
+    """Run __main__.py with CONFIG and the given settings on top; None removes a setting."""
+
+    def run(**settings: Any) -> Run:
+        config = {k: v for k, v in {**CONFIG, **settings}.items() if v is not None}
+        text = {
+            f"docker-build-machine:{name}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in config.items()
+        }
+        monkeypatch.setenv("PULUMI_CONFIG", json.dumps(text))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.syspath_prepend(str(ROOT))
+        result = Run()
+
+        async def program() -> None:
+            reset_options()
+            set_mocks(_Mocks(), "docker-build-machine", "dev", monitor=_RecordingMonitor(result))
+            await run_pulumi_func(lambda: runpy.run_path(str(ROOT / "__main__.py")) and None)
+            stack = get_root_resource()
+            assert stack is not None
+            for name, value in stack.outputs.items():  # type: ignore[attr-defined]
+                result.exports[name] = await pulumi.Output.from_input(value).future()
+
+        asyncio.run(program())
+        return result
+
+    return run

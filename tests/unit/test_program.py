@@ -1,0 +1,281 @@
+"""What the program declares: exact resources and inputs, and what must be absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.conftest import KEY, OTHER_KEY, PRIVATE_KEY, Registered, Run
+
+Program = Callable[..., Run]
+
+SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
+SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270"
+CHILDREN = {
+    "builder-preflight": "command:local:Command",
+    "builder-host-key-1": "command:local:Command",
+    "builder-daemon-image": "docker:index/remoteImage:RemoteImage",
+    "builder-gateway-image": "docker:index/remoteImage:RemoteImage",
+    "builder-network": "docker:index/network:Network",
+    "builder-cache": "docker:index/volume:Volume",
+    "builder-runtime": "docker:index/volume:Volume",
+    "builder-access": "docker:index/volume:Volume",
+    "builder-keys": "docker:index/container:Container",
+    "builder-daemon": "docker:index/container:Container",
+    "builder-gateway": "docker:index/container:Container",
+    "builder-readiness": "command:local:Command",
+}
+TLS_CHILDREN = {
+    **{name: kind for name, kind in CHILDREN.items() if name != "builder-runtime"},
+    "builder-tls-server": "docker:index/volume:Volume",
+    "builder-tls-client": "docker:index/volume:Volume",
+    "builder-certificates": "docker:index/container:Container",
+}
+
+
+def children(run: Run) -> dict[str, str]:
+    return {
+        name: resource.type
+        for name, resource in run.resources.items()
+        if name.startswith("builder-")
+    }
+
+
+def unwrapped(value: Any) -> Any:
+    return value["value"] if isinstance(value, dict) and SECRET_SIGNATURE in value else value
+
+
+def uploads(container: Registered) -> dict[str, dict[str, Any]]:
+    return {upload["file"]: upload for upload in unwrapped(container.inputs["uploads"])}
+
+
+def test_exactly_these_resources(run_program: Program) -> None:
+    run = run_program()
+    assert children(run) == CHILDREN
+    assert set(run.resources) - set(CHILDREN) == {"docker-build-machine-dev", "host", "builder"}
+
+
+def test_tls_adds_certificates_and_drops_the_shared_socket(run_program: Program) -> None:
+    run = run_program(transport="tls")
+    assert children(run) == TLS_CHILDREN
+    daemon, gateway = run["builder-daemon"].inputs, run["builder-gateway"].inputs
+    assert not daemon["command"][0].startswith("dockerd")
+    assert {v["volumeName"]: v["containerPath"] for v in daemon["volumes"]} == {
+        "dev-builder-cache": "/home/rootless/.local/share/docker",
+        "dev-builder-tls-server": "/certs/server",
+    }
+    assert {v["volumeName"]: v["containerPath"] for v in gateway["volumes"]} == {
+        "dev-builder-access": "/access",
+        "dev-builder-tls-client": "/tls",
+    }
+    config = uploads(run["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]["content"]
+    assert "DOCKER_HOST=tcp://docker:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/tls" in config
+    assert "AllowStreamLocalForwarding no" in config
+
+
+def test_every_child_has_the_component_as_parent(run_program: Program) -> None:
+    run = run_program()
+    for name in CHILDREN:
+        assert run[name].request.parent.endswith("DockerBuilder::builder"), name
+
+
+def test_every_docker_resource_uses_the_provider_that_was_passed(run_program: Program) -> None:
+    run = run_program()
+    for name, kind in CHILDREN.items():
+        if kind.startswith("docker:"):
+            assert "::host::" in run[name].request.provider, name
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(None, True), (True, True), (False, False)])
+def test_the_cache_volume_alone_is_protected_and_retained(
+    run_program: Program, keep: bool | None, kept: bool
+) -> None:
+    run = run_program(keepCache=keep)
+    for name in CHILDREN:
+        expected = kept and name == "builder-cache"
+        assert run[name].request.protect == expected, name
+        assert run[name].request.retainOnDelete == expected, name
+
+
+def test_the_cache_is_where_the_rootless_daemon_keeps_its_data(run_program: Program) -> None:
+    volumes = run_program()["builder-daemon"].inputs["volumes"]
+    assert {
+        "volumeName": "dev-builder-cache",
+        "containerPath": "/home/rootless/.local/share/docker",
+    } in volumes
+
+
+@pytest.mark.parametrize("transport", ["socket", "tls"])
+def test_no_tcp_port_but_ssh(run_program: Program, transport: str) -> None:
+    run = run_program(transport=transport, sshPort=2200, sshAddress="127.0.0.1")
+    ports = {c.name: c.inputs.get("ports") for c in run.of_type(":Container")}
+    gateway = ports.pop("builder-gateway")
+    assert gateway == [{"internal": 2222.0, "external": 2200.0, "ip": "127.0.0.1"}]
+    assert not any(ports.values())
+    assert "2375" not in str([c.inputs for c in run.of_type(":Container")])
+
+
+def test_socket_transport_names_the_socket_so_that_the_image_opens_no_port(
+    run_program: Program,
+) -> None:
+    command = run_program()["builder-daemon"].inputs["command"]
+    assert command[:2] == ["dockerd", "--host=unix:///run/user/docker.sock"]
+    assert not any("tcp://" in word for word in command)
+
+
+def test_nothing_of_the_host_is_mounted(run_program: Program) -> None:
+    for container in run_program().of_type(":Container"):
+        assert all("hostPath" not in volume for volume in container.inputs["volumes"])
+        assert "mounts" not in container.inputs
+
+
+def test_only_the_daemon_is_privileged(run_program: Program) -> None:
+    run = run_program()
+    privileged = [c.name for c in run.of_type(":Container") if c.inputs.get("privileged")]
+    assert privileged == ["builder-daemon"]
+
+
+def test_long_running_containers_restart_stop_gracefully_and_rotate_logs(
+    run_program: Program,
+) -> None:
+    run = run_program()
+    for name in ("builder-daemon", "builder-gateway"):
+        inputs = run[name].inputs
+        assert inputs["restart"] == "unless-stopped"
+        assert inputs["stopTimeout"] == inputs["destroyGraceSeconds"] > 0
+        assert inputs["logOpts"] == {"max-file": "3", "max-size": "10m"}
+        assert inputs["healthcheck"]["tests"][0] == "CMD"
+        assert set(run[name].request.replaceOnChanges) == {"healthcheck", "tmpfs"}
+
+
+def test_images_are_used_by_id_and_kept_on_the_host(run_program: Program) -> None:
+    run = run_program(daemonImage="registry.example/dind@sha256:" + "a" * 64)
+    assert run["builder-daemon-image"].inputs == {
+        "name": "registry.example/dind@sha256:" + "a" * 64,
+        "keepLocally": True,
+    }
+    assert run["builder-daemon"].inputs["image"] == "sha256:builder-daemon-image"
+    assert run["builder-gateway"].inputs["image"] == "sha256:builder-gateway-image"
+
+
+def test_memory_and_cpus_have_the_form_that_settles(run_program: Program) -> None:
+    unlimited = run_program()["builder-daemon"].inputs
+    assert not {"memory", "memorySwap", "cpus"} & set(unlimited)
+    limited = run_program(memory="2GiB", cpus="2")["builder-daemon"].inputs
+    assert (limited["memory"], limited["memorySwap"], limited["cpus"]) == (2048.0, 2048.0, "2.0")
+
+
+def test_cache_size_is_the_only_garbage_collection_rule(run_program: Program) -> None:
+    daemon = run_program(cacheSize="20GB", insecureRegistries=["registry:5000"])["builder-daemon"]
+    config = json.loads(uploads(daemon)["/etc/docker-build-machine/daemon.json"]["content"])
+    assert config["builder"]["gc"]["policy"] == [
+        {
+            "all": True,
+            "keepStorage": "20000000000B",
+            "reservedSpace": "20000000000B",
+            "maxUsedSpace": "20000000000B",
+        }
+    ]
+    assert config["insecure-registries"] == ["registry:5000"]
+    assert "hosts" not in config
+
+
+def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> None:
+    config = uploads(run_program()["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]
+    lines = [line.strip() for line in config["content"].splitlines()]
+    for line in (
+        "ForceCommand exec nc -N -U /run/builder/docker.sock",
+        "AuthenticationMethods publickey",
+        "PasswordAuthentication no",
+        "AllowTcpForwarding no",
+        "AllowAgentForwarding no",
+        "PermitTTY no",
+        "PermitTunnel no",
+        "X11Forwarding no",
+    ):
+        assert line in lines
+    assert not any(line.lower().startswith(("subsystem", "acceptenv")) for line in lines)
+    assert "$" not in config["content"]
+
+
+def test_keys_are_one_line_each_and_named_with_their_fingerprint(run_program: Program) -> None:
+    keys = [
+        {"name": "ci", "publicKey": OTHER_KEY, "from": ["192.0.2.0/24"], "until": "2999-12-31"},
+        {"name": "ada", "publicKey": f"{KEY} a comment"},
+    ]
+    installed = run_program(keys=keys)["builder-keys"]
+    assert uploads(installed)["/authorized_keys"]["content"] == (
+        f"restrict,port-forwarding {KEY} ada\n"
+        'restrict,port-forwarding,from="192.0.2.0/24",expiry-time="29991231235959Z" '
+        f"{OTHER_KEY} ci\n"
+    )
+    names = {env.split("=")[0] for env in installed.inputs["envs"]}
+    assert names == {"ada", "ci"}
+    assert all("=SHA256:" in env for env in installed.inputs["envs"])
+
+
+def test_a_key_is_added_without_touching_gateway_or_daemon(run_program: Program) -> None:
+    one = run_program()
+    two = run_program(
+        keys=[{"name": "ada", "publicKey": KEY}, {"name": "ci", "publicKey": OTHER_KEY}]
+    )
+    changed = {name for name in CHILDREN if one[name].inputs != two[name].inputs}
+    assert changed == {"builder-keys", "builder-readiness"}
+
+
+def test_the_private_host_key_is_a_secret_wherever_it_goes(run_program: Program) -> None:
+    run = run_program()
+    generated = run["builder-host-key-1"]
+    assert list(generated.request.additionalSecretOutputs) == ["stdout"]
+    assert generated.inputs["logging"] == "none"
+    assert {"create", "environment"} <= set(generated.request.ignoreChanges)
+    uploaded = run["builder-gateway"].inputs["uploads"]
+    assert uploaded[SECRET_SIGNATURE] == SECRET_MARK
+    assert PRIVATE_KEY.strip() not in str(run.exports)
+    for name, resource in run.resources.items():
+        if name != "builder-gateway":
+            assert "PRIVATE KEY" not in str(resource.inputs), name
+
+
+def test_exports_are_what_a_client_needs(run_program: Program) -> None:
+    exports = run_program(sshHost="build.example", sshPort=22).exports
+    assert exports["sshDestination"] == "builder@build.example"
+    assert exports["dockerHost"] == "ssh://builder@build.example:22"
+    assert exports["knownHosts"] == f"build.example {KEY}\n"
+    assert run_program().exports["knownHosts"] == f"[127.0.0.1]:2222 {KEY}\n"
+    assert "StrictHostKeyChecking yes" in exports["sshConfig"]
+    assert exports["sshConfig"].startswith(f"Host {exports['sshAlias']}\n")
+
+
+def test_host_key_generations_are_all_known_and_the_first_is_presented(
+    run_program: Program,
+) -> None:
+    run = run_program(hostKeys=[2, 1])
+    assert {"builder-host-key-1", "builder-host-key-2"} <= set(run.resources)
+    assert len(run.exports["knownHosts"].splitlines()) == 2
+
+
+def test_a_remote_host_is_pinned_and_shares_one_connection(run_program: Program) -> None:
+    run = run_program(host="ssh://ops@build.example:2022", hostKey=KEY)
+    options = run["host"].inputs["sshOpts"]
+    options = json.loads(options) if isinstance(options, str) else options
+    assert run["host"].inputs["host"] == "ssh://ops@build.example:2022"
+    assert f"KnownHostsCommand=/bin/echo %H {KEY}" in options
+    assert {"StrictHostKeyChecking=yes", "UserKnownHostsFile=/dev/null", "ControlMaster=auto"} <= {
+        *options
+    }
+    create = run["builder-preflight"].inputs["create"]
+    assert create.startswith("ssh ")
+    assert "-l ops -p 2022" in create
+    assert run.exports["dockerHost"] == "ssh://builder@build.example:2222"
+
+
+def test_nothing_switches_host_key_checking_off(run_program: Program) -> None:
+    for host in ({}, {"host": "ssh://ops@build.example", "hostKey": KEY}):
+        run = run_program(**host)
+        text = str([r.inputs for r in run.resources.values()]) + str(run.exports)
+        assert "StrictHostKeyChecking no" not in text.replace("=", " ")
+        assert "accept-new" not in text

@@ -1,0 +1,135 @@
+"""Every wrong setting is named with its value and the way out, all of them at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+from pydantic.alias_generators import to_camel
+
+from components.settings import Settings, parse_size
+from tests.unit.conftest import CONFIG, KEY, OTHER_KEY, PRIVATE_KEY, ROOT, Run
+
+
+def problems(**settings: Any) -> str:
+    raw = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in {**CONFIG, **settings}.items()
+        if value is not None
+    }
+    with pytest.raises(ValueError, match="nothing was created") as raised:
+        Settings.parse(raw)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"keys": None}, "keys is empty"),
+        ({"keys": []}, "pulumi config set --path 'keys[0].name'"),
+        ({"keys": [{"name": "a"}]}, "keys[0].publicKey is not set"),
+        ({"keys": [{"name": "a", "publicKey": "hello"}]}, "keys[0].publicKey = 'hello' is not an"),
+        ({"keys": [{"name": "a", "publicKey": KEY[:-8]}]}, "is cut short or damaged"),
+        ({"keys": [{"name": "a", "publicKey": "no-pty " + KEY}]}, "starts with options"),
+        ({"keys": [{"name": "a", "publicKey": PRIVATE_KEY}]}, "(not shown) is a private key"),
+        ({"keys": [{"name": "a", "publicKey": KEY, "form": []}]}, "did you mean from?"),
+        ({"keys": [{"name": "a b", "publicKey": KEY}]}, "keys[0].name = 'a b' must be 1 to 64"),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY, "until": "2020-01-01"}]},
+            "keys[0].until = '2020-01-01' has passed",
+        ),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY, "from": ["10.0.0.0/99"]}]},
+            "'10.0.0.0/99' must be an address or a CIDR range",
+        ),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY}, {"name": "a", "publicKey": OTHER_KEY}]},
+            "keys has the name 'a' twice",
+        ),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY}, {"name": "b", "publicKey": KEY}]},
+            "keys has one key under two names, 'a' and 'b'",
+        ),
+        ({"keys": [{"name": "a", "publicKey": "ssh-dss AAAA"}]}, "is a DSA key"),
+        ({"host": "tcp://10.0.0.1:2375"}, "host = 'tcp://10.0.0.1:2375' must be unix:///path"),
+        ({"host": "ssh://build.example"}, "the user is missing"),
+        ({"host": "ssh://ops@build.example:99999"}, "port 1 to 65535"),
+        ({"host": "ssh://-oProxyCommand=x@build.example"}, "letters, digits, dots and dashes"),
+        ({"host": "unix://docker.sock"}, "an absolute path"),
+        ({"host": "ssh://ops@build.example"}, "ssh-keyscan -t ed25519 build.example"),
+        ({"host": "ssh://ops@build.example", "hostKey": "AAAA"}, "hostKey = 'AAAA' is not an"),
+        ({"sshPort": 0}, "sshPort = '0' must be a whole number from 1 to 65535"),
+        ({"sshPort": 70000}, "sshPort = '70000' must be a whole number from 1 to 65535"),
+        ({"sshPort": "ssh"}, "sshPort = 'ssh' must be a whole number from 1 to 65535"),
+        ({"sshAddress": "eth0"}, "sshAddress = 'eth0' must be an IPv4 address"),
+        ({"sshHost": "a:b/c"}, "sshHost = 'a:b/c' must be a host name"),
+        ({"sshprot": 22}, "sshprot is not a setting; did you mean sshPort?"),
+        ({"daemonImage": "Docker:29"}, "daemonImage = 'Docker:29' must be an image reference"),
+        ({"daemonImage": "docker"}, "must be pinned"),
+        ({"gatewayImage": "lscr.io/x/y:latest"}, "must be pinned"),
+        ({"gatewayImage": None}, "gatewayImage is not set"),
+        ({"transport": "tcp"}, "transport = 'tcp' must be 'socket' or 'tls'"),
+        ({"cacheSize": "lots"}, "cacheSize = 'lots' must be a size such as 50GB"),
+        ({"cacheSize": "10MB"}, "cacheSize = '10MB' must be at least 1GB"),
+        ({"cacheSize": ""}, "cacheSize = '' must be a size"),
+        ({"memory": "12 parsecs"}, "memory = '12 parsecs' must be a size"),
+        ({"cpus": "many"}, "cpus = 'many' must be a number of CPUs"),
+        ({"hostKeys": [1, 1]}, "hostKeys must be different whole numbers"),
+        ({"hostKeys": []}, "hostKeys"),
+        ({"insecureRegistries": ["http://r"]}, "insecureRegistries[0] = 'http://r' must be host"),
+        ({"keys": "[{"}, "keys = '[{': must be JSON"),
+    ],
+)
+def test_one_wrong_setting(settings: dict[str, Any], said: str) -> None:
+    assert said in problems(**settings)
+
+
+def test_all_problems_are_reported_together() -> None:
+    text = problems(keys=[], host="tcp://x", sshPort=0, cacheSize="x", daemonImage="A", nonsense=1)
+    assert text.startswith("6 settings are not usable")
+    for name in ("keys", "host", "sshPort", "cacheSize", "daemonImage", "nonsense"):
+        assert f"  - {name}" in text
+
+
+def test_a_private_key_is_never_repeated() -> None:
+    text = problems(keys=[{"name": "a", "publicKey": PRIVATE_KEY}], sshHost=PRIVATE_KEY)
+    assert "b3BlbnNzaA" not in text
+
+
+def test_the_program_stops_before_it_registers_anything(run_program: Callable[..., Run]) -> None:
+    with pytest.raises(pulumi.RunError, match="sshPort"):
+        run_program(sshPort=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("50GB", 50 * 10**9), ("1.5T", 1.5 * 10**12), ("512MiB", 512 * 2**20), ("1024", 1024)],
+)
+def test_sizes_as_people_write_them(text: str, size: float) -> None:
+    assert parse_size(text) == size
+
+
+def test_the_schema_in_pulumi_yaml_and_the_settings_agree() -> None:
+    schema = yaml.safe_load(Path(ROOT, "Pulumi.yaml").read_text())["config"]
+    assert set(schema) == {to_camel(name) for name in Settings.model_fields}
+    for name, declared in schema.items():
+        assert declared["description"], name
+    defaults = {
+        name: d if isinstance(d := declared["default"], str) else json.dumps(d)
+        for name, declared in schema.items()
+    }
+    settings = Settings.parse({**defaults, "keys": json.dumps(CONFIG["keys"])})
+    for name, field in Settings.model_fields.items():
+        if not field.is_required() and name != "keys":
+            assert getattr(settings, name) == field.default, name
+
+
+def test_fingerprints_are_those_of_ssh_keygen() -> None:
+    settings = Settings.parse({**CONFIG, "keys": json.dumps(CONFIG["keys"])})
+    assert settings.keys[0].public_key.fingerprint.startswith("SHA256:")
+    assert len(settings.keys[0].public_key.fingerprint) == len("SHA256:") + 43

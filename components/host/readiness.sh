@@ -19,19 +19,22 @@ fail() {
 	exit 1
 }
 
-# until_passes WHAT COMMAND...: repeats COMMAND until it succeeds, fails with its last words.
+# until_passes CONTAINER WHAT COMMAND...: repeats COMMAND until it succeeds; fails with its last
+# words when time is up or the container keeps ending.
 until_passes() {
-	what=$1
-	shift
+	container=$1 what=$2
+	shift 2
 	until said=$("$@" 2>&1); do
+		restarts=$(docker container inspect --format '{{.RestartCount}}' "$container" 2>/dev/null || echo 0)
+		[ "$restarts" -lt 4 ] || fail "$what, its container ends again and again"
 		[ "$(date +%s)" -lt "$deadline" ] || fail "$what: $said"
 		sleep 0.3
 	done
 }
 
-until_passes 'the daemon does not answer' docker exec "$daemon" docker version --format '{{.Server.Version}}'
+until_passes "$daemon" 'the daemon does not answer' docker exec "$daemon" docker version --format '{{.Server.Version}}'
 version=$said
-until_passes 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
+until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
 keys=$(docker exec "$gateway" sha256sum /access/authorized_keys | cut -d ' ' -f 1)
 [ "$keys" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
 image=$(printf 'FROM scratch\nLABEL docker-build-machine.readiness=1\n' |

@@ -1,0 +1,69 @@
+"""Stand-in for pulumi-command 1.2: the resource local.Command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from offline.plugins.stand_in.plugin import Input, Kind, Properties, StandIn, serve
+
+
+class Command(Kind):
+    """command:local:Command; without `update`, every change runs `create` again."""
+
+    inputs = {
+        "create": Input(replaces=False),
+        "update": Input(replaces=False),
+        "delete": Input(replaces=False),
+        "environment": Input(replaces=False),
+        "stdin": Input(replaces=False),
+        "dir": Input(replaces=False),
+        "interpreter": Input(replaces=False),
+        "logging": Input(replaces=False),
+        "addPreviousOutputInEnv": Input(replaces=False, default=True),
+        "triggers": Input(replaces=True),
+    }
+    computed = ("stdout", "stderr")
+
+    def create(self, inputs: Properties) -> tuple[str, Properties]:
+        return "command" + os.urandom(8).hex(), self._run(inputs, inputs.get("create"), {})
+
+    def read(self, identifier: str, state: Properties) -> Properties | None:
+        return state
+
+    def update(self, identifier: str, state: Properties, inputs: Properties) -> Properties:
+        return self._run(inputs, inputs.get("update") or inputs.get("create"), state)
+
+    def delete(self, identifier: str, state: Properties) -> None:
+        if state.get("delete"):
+            self._run(state, state["delete"], state)
+
+    def _run(self, inputs: Properties, command: str | None, before: Properties) -> Properties:
+        if not command:
+            return {**inputs, "stdout": "", "stderr": ""}
+        environment = {**os.environ, **(inputs.get("environment") or {})}
+        if inputs.get("addPreviousOutputInEnv") and before:
+            environment["PULUMI_COMMAND_STDOUT"] = before.get("stdout") or ""
+            environment["PULUMI_COMMAND_STDERR"] = before.get("stderr") or ""
+        done = subprocess.run(
+            [*(inputs.get("interpreter") or ["/bin/sh", "-c"]), command],
+            input=inputs.get("stdin") or "",
+            env=environment,
+            cwd=inputs.get("dir"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(
+                f"exit status {done.returncode}: running {command!r}:\n{done.stdout}{done.stderr}"
+            )
+        return {
+            **inputs,
+            "stdout": done.stdout.removesuffix("\n"),
+            "stderr": done.stderr.removesuffix("\n"),
+        }
+
+
+if __name__ == "__main__":
+    serve("1.2.1", StandIn({"command:local:Command": Command()}))

@@ -1,0 +1,197 @@
+"""Stand-in for pulumi-docker 5.2: networks, volumes, remote images and containers.
+
+Which input replaces and which is read back is taken from the upstream provider's behaviour,
+the traps included (README.md beside this package).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import docker.errors
+
+from offline.plugins.stand_in.container import Container
+from offline.plugins.stand_in.engine import Engine
+from offline.plugins.stand_in.plugin import Input, Kind, Properties, StandIn, serve
+
+
+def _labels(pairs: list[dict[str, str]] | None) -> dict[str, str]:
+    return {pair["label"]: pair["value"] for pair in pairs or []}
+
+
+class Network(Kind):
+    """docker:index/network:Network."""
+
+    inputs = {
+        "name": Input(),
+        "driver": Input(computed=True),
+        "options": Input(computed=True),
+        "internal": Input(computed=True),
+        "attachable": Input(),
+        "labels": Input(unordered=True),
+    }
+    auto_named = True
+    computed = ("scope",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, inputs: Properties) -> tuple[str, Properties]:
+        made = self._engine.client.create_network(
+            inputs["name"],
+            driver=inputs.get("driver") or "bridge",
+            options=inputs.get("options"),
+            internal=bool(inputs.get("internal")),
+            attachable=bool(inputs.get("attachable")),
+            labels=_labels(inputs.get("labels")),
+            check_duplicate=True,
+        )
+        state = self.read(made["Id"], inputs)
+        assert state is not None
+        return made["Id"], state
+
+    def read(self, identifier: str, state: Properties) -> Properties | None:
+        try:
+            found = self._engine.client.inspect_network(identifier)
+        except docker.errors.NotFound:
+            return None
+        return {
+            **state,
+            "name": found["Name"],
+            "driver": found["Driver"],
+            "options": found["Options"] or {},
+            "internal": found["Internal"],
+            "attachable": found["Attachable"],
+            "scope": found["Scope"],
+        }
+
+    def delete(self, identifier: str, state: Properties) -> None:
+        try:
+            self._engine.client.remove_network(identifier)
+        except docker.errors.NotFound:
+            return
+
+
+class Volume(Kind):
+    """docker:index/volume:Volume; creation adopts a volume of that name, as Docker itself does."""
+
+    inputs = {
+        "name": Input(),
+        "driver": Input(computed=True),
+        "driverOpts": Input(),
+        "labels": Input(unordered=True),
+    }
+    auto_named = True
+    computed = ("mountpoint",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, inputs: Properties) -> tuple[str, Properties]:
+        self._engine.client.create_volume(
+            inputs["name"],
+            driver=inputs.get("driver"),
+            driver_opts=inputs.get("driverOpts"),
+            labels=_labels(inputs.get("labels")),
+        )
+        state = self.read(inputs["name"], inputs)
+        assert state is not None
+        return inputs["name"], state
+
+    def read(self, identifier: str, state: Properties) -> Properties | None:
+        try:
+            found = self._engine.client.inspect_volume(identifier)
+        except docker.errors.NotFound:
+            return None
+        return {**state, "driver": found["Driver"], "mountpoint": found["Mountpoint"]}
+
+    def delete(self, identifier: str, state: Properties) -> None:
+        try:
+            self._engine.client.remove_volume(identifier, force=True)
+        except docker.errors.NotFound:
+            return
+
+
+class RemoteImage(Kind):
+    """docker:index/remoteImage:RemoteImage; an image that is there already is not pulled."""
+
+    inputs = {
+        "name": Input(),
+        "keepLocally": Input(replaces=False),
+        "forceRemove": Input(replaces=False),
+        "pullTriggers": Input(unordered=True),
+        "platform": Input(),
+    }
+    required = ("name",)
+    computed = ("imageId", "repoDigest")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def create(self, inputs: Properties) -> tuple[str, Properties]:
+        name, client = inputs["name"], self._engine.client
+        try:
+            client.inspect_image(name)
+        except docker.errors.ImageNotFound:
+            try:
+                for line in client.pull(name, platform=inputs.get("platform"), stream=True):
+                    json.loads(line)
+                client.inspect_image(name)
+            except docker.errors.APIError as error:
+                raise RuntimeError(
+                    f"Unable to read Docker image into resource: unable to pull image {name}: "
+                    f"{error.explanation}"
+                ) from None
+        state = self.read(name, inputs)
+        assert state is not None
+        return state["imageId"] + name, state
+
+    def read(self, identifier: str, state: Properties) -> Properties | None:
+        try:
+            found = self._engine.client.inspect_image(state["name"])
+        except docker.errors.ImageNotFound:
+            return None
+        digests = found.get("RepoDigests") or [""]
+        return {**state, "imageId": found["Id"], "repoDigest": digests[0]}
+
+    def update(self, identifier: str, state: Properties, inputs: Properties) -> Properties:
+        return {**state, **inputs}
+
+    def delete(self, identifier: str, state: Properties) -> None:
+        if state.get("keepLocally"):
+            return
+        try:
+            self._engine.client.remove_image(state["imageId"], force=bool(state.get("forceRemove")))
+        except docker.errors.ImageNotFound:
+            return
+
+
+def _configure(engine: Engine, settings: Properties) -> None:
+    options: Any = settings.get("sshOpts") or []
+    if isinstance(options, str):
+        options = json.loads(options)
+    url = settings.get("host") or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    engine.configure(str(url), list(options))
+
+
+def main() -> None:
+    engine = Engine()
+    serve(
+        "5.2.0",
+        StandIn(
+            {
+                "docker:index/network:Network": Network(engine),
+                "docker:index/volume:Volume": Volume(engine),
+                "docker:index/remoteImage:RemoteImage": RemoteImage(engine),
+                "docker:index/container:Container": Container(engine),
+            },
+            on_configure=lambda settings: _configure(engine, settings),
+            known_settings=frozenset({"host", "sshOpts"}),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

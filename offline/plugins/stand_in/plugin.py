@@ -1,0 +1,302 @@
+"""A Pulumi plugin out of plain Python kinds of resources, on pulumi.provider.experimental.
+
+A kind says which inputs it knows and which of them replace; this module does the protocol:
+unknown values in previews, secrets, defaults, diffs, and errors without a Python traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+from pulumi.provider.experimental import provider as protocol
+from pulumi.provider.experimental.property_value import Computed, PropertyValue
+from pulumi.provider.experimental.server import ProviderServicer
+from pulumi.runtime.proto import provider_pb2_grpc
+
+Properties = dict[str, Any]
+"""Plain values: str, float, bool, None, list, dict; UNKNOWN in previews."""
+
+_MESSAGE_BYTES = 400 * 1024 * 1024
+_DIFF_NONE, _DIFF_SOME = 1, 2
+# What the official plugin fills in inside of ports, healthchecks and uploads.
+_NESTED_DEFAULTS = (None, [], {}, "", False, "0s", "tcp", "0.0.0.0")
+_T = TypeVar("_T")
+
+
+class Unknown:
+    """The value of something that exists only after the update."""
+
+
+UNKNOWN = Unknown()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a kind, with the official plugin's rules."""
+
+    replaces: bool = True
+    """Whether a change makes a new resource (ForceNew upstream)."""
+    default: Any = None
+    computed: bool = False
+    """Whether leaving it out means "as it is" (Computed upstream)."""
+    unordered: bool = False
+    """Whether it is a set upstream, so that order does not matter."""
+
+
+class Kind(ABC):
+    """One type of resource."""
+
+    inputs: Mapping[str, Input]
+    required: tuple[str, ...] = ()
+    auto_named: bool = False
+    delete_before_replace: bool = False
+    computed: tuple[str, ...] = ()
+    """Outputs that exist only after creation."""
+
+    @abstractmethod
+    def create(self, inputs: Properties) -> tuple[str, Properties]:
+        """Make it; returns its id and state. Raises with a text for people."""
+
+    @abstractmethod
+    def read(self, identifier: str, state: Properties) -> Properties | None:
+        """Its state now, None when it is gone."""
+
+    def update(self, identifier: str, state: Properties, inputs: Properties) -> Properties:
+        """Change it in place; returns its state."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def delete(self, identifier: str, state: Properties) -> None:
+        """Take it away; it is no error that it is gone."""
+
+
+@dataclass
+class StandIn(protocol.Provider):
+    """A plugin of several kinds."""
+
+    kinds: Mapping[str, Kind]
+    on_configure: Callable[[Properties], None] = lambda _: None
+    known_settings: frozenset[str] = field(default_factory=frozenset)
+
+    async def get_schema(self, request: protocol.GetSchemaRequest) -> protocol.GetSchemaResponse:
+        return protocol.GetSchemaResponse("{}")
+
+    async def check_config(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
+        failures = [
+            protocol.CheckFailure(name, f"{name} is not known to this stand-in plugin")
+            for name in request.new_inputs
+            if name not in {*self.known_settings, "version"} and not name.startswith("__")
+        ]
+        return protocol.CheckResponse(request.new_inputs, failures)
+
+    async def diff_config(self, request: protocol.DiffRequest) -> protocol.DiffResponse:
+        changed = plain(request.old_state) != plain(request.new_inputs)
+        response = protocol.DiffResponse()
+        # The server hands this value to protobuf as it is, where 1 is "none" and 2 is "some".
+        response.changes = _DIFF_SOME if changed else _DIFF_NONE  # type: ignore[assignment]
+        return response
+
+    async def configure(self, request: protocol.ConfigureRequest) -> protocol.ConfigureResponse:
+        self.on_configure(plain(request.args))
+        return protocol.ConfigureResponse(accept_secrets=True, supports_preview=True)
+
+    async def check(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
+        kind = self._kind(request.type)
+        inputs = {n: v for n, v in request.new_inputs.items() if v.value is not None}
+        failures = [
+            protocol.CheckFailure(name, f"{name} is not an input of {request.type}")
+            for name in inputs
+            if name not in kind.inputs and not name.startswith("__")
+        ]
+        if kind.auto_named and "name" not in inputs:
+            old = request.old_inputs.get("name")
+            inputs["name"] = old or PropertyValue(f"{request.name}-{secrets.token_hex(4)[:7]}")
+        for name, rule in kind.inputs.items():
+            if rule.default is not None and name not in inputs:
+                inputs[name] = rich(rule.default)
+        failures += [
+            protocol.CheckFailure(name, f"Missing required argument: {name}")
+            for name in kind.required
+            if name not in inputs
+        ]
+        return protocol.CheckResponse(inputs, failures)
+
+    async def diff(self, request: protocol.DiffRequest) -> protocol.DiffResponse:
+        kind = self._kind(request.type)
+        old, new = plain(request.old_state), plain(request.new_inputs)
+        changed = [
+            name
+            for name, rule in kind.inputs.items()
+            if name not in request.ignore_changes and _differs(rule, old.get(name), new.get(name))
+        ]
+        replaced = [name for name in changed if kind.inputs[name].replaces]
+        diff_kind = protocol.PropertyDiffKind
+        return protocol.DiffResponse(
+            changes=bool(changed),
+            replaces=replaced,
+            diffs=changed,
+            delete_before_replace=kind.delete_before_replace,
+            detailed_diff={
+                name: protocol.PropertyDiff(
+                    diff_kind.UPDATE_REPLACE if name in replaced else diff_kind.UPDATE, False
+                )
+                for name in changed
+            },
+        )
+
+    async def create(self, request: protocol.CreateRequest) -> protocol.CreateResponse:
+        kind = self._kind(request.type)
+        if request.preview:
+            return protocol.CreateResponse("", _planned(kind, request.properties))
+        inputs = plain(request.properties)
+        identifier, state = await asyncio.to_thread(kind.create, inputs)
+        return protocol.CreateResponse(identifier, _with_secrets(state, request.properties))
+
+    async def read(self, request: protocol.ReadRequest) -> protocol.ReadResponse:
+        kind = self._kind(request.type)
+        state = plain(request.properties)
+        now = await asyncio.to_thread(kind.read, request.resource_id, state)
+        if now is None:
+            return protocol.ReadResponse("")
+        return protocol.ReadResponse(
+            request.resource_id, _with_secrets(now, request.properties), request.inputs
+        )
+
+    async def update(self, request: protocol.UpdateRequest) -> protocol.UpdateResponse:
+        kind = self._kind(request.type)
+        if request.preview:
+            return protocol.UpdateResponse(_planned(kind, request.news))
+        state, inputs = plain(request.olds), plain(request.news)
+        now = await asyncio.to_thread(kind.update, request.resource_id, state, inputs)
+        return protocol.UpdateResponse(_with_secrets(now, request.news))
+
+    async def delete(self, request: protocol.DeleteRequest) -> None:
+        kind = self._kind(request.type)
+        await asyncio.to_thread(kind.delete, request.resource_id, plain(request.properties))
+
+    async def cancel(self) -> None:
+        return None
+
+    def _kind(self, token: str) -> Kind:
+        # The engine gives the parents' types too, joined by "$".
+        token = token.rsplit("$", 1)[-1]
+        if token not in self.kinds:
+            raise ValueError(
+                f"{token} is not covered by this stand-in plugin (it covers "
+                f"{', '.join(self.kinds)}); install the official plugin"
+            )
+        return self.kinds[token]
+
+
+def _differs(rule: Input, old: Any, new: Any) -> bool:
+    if new in (None, [], {}, ""):
+        return not rule.computed and old not in (None, [], {}, "", False, 0, 0.0, rule.default)
+    return _comparable(rule, old) != _comparable(rule, new)
+
+
+def _comparable(rule: Input, value: Any) -> Any:
+    if isinstance(value, list) and rule.unordered:
+        return sorted((_without_empty(item) for item in value), key=lambda v: json.dumps(v, sort_keys=True, default=str))
+    return _without_empty(value)
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {k: _without_empty(v) for k, v in value.items()}
+        return {k: v for k, v in kept.items() if v not in _NESTED_DEFAULTS}
+    return [_without_empty(item) for item in value] if isinstance(value, list) else value
+
+
+def plain(value: Any) -> Any:
+    """Property values as plain Python, secrets opened."""
+    if isinstance(value, PropertyValue):
+        value = value.value
+    if isinstance(value, Computed):
+        return UNKNOWN
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def rich(value: Any) -> PropertyValue:
+    """Plain Python as a property value."""
+    if isinstance(value, Unknown):
+        return PropertyValue.computed()
+    if isinstance(value, dict):
+        return PropertyValue({name: rich(item) for name, item in value.items()})
+    if isinstance(value, list):
+        return PropertyValue([rich(item) for item in value])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return PropertyValue(float(value))
+    return PropertyValue(value)
+
+
+def _with_secrets(
+    state: Properties, source: Mapping[str, PropertyValue]
+) -> dict[str, PropertyValue]:
+    return {
+        name: rich(value).with_secret(name in source and source[name].contains_secret())
+        for name, value in state.items()
+    }
+
+
+def _planned(kind: Kind, inputs: Mapping[str, PropertyValue]) -> dict[str, PropertyValue]:
+    return {**inputs, **{name: PropertyValue.computed() for name in kind.computed}}
+
+
+class _Servicer(ProviderServicer):
+    """The SDK's servicer, with errors that people can read: the text alone, no traceback."""
+
+    async def Create(self, request: Any, context: Any) -> Any:  # noqa: N802, gRPC's names
+        return await _for_people(super().Create(request, context), context)
+
+    async def Update(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await _for_people(super().Update(request, context), context)
+
+    async def Delete(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await _for_people(super().Delete(request, context), context)
+
+    async def Read(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await _for_people(super().Read(request, context), context)
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return await _for_people(super().Check(request, context), context)
+
+
+async def _for_people(call: Awaitable[_T], context: Any) -> _T:
+    try:
+        return await call
+    except Exception as error:
+        # The SDK raises a new exception with the traceback in its text.
+        await context.abort(grpc.StatusCode.UNKNOWN, str(error.__context__ or error))
+        raise
+
+
+def serve(version: str, plugin: StandIn) -> None:
+    """Serve until the engine ends this process; prints the port, which is all it may print."""
+    parser = argparse.ArgumentParser(description="stand-in Pulumi plugin; the engine starts it")
+    parser.add_argument("engine", help="address of the engine")
+    arguments, _ = parser.parse_known_args()
+
+    async def run() -> None:
+        limits = [
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MESSAGE_BYTES),
+        ]
+        server = grpc.aio.server(options=limits)
+        servicer = _Servicer([], version, plugin, engine_address=arguments.engine)
+        provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        print(port, flush=True)
+        await server.wait_for_termination()
+
+    asyncio.run(run())

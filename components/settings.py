@@ -243,7 +243,8 @@ class Settings(_Model):
         if not keys:
             problems.append(
                 "is empty, so nobody could log in; next: pulumi config set --path 'keys[0].name' "
-                "me && pulumi config set --path 'keys[0].publicKey' \"$(cat ~/.ssh/id_ed25519.pub)\""
+                "me && pulumi config set --path 'keys[0].publicKey' "
+                '"$(cat ~/.ssh/id_ed25519.pub)"'
             )
         names: set[str] = set()
         owners: dict[str, str] = {}

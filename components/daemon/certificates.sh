@@ -1,10 +1,11 @@
+# shellcheck shell=sh
 # Makes a CA, a server and a client certificate, throws the CA's key away and puts the docker CLI
 # of this image beside the client's. Runs as root in a container of the daemon's image.
 # DAEMON_NAME is the name by which the gateway reaches the daemon; /server and /client are volumes.
 days=3650
 umask 077
 work=$(mktemp -d)
-cd "$work"
+cd "$work" || exit
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -sha256 \
 	-subj "/CN=docker-build-machine CA" -days "$days" \

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Puts /authorized_keys into the volume /access: the old file or the new one, never a part.
 chmod 0755 /access
 install -m 0444 /authorized_keys /access/.authorized_keys.new

@@ -75,10 +75,14 @@ class _RecordingMonitor(MockMonitor):
         super().__init__(_Mocks())
         self._run = run
 
-    def RegisterResource(self, request: Any) -> Any:  # noqa: N802, the engine's own name
+    def RegisterResource(self, request: Any) -> Any:
         inputs = rpc.deserialize_properties(request.object)
         self._run.resources[request.name] = Registered(request.type, request.name, inputs, request)
         return super().RegisterResource(request)
+
+
+def _run_main() -> None:
+    runpy.run_path(str(ROOT / "__main__.py"))
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
         async def program() -> None:
             reset_options()
             set_mocks(_Mocks(), "docker-build-machine", "dev", monitor=_RecordingMonitor(result))
-            await run_pulumi_func(lambda: runpy.run_path(str(ROOT / "__main__.py")) and None)
+            await run_pulumi_func(_run_main)
             stack = get_root_resource()
             assert stack is not None
             for name, value in stack.outputs.items():  # type: ignore[attr-defined]

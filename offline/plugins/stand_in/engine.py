@@ -62,7 +62,10 @@ class Engine:
         def dial(connection: socket.socket) -> None:
             with connection:
                 ssh = subprocess.Popen(
-                    command, stdin=connection, stdout=connection, stderr=subprocess.PIPE
+                    command,
+                    stdin=connection.fileno(),
+                    stdout=connection.fileno(),
+                    stderr=subprocess.PIPE,
                 )
             _, said = ssh.communicate()
             if ssh.returncode:

@@ -27,7 +27,7 @@ Properties = dict[str, Any]
 _MESSAGE_BYTES = 400 * 1024 * 1024
 _DIFF_NONE, _DIFF_SOME = 1, 2
 # What the official plugin fills in inside of ports, healthchecks and uploads.
-_NESTED_DEFAULTS = (None, [], {}, "", False, "0s", "tcp", "0.0.0.0")
+_NESTED_DEFAULTS: tuple[Any, ...] = (None, [], {}, "", False, "0s", "tcp", "0.0.0.0")
 _T = TypeVar("_T")
 
 
@@ -204,7 +204,10 @@ def _differs(rule: Input, old: Any, new: Any) -> bool:
 
 def _comparable(rule: Input, value: Any) -> Any:
     if isinstance(value, list) and rule.unordered:
-        return sorted((_without_empty(item) for item in value), key=lambda v: json.dumps(v, sort_keys=True, default=str))
+        return sorted(
+            (_without_empty(item) for item in value),
+            key=lambda v: json.dumps(v, sort_keys=True, default=str),
+        )
     return _without_empty(value)
 
 
@@ -255,19 +258,19 @@ def _planned(kind: Kind, inputs: Mapping[str, PropertyValue]) -> dict[str, Prope
 class _Servicer(ProviderServicer):
     """The SDK's servicer, with errors that people can read: the text alone, no traceback."""
 
-    async def Create(self, request: Any, context: Any) -> Any:  # noqa: N802, gRPC's names
+    async def Create(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Create(request, context), context)
 
-    async def Update(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Update(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Update(request, context), context)
 
-    async def Delete(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Delete(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Delete(request, context), context)
 
-    async def Read(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Read(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Read(request, context), context)
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Check(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Check(request, context), context)
 
 

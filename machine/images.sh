@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# The images of daemon and gateway, and the base image of the first build.
+
+FIRST_BUILD_BASE=alpine:3.22
+
+# default_image SETTING: the reference in Pulumi.yaml.
+default_image() {
+	"$ROOT/.venv/bin/python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["config"][sys.argv[2]]["default"])' "$ROOT/Pulumi.yaml" "$1"
+}
+
+have_images() {
+	daemon_image=$(default_image daemonImage)
+	gateway_image=$(default_image gatewayImage)
+	base_image=$FIRST_BUILD_BASE
+	local image out_of_reach=
+	for image in "$daemon_image" "$gateway_image"; do
+		docker image inspect "$image" >/dev/null 2>&1 && continue
+		step "Pull $image"
+		timeout 600 docker pull --quiet "$image" >"$STATE/log/pull.log" 2>&1 || {
+			out_of_reach=$image
+			break
+		}
+	done
+	if [[ -n $out_of_reach ]]; then
+		note "STAND-IN: $out_of_reach cannot be pulled; images are built from Debian packages"
+		command -v mmdebstrap >/dev/null || have_packages mmdebstrap
+		local built
+		built=$("$ROOT/offline/images/build" daemon gateway busybox) || fail 'the images could not be built; next: see the lines above'
+		daemon_image=$(sed -n 's/^daemon //p' <<<"$built")
+		gateway_image=$(sed -n 's/^gateway //p' <<<"$built")
+		base_image=$(sed -n 's/^busybox //p' <<<"$built")
+	fi
+	note "Images: $daemon_image, $gateway_image"
+}

@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# The Pulumi CLI and its plugins: already there, from Pulumi, or stand-ins from package registries.
+
+PULUMI_VERSION=3.259.0
+pulumi_source=https://get.pulumi.com
+
+have_pulumi() {
+	if command -v pulumi >/dev/null && command -v pulumi-language-python >/dev/null; then
+		note "Pulumi CLI: $(pulumi version), already there"
+	elif reachable "$pulumi_source"; then
+		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/machine/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"
+	else
+		note "STAND-IN: $pulumi_source is out of reach; the Pulumi CLI is built from Go modules"
+		command -v go >/dev/null || have_packages golang
+		quietly "Pulumi CLI $PULUMI_VERSION from Go modules" "$ROOT/offline/pulumi/build" "$STATE/bin"
+	fi
+	have_plugin docker 5.2.0
+	have_plugin command 1.2.1
+	if [[ ! -s $STATE/passphrase ]]; then
+		(umask 077 && head -c 24 /dev/urandom | base64 >"$STATE/passphrase")
+	fi
+}
+
+# have_plugin NAME VERSION
+have_plugin() {
+	local installed=${PULUMI_HOME:-$HOME/.pulumi}/plugins/resource-$1-v$2
+	if [[ -d $installed ]]; then
+		rm -f "$STATE/bin/pulumi-resource-$1"
+		note "Plugin $1 $2: already there"
+	elif [[ -x $STATE/bin/pulumi-resource-$1 ]]; then
+		note "STAND-IN: plugin $1 of offline/plugins"
+	elif reachable "$pulumi_source" && pulumi plugin install resource "$1" "$2" >"$STATE/log/plugin-$1.log" 2>&1; then
+		note "Plugin $1 $2: from Pulumi"
+	else
+		note "STAND-IN: the official plugin $1 is out of reach; offline/plugins takes its place"
+		quietly 'Stand-in plugins' env PYTHON="$ROOT/.venv/bin/python" "$ROOT/offline/plugins/install" "$STATE/bin"
+	fi
+}

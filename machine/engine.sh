@@ -43,18 +43,21 @@ speaks_buildkit() {
 }
 
 have_docker_cli() {
-	local cli
-	for attempt in there installed; do
-		while IFS= read -r cli; do
-			if speaks_buildkit "$cli"; then
-				[[ $cli == "$STATE/bin/docker" ]] || ln -sfn "$cli" "$STATE/bin/docker"
-				hash -r
-				return
-			fi
-		done < <(type -aP docker)
-		[[ $attempt == installed ]] && break
-		if apt-cache show docker-buildx >/dev/null 2>&1; then have_packages docker-cli docker-buildx; else have_packages docker.io; fi
+	local cli clis
+	mapfile -t clis < <(type -aP docker)
+	for cli in "${clis[@]}"; do
+		if speaks_buildkit "$cli" </dev/null; then
+			[[ $cli == "$STATE/bin/docker" ]] || ln -sfn "$cli" "$STATE/bin/docker"
+			hash -r
+			return
+		fi
 	done
+	if [[ -z ${cli_installed:-} ]]; then
+		cli_installed=yes
+		if apt-cache show docker-buildx >/dev/null 2>&1; then have_packages docker-cli docker-buildx; else have_packages docker.io; fi
+		have_docker_cli
+		return
+	fi
 	fail 'no docker CLI here speaks BuildKit; next: install docker-buildx-plugin (Docker) or docker-buildx (Debian)'
 }
 

@@ -30,9 +30,12 @@ class HostKey:
 
     @classmethod
     def declare(
-        cls, identity: Identity, generation: int, *, opts: pulumi.ResourceOptions
+        cls, identity: Identity, generation: int, *, keep: bool, opts: pulumi.ResourceOptions
     ) -> HostKey:
-        """Declare the key of one generation; it is made once and lives, encrypted, in the state."""
+        """Declare the key of one generation; it is made once and lives, encrypted, in the state.
+
+        Protected when `keep`, so that clients find the same host after destroy and up.
+        """
         generated = command.local.Command(
             f"{identity.name}-host-key-{generation}",
             create=_GENERATE,
@@ -40,6 +43,7 @@ class HostKey:
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
+                    protect=keep,
                     additional_secret_outputs=["stdout"],
                     # Another wording of the command must not make another key.
                     ignore_changes=["create", "environment", "interpreter", "logging"],

@@ -90,14 +90,14 @@ def test_every_docker_resource_uses_the_provider_that_was_passed(run_program: Pr
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(None, True), (True, True), (False, False)])
-def test_the_cache_volume_alone_is_protected_and_retained(
+def test_cache_and_host_key_are_protected_and_the_cache_is_retained(
     run_program: Program, keep: bool | None, kept: bool
 ) -> None:
     run = run_program(keepCache=keep)
     for name in CHILDREN:
-        expected = kept and name == "builder-cache"
-        assert run[name].request.protect == expected, name
-        assert run[name].request.retainOnDelete == expected, name
+        protected = kept and name in ("builder-cache", "builder-host-key-1")
+        assert run[name].request.protect == protected, name
+        assert run[name].request.retainOnDelete == (kept and name == "builder-cache"), name
 
 
 def test_the_cache_is_where_the_rootless_daemon_keeps_its_data(run_program: Program) -> None:

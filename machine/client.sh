@@ -3,6 +3,7 @@
 
 have_client() {
 	local real_ssh
+	hash -r
 	real_ssh=$(type -aP ssh | grep -v "^$STATE" | head -n 1)
 	mkdir -p "$STATE/client/bin"
 	# ssh ends at once when the folder of its ControlPath is missing.

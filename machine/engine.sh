@@ -44,6 +44,7 @@ speaks_buildkit() {
 
 have_docker_cli() {
 	local cli clis
+	hash -r # a remembered docker would hide the others from type
 	mapfile -t clis < <(type -aP docker)
 	for cli in "${clis[@]}"; do
 		if speaks_buildkit "$cli" </dev/null; then

@@ -58,7 +58,10 @@ class DockerBuilder(pulumi.ComponentResource):
         )
         checked = pulumi.ResourceOptions(parent=self, depends_on=[preflight])
 
-        keys = [HostKey.declare(identity, n, keep=settings.keep_cache, opts=child) for n in settings.host_keys]
+        keys = [
+            HostKey.declare(identity, n, keep=settings.keep_cache, opts=child)
+            for n in settings.host_keys
+        ]
         daemon_image, gateway_image = (
             docker.RemoteImage(f"{name}-{role}-image", name=ref, keep_locally=True, opts=checked)
             for role, ref in (

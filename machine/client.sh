@@ -9,7 +9,7 @@ have_client() {
 	# ssh ends at once when the folder of its ControlPath is missing.
 	[[ -d $HOME/.ssh ]] || mkdir -m 0700 "$HOME/.ssh"
 	{
-		output sshConfig
+		output sshConfig | sed "/^$/d"
 		echo "  IdentityFile $STATE/client/id_ed25519"
 		echo '  IdentitiesOnly yes'
 	} >"$STATE/client/ssh_config"

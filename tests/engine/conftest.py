@@ -1,0 +1,230 @@
+"""Real stacks on the real engine: Pulumi, Docker, sshd, ssh and docker, on this machine alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROJECT = "docker-build-machine"
+DAEMON_IMAGE = os.environ.get("TEST_DAEMON_IMAGE", "")
+GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
+BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
+
+Result = subprocess.CompletedProcess[str]
+
+
+def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Result:
+    """Run a command to its end, 300 seconds at most; output is kept, failure is no exception."""
+    return subprocess.run(
+        command,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        **{"timeout": 300, "stdin": subprocess.DEVNULL, **options}
+        if "input" not in options
+        else {"timeout": 300, **options},
+    )
+
+
+def passed(result: Result) -> str:
+    """Its output; the test fails with what it said when it failed."""
+    assert result.returncode == 0, f"{result.args}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_key(path: Path) -> str:
+    """A new ed25519 key pair at `path`; returns its public key."""
+    passed(run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)))
+    return path.with_suffix(".pub").read_text().strip()
+
+
+@dataclass
+class Builder:
+    """One stack, and a client of it."""
+
+    folder: Path
+    stack: str
+    settings: dict[str, Any]
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, folder: Path, **settings: Any) -> Builder:
+        """A new stack with a backend and a client key of its own; nothing is deployed yet."""
+        (folder / "backend").mkdir(parents=True)
+        builder = cls(folder, f"test{secrets.token_hex(3)}", {})
+        builder.env = {
+            "PULUMI_BACKEND_URL": f"file://{folder}/backend",
+            "PULUMI_CONFIG_PASSPHRASE": "only for tests",
+        }
+        builder.settings = {
+            "sshAddress": "127.0.0.1",
+            "sshPort": free_port(),
+            "keys": [{"name": "ada", "publicKey": make_key(folder / "ada")}],
+            "daemonImage": DAEMON_IMAGE,
+            "gatewayImage": GATEWAY_IMAGE,
+            "cacheSize": "5GB",
+            **settings,
+        }
+        project = folder / "project"
+        project.mkdir()
+        (project / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
+        passed(builder._pulumi("stack", "init", builder.stack, "--no-select", cwd=project))
+        return builder
+
+    def _pulumi(self, *arguments: str, cwd: Path = ROOT) -> Result:
+        return run("pulumi", "--non-interactive", *arguments, env=self.env, cwd=cwd)
+
+    def pulumi(self, command: str, *options: str) -> Result:
+        """`pulumi COMMAND` on this stack with these settings."""
+        config = self.folder / "config.yaml"
+        before = yaml.safe_load(config.read_text()) if config.exists() else {}
+        settings = {f"{PROJECT}:{name}": value for name, value in self.settings.items()}
+        config.write_text(yaml.safe_dump({**before, "config": settings}))
+        return self._pulumi(
+            command,
+            "--stack",
+            self.stack,
+            "--config-file",
+            str(config),
+            "--yes",
+            "--skip-preview",
+            *options,
+        )
+
+    def up(self, *options: str) -> str:
+        """Deploy, write the client's ssh configuration, and return what Pulumi said."""
+        said = passed(self.pulumi("up", *options))
+        (self.folder / "ssh_config").write_text(
+            self.output("sshConfig")
+            + f"  ControlPath {self.folder}/%C\n  IdentityFile {self.folder}/ada\n"
+            + "  IdentitiesOnly yes\n"
+        )
+        return said
+
+    def destroy(self) -> None:
+        """Take everything away, the cache too, whatever state the stack is in."""
+        self.ssh_end()
+        self.pulumi("refresh")
+        self._pulumi("state", "unprotect", "--all", "--yes", "--stack", self.stack)
+        self.pulumi("destroy")
+        for kind in ("container", "volume", "network"):
+            label = f"label=docker-build-machine.owner={PROJECT}/{self.stack}/builder"
+            every = ("--all",) if kind == "container" else ()
+            listed = run("docker", kind, "ls", "--quiet", *every, "--filter", label).stdout.split()
+            force = () if kind == "network" else ("--force",)
+            if listed:
+                run("docker", kind, "rm", *force, *listed)
+
+    def output(self, name: str) -> str:
+        """One export of the stack."""
+        text = passed(self._pulumi("stack", "output", "--json", "--stack", self.stack))
+        return str(json.loads(text)[name])
+
+    def state(self) -> str:
+        """The state as it is stored: secrets encrypted."""
+        return passed(self._pulumi("stack", "export", "--stack", self.stack))
+
+    def container(self, role: str) -> str:
+        return f"{self.stack}-builder-{role}"
+
+    def container_id(self, role: str) -> str:
+        return passed(run("docker", "inspect", "--format", "{{.Id}}", self.container(role))).strip()
+
+    def ssh(self, *arguments: str, key: str = "ada", **options: Any) -> Result:
+        """ssh to the gateway by the exported configuration, with a connection of its own."""
+        return run(*self.ssh_command(key), *arguments, **options)
+
+    def ssh_command(self, key: str = "ada") -> list[str]:
+        """ssh by the exported configuration, with this key alone, sharing no connection."""
+        config = self.folder / f"ssh_config.{key}"
+        text = (self.folder / "ssh_config").read_text()
+        config.write_text(text.replace(f"{self.folder}/ada\n", f"{self.folder}/{key}\n"))
+        return ["ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes"]
+
+    def ping(self, key: str = "ada") -> Result:
+        """A Docker API ping through the gateway, with no docker CLI."""
+        return self.ssh(self.output("sshAlias"), key=key, input="GET /_ping HTTP/1.0\r\n\r\n")
+
+    def ssh_end(self) -> None:
+        """End the shared connection, if there is one."""
+        config = self.folder / "ssh_config"
+        if config.exists():
+            run("ssh", "-F", str(config), "-O", "exit", f"{self.stack}-builder")
+
+    def docker(self, *arguments: str, **options: Any) -> Result:
+        """docker as a client of the builder, over plain DOCKER_HOST=ssh://."""
+        wrapper = self.folder / "bin" / "ssh"
+        if not wrapper.exists():
+            wrapper.parent.mkdir()
+            real = shutil.which("ssh")
+            wrapper.write_text(f'#!/bin/sh\nexec {real} -F {self.folder}/ssh_config "$@"\n')
+            wrapper.chmod(0o755)
+        env = {
+            "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+            "DOCKER_HOST": f"ssh://{self.stack}-builder",
+            "DOCKER_BUILDKIT": "1",
+        }
+        return run("docker", *arguments, env=env, **options)
+
+    def load(self, image: str) -> None:
+        """Bring an image of this machine into the builder, as an air-gapped team would."""
+        archive = self.folder / "image.tar"
+        passed(run("docker", "save", "--output", str(archive), image))
+        passed(self.docker("load", "--input", str(archive)))
+        archive.unlink()
+
+    def build(self, tag: str = "built") -> str:
+        """Build tests/engine/context; returns the progress."""
+        result = self.docker(
+            "build", "--progress=plain", "--build-arg", f"BASE={BASE_IMAGE}", "--tag", tag,
+            str(ROOT / "tests" / "engine" / "context"),
+        )  # fmt: skip
+        passed(result)
+        return result.stdout + result.stderr
+
+
+NewBuilder = Callable[..., Builder]
+
+
+@pytest.fixture(scope="module")
+def new_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewBuilder]:
+    """Makes builders that are gone, cache and all, when the module's tests have ended."""
+    made: list[Builder] = []
+
+    def new(**settings: Any) -> Builder:
+        made.append(Builder.create(tmp_path_factory.mktemp("b") / "s", **settings))
+        return made[-1]
+
+    yield new
+    for builder in made:
+        builder.destroy()
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    """One builder, deployed, with the base image in it; shared by the tests of a module."""
+    ready = new_builder()
+    ready.up()
+    if BASE_IMAGE.startswith("localhost/"):
+        ready.load(BASE_IMAGE)
+    return ready

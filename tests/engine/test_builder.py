@@ -1,0 +1,178 @@
+"""The main job: up, build, push, settle, destroy, up again with a warm cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.engine.conftest import Builder, passed, run
+
+REGISTRY = "localhost/registry:2.8.3"
+
+
+def test_a_second_up_changes_nothing_and_so_does_one_after_a_refresh(builder: Builder) -> None:
+    assert "15 unchanged" in builder.up("--expect-no-changes")
+    passed(builder.pulumi("refresh"))
+    assert "15 unchanged" in builder.up("--expect-no-changes")
+
+
+def test_a_second_build_is_all_cached_and_cache_mounts_are_warm(builder: Builder) -> None:
+    first = builder.build()
+    assert "CACHED" not in first
+    again = builder.build()
+    assert again.count("CACHED") == 3
+    dockerfile = "FROM built\nRUN --mount=type=cache,target=/kept wc -l </kept/visits >/visits\n"
+    changed = passed(builder.docker("build", "--quiet", "-", input=dockerfile))
+    assert passed(builder.docker("run", "--rm", changed.strip(), "cat", "/visits")).strip() == "1"
+
+
+def test_push_to_a_registry_and_pull_back(builder: Builder) -> None:
+    if run("docker", "image", "inspect", REGISTRY).returncode == 0:
+        builder.load(REGISTRY)
+        registry = REGISTRY
+    else:
+        registry = "registry:2.8.3"
+        passed(builder.docker("pull", registry))
+    builder.build("localhost:5000/built:1")
+    passed(builder.docker("run", "--detach", "--name", "registry", "--publish",
+                          "127.0.0.1:5000:5000", registry))  # fmt: skip
+    try:
+        passed(builder.docker("push", "localhost:5000/built:1"))
+        passed(builder.docker("image", "rm", "localhost:5000/built:1"))
+        passed(builder.docker("pull", "localhost:5000/built:1"))
+        shown = passed(builder.docker("run", "--rm", "localhost:5000/built:1", "cat", "/built"))
+        assert shown == "hello\n"
+    finally:
+        builder.docker("rm", "--force", "--volumes", "registry")
+
+
+def test_streams_go_both_ways_through_the_gateway(builder: Builder) -> None:
+    builder.build()
+    echoed = passed(builder.docker("run", "--rm", "--interactive", "built", "cat", input="ping"))
+    assert echoed == "ping"
+
+
+def test_no_tcp_port_is_open_but_sshd(builder: Builder) -> None:
+    listening = {
+        role: {
+            int(line.split()[1].rsplit(":", 1)[1], 16)
+            for line in passed(
+                run("docker", "exec", builder.container(role), "cat", "/proc/1/net/tcp",
+                    "/proc/1/net/tcp6")
+            ).splitlines()
+            if line.split()[3] == "0A" and not line.split()[1].startswith("0B00007F")
+        }
+        for role in ("daemon", "gateway")
+    }  # fmt: skip
+    assert listening == {"daemon": set(), "gateway": {2222}}
+
+
+def test_both_containers_are_healthy_and_stop_within_their_grace(builder: Builder) -> None:
+    for role, test in (
+        ("daemon", ["docker", "version"]),
+        ("gateway", ["bash", "/usr/local/lib/gateway/health"]),
+    ):
+        passed(run("docker", "exec", builder.container(role), *test))
+
+
+def test_no_secret_is_in_state_or_output(builder: Builder) -> None:
+    said = builder.up()
+    private = passed(
+        run(
+            "docker", "exec", builder.container("gateway"), "cat", "/usr/local/lib/gateway/host_key"
+        )
+    )
+    line = private.splitlines()[1]
+    assert len(line) > 60
+    for text in (
+        said,
+        builder.state(),
+        passed(run("docker", "inspect", builder.container("gateway"))),
+    ):
+        assert line not in text
+        assert "PRIVATE KEY" not in text
+
+
+def test_the_gateway_comes_back_with_its_host_key_and_keys(builder: Builder) -> None:
+    builder.ssh_end()
+    passed(run("docker", "rm", "--force", builder.container("gateway")))
+    passed(builder.pulumi("refresh"))
+    known = builder.output("knownHosts")
+    builder.up()
+    assert builder.output("knownHosts") == known
+    assert "200 OK" in builder.ping().stdout
+
+
+def test_init_script_runs_again_over_a_kept_config(builder: Builder) -> None:
+    passed(run("docker", "exec", "--env", "USER_NAME=builder", builder.container("gateway"), "bash",
+               "/custom-cont-init.d/gateway"))  # fmt: skip
+    assert "200 OK" in builder.ping().stdout
+
+
+def test_init_script_ends_the_container_when_sshd_refuses(builder: Builder, tmp_path: Path) -> None:
+    gateway = builder.container("gateway")
+    broken = tmp_path / "sshd_config"
+    broken.write_text("NoSuchOption yes\n")
+    passed(
+        run("docker", "cp", f"{gateway}:/usr/local/lib/gateway/sshd_config", str(tmp_path / "kept"))
+    )
+    passed(run("docker", "cp", str(broken), f"{gateway}:/usr/local/lib/gateway/sshd_config"))
+    try:
+        run(
+            "docker",
+            "exec",
+            "--env",
+            "USER_NAME=builder",
+            gateway,
+            "bash",
+            "/custom-cont-init.d/gateway",
+        )
+        refused = builder.pulumi("up", "--target-replace", "**builder-readiness")
+        logs = run("docker", "logs", gateway)
+        assert "Bad configuration option: NoSuchOption" in logs.stdout + logs.stderr
+        assert refused.returncode != 0
+        assert "its last lines" in refused.stdout
+        assert "NoSuchOption" in refused.stdout
+    finally:
+        run("docker", "stop", gateway)
+        passed(
+            run(
+                "docker",
+                "cp",
+                str(tmp_path / "kept"),
+                f"{gateway}:/usr/local/lib/gateway/sshd_config",
+            )
+        )
+        run("docker", "start", gateway)
+    builder.up()
+    assert "200 OK" in builder.ping().stdout
+
+
+def test_limits_reach_the_container(builder: Builder) -> None:
+    before = builder.container_id("daemon")
+    builder.settings |= {"memory": "2GiB", "cpus": "1.5"}
+    builder.up()
+    assert builder.container_id("daemon") != before
+    host = json.loads(passed(run("docker", "inspect", builder.container("daemon"))))[0][
+        "HostConfig"
+    ]
+    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**31, 2**31, 1500000000)
+    assert "unchanged" in builder.up("--expect-no-changes")
+    assert builder.build().count("CACHED") == 3
+
+
+def test_destroy_keeps_the_cache_and_the_next_up_is_warm(builder: Builder) -> None:
+    builder.build()
+    known = builder.output("knownHosts")
+    builder.ssh_end()
+    passed(builder.pulumi("destroy", "--exclude-protected"))
+    assert run("docker", "inspect", builder.container("daemon")).returncode != 0
+    builder.up()
+    assert builder.output("knownHosts") == known
+    assert builder.build().count("CACHED") == 3
+
+
+def test_a_plain_destroy_is_refused_while_the_cache_is_kept(builder: Builder) -> None:
+    refused = builder.pulumi("destroy")
+    assert refused.returncode != 0
+    assert "protect" in refused.stdout + refused.stderr

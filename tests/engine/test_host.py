@@ -1,0 +1,134 @@
+"""The Docker host: reached over SSH by a real sshd, and what is said when it cannot serve."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import NewBuilder, free_port, make_key, passed, run
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A real sshd of the tests, on 127.0.0.1."""
+
+    port: int
+    host_key: str
+    agent: str
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    folder = tmp_path_factory.mktemp("sshd")
+    port, host_key = free_port(), make_key(folder / "host")
+    (folder / "authorized_keys").write_text(make_key(folder / "operator") + "\n")
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
+        "PermitRootLogin prohibit-password\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    server = subprocess.Popen(
+        ["/usr/sbin/sshd", "-D", "-f", str(folder / "config")], stderr=subprocess.DEVNULL
+    )
+    agent_socket = str(folder / "agent")
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", agent_socket], stdout=subprocess.DEVNULL)
+    while not Path(agent_socket).exists():
+        time.sleep(0.05)
+    env = {"SSH_AUTH_SOCK": agent_socket}
+    passed(run("ssh-add", str(folder / "operator"), env=env))
+    yield Sshd(port, host_key, agent_socket)
+    for process in (agent, server):
+        process.terminate()
+        process.wait()
+
+
+def test_a_host_over_ssh(new_builder: NewBuilder, sshd: Sshd) -> None:
+    url = f"ssh://{os.environ.get('USER') or 'root'}@127.0.0.1:{sshd.port}"
+    builder = new_builder(host=url, hostKey=sshd.host_key)
+    builder.env["SSH_AUTH_SOCK"] = sshd.agent
+    builder.up()
+    assert "200 OK" in builder.ping().stdout
+    assert "unchanged" in builder.up("--expect-no-changes")
+
+
+def test_an_unknown_host_key_is_one_clear_error_before_anything_is_created(
+    new_builder: NewBuilder, sshd: Sshd, tmp_path: Path
+) -> None:
+    url = f"ssh://root@127.0.0.1:{sshd.port}"
+    builder = new_builder(host=url, hostKey=make_key(tmp_path / "other"))
+    builder.env["SSH_AUTH_SOCK"] = sshd.agent
+    said = builder.pulumi("up")
+    assert said.returncode != 0
+    assert f"host = {url} cannot be reached over SSH" in said.stdout
+    assert "hostKey" in said.stdout
+    assert "docker:index" not in builder.state()
+
+
+def test_a_taken_port_is_named_before_anything_is_created(new_builder: NewBuilder) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        builder = new_builder(sshPort=port)
+        said = builder.pulumi("up")
+    assert said.returncode != 0
+    assert f"sshPort = {port} (sshAddress = 127.0.0.1) is taken" in said.stdout
+    assert run("docker", "inspect", builder.container("daemon")).returncode != 0
+    builder.up()
+    assert "200 OK" in builder.ping().stdout
+
+
+def test_a_volume_of_somebody_else_is_never_taken(new_builder: NewBuilder) -> None:
+    builder = new_builder()
+    passed(run("docker", "volume", "create", builder.container("cache")))
+    try:
+        said = builder.pulumi("up")
+        assert said.returncode != 0
+        assert f"the volume {builder.container('cache')} belongs to something else" in said.stdout
+    finally:
+        passed(run("docker", "volume", "rm", builder.container("cache")))
+
+
+def test_docker_out_of_reach(new_builder: NewBuilder, tmp_path: Path) -> None:
+    builder = new_builder(host=f"unix://{tmp_path}/no.sock")
+    said = builder.pulumi("up")
+    assert said.returncode != 0
+    assert "host: Docker does not answer" in said.stdout
+    assert "correct the setting host" in said.stdout
+
+
+def test_every_wrong_setting_is_told_by_the_engine_too(new_builder: NewBuilder) -> None:
+    builder = new_builder(sshPort=0, keys=[], cacheSize="much", unknown="x")
+    said = builder.pulumi("preview")
+    assert said.returncode != 0
+    for name in ("sshPort", "keys", "cacheSize", "unknown"):
+        assert f"  - {name}" in said.stdout
+    assert "Traceback" not in said.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide devices in a mount namespace")
+def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
+    """preflight.sh in a mount namespace whose kernel and devices are too poor."""
+    poor = tmp_path / "zero"
+    poor.write_text("0\n")
+    old_uname = tmp_path / "uname"
+    old_uname.write_text("#!/bin/sh\necho 5.4.0-old\n")
+    old_uname.chmod(0o755)
+    script = Path("components/host/preflight.sh").resolve()
+    inside = (
+        f"mount --bind {poor} /proc/sys/user/max_user_namespaces && "
+        f"mount --bind {poor} /dev/net/tun && "
+        f"PATH={tmp_path}:$PATH sh -s -- owner nobody-builder 127.0.0.1 1 < {script}"
+    )
+    said = run("unshare", "--mount", "sh", "-c", inside)
+    assert said.returncode == 1
+    for shortfall in ("kernel 5.4.0-old is too old", "user namespaces are refused", "modprobe tun"):
+        assert shortfall in said.stderr, said.stderr

@@ -43,6 +43,9 @@ def sshd_config(settings: Settings) -> str:
         dial_command=_dial_command(settings),
         authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
         socket_forwarding="local" if settings.transport == "socket" else "no",
+        permit_open=f"[{SOCKET_DIRECTORY}/{SOCKET_NAME}]:*"
+        if settings.transport == "socket"
+        else "none",
     )
 
 

@@ -100,16 +100,10 @@ class Builder:
         before = yaml.safe_load(config.read_text()) if config.exists() else {}
         settings = {f"{PROJECT}:{name}": value for name, value in self.settings.items()}
         config.write_text(yaml.safe_dump({**before, "config": settings}))
+        unasked = () if command == "preview" else ("--yes", "--skip-preview")
         return self._pulumi(
-            command,
-            "--stack",
-            self.stack,
-            "--config-file",
-            str(config),
-            "--yes",
-            "--skip-preview",
-            *options,
-        )
+            command, "--stack", self.stack, "--config-file", str(config), *unasked, *options
+        )  # fmt: skip
 
     def up(self, *options: str) -> str:
         """Deploy, write the client's ssh configuration, and return what Pulumi said."""

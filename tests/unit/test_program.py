@@ -190,7 +190,7 @@ def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> N
         "ForceCommand exec nc -N -U /run/builder/docker.sock",
         "AuthenticationMethods publickey",
         "PasswordAuthentication no",
-        "PermitOpen none",
+        "PermitOpen [/run/builder/docker.sock]:*",
         "PermitListen none",
         "AllowAgentForwarding no",
         "PermitTTY no",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +40,13 @@ class DockerHost:
 
         KnownHostsCommand (OpenSSH 8.5, ssh_config(5)) carries the key without a file.
         """
+        # Named after the key too, so that a connection made under another pin is never reused.
+        pin = hashlib.sha256(self.host_key.encode()).hexdigest()[:8]
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
             "ControlMaster": "auto",
-            "ControlPath": "~/.ssh/docker-build-machine-%C",
+            "ControlPath": f"~/.ssh/docker-build-machine-{pin}-%C",
             "ControlPersist": "60",
             "ServerAliveInterval": "15",
             "StrictHostKeyChecking": "yes",

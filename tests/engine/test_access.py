@@ -170,6 +170,7 @@ def test_a_client_with_a_wrong_key_does_not_lock_the_others_out(builder: Builder
 
 
 def test_clients_that_are_killed_leave_no_process(builder: Builder) -> None:
+    builder.ssh_end()
     gateway = builder.container("gateway")
     command = [*builder.ssh_command(), builder.output("sshAlias")]
     clients = [

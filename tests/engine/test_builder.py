@@ -149,6 +149,7 @@ def test_init_script_ends_the_container_when_sshd_refuses(builder: Builder, tmp_
 
 
 def test_limits_reach_the_container(builder: Builder) -> None:
+    builder.build()
     before = builder.container_id("daemon")
     builder.settings |= {"memory": "2GiB", "cpus": "1.5"}
     builder.up()

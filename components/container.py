@@ -1,5 +1,7 @@
 """What the builder's containers have in common."""
 
+from typing import Any
+
 import pulumi
 import pulumi_docker as docker
 
@@ -21,6 +23,43 @@ def upload(
 ) -> docker.ContainerUploadArgs:
     """A file that the provider puts into the container before it starts, owned by root."""
     return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
+
+
+def service(
+    identity: Identity,
+    role: str,
+    *,
+    image: docker.RemoteImage,
+    health: list[str],
+    stop_seconds: int,
+    opts: pulumi.ResourceOptions,
+    **inputs: Any,
+) -> docker.Container:
+    """A container that runs on: it restarts, tells its health, and stops within `stop_seconds`."""
+    return docker.Container(
+        f"{identity.name}-{role}",
+        name=identity.physical(role),
+        image=image.image_id,
+        healthcheck=docker.ContainerHealthcheckArgs(
+            tests=["CMD", *health],
+            interval="30s",
+            timeout="15s",
+            start_period="1m0s",
+            retries=3,
+        ),
+        restart="unless-stopped",
+        stop_timeout=stop_seconds,
+        destroy_grace_seconds=stop_seconds,
+        log_driver="json-file",
+        log_opts=LOG_ROTATION,
+        labels=labels(identity),
+        opts=pulumi.ResourceOptions.merge(
+            opts,
+            # The provider would call these updated and leave the container as it is.
+            pulumi.ResourceOptions(replace_on_changes=["healthcheck", "tmpfs"]),
+        ),
+        **inputs,
+    )
 
 
 def one_shot(

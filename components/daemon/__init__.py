@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_docker as docker
 
-from components.container import LOG_ROTATION, labels, upload
+from components.container import LOG_ROTATION, service, upload
 from components.identity import Identity
 from components.settings import Settings, parse_size
 
@@ -73,10 +73,13 @@ class Daemon:
         config = f"--config-file={_CONFIG_FILE}"
         socket = f"unix://{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
         memory = parse_size(settings.memory) // _MIB if settings.memory else None
-        container = docker.Container(
-            f"{identity.name}-daemon",
-            name=identity.physical("daemon"),
-            image=image.image_id,
+        container = service(
+            identity,
+            "daemon",
+            image=image,
+            health=["docker", "version", "--format", "{{.Server.Version}}"],
+            stop_seconds=_STOP_SECONDS,
+            opts=opts,
             command=["dockerd", f"--host={socket}", config]
             if settings.transport == "socket"
             else [config],
@@ -96,26 +99,8 @@ class Daemon:
                 *transport_volumes,
             ],
             uploads=[upload(_CONFIG_FILE, daemon_json(settings))],
-            healthcheck=docker.ContainerHealthcheckArgs(
-                tests=["CMD", "docker", "version", "--format", "{{.Server.Version}}"],
-                interval="30s",
-                timeout="10s",
-                start_period="1m0s",
-                retries=3,
-            ),
             memory=memory,
             memory_swap=memory,
             cpus=_cpus(settings.cpus) if settings.cpus else None,
-            restart="unless-stopped",
-            stop_timeout=_STOP_SECONDS,
-            destroy_grace_seconds=_STOP_SECONDS,
-            log_driver="json-file",
-            log_opts=LOG_ROTATION,
-            labels=labels(identity),
-            opts=pulumi.ResourceOptions.merge(
-                opts,
-                # The provider would call these updated and leave the container as it is.
-                pulumi.ResourceOptions(replace_on_changes=["healthcheck", "tmpfs"]),
-            ),
         )
         return cls(container)

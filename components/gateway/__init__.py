@@ -9,7 +9,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.container import LOG_ROTATION, labels, upload
+from components.container import service, upload
 from components.daemon import SOCKET_NAME
 from components.daemon.tls import CLIENT_DIRECTORY
 from components.gateway.host_key import HostKey
@@ -69,10 +69,13 @@ class Gateway:
         opts: pulumi.ResourceOptions,
     ) -> Gateway:
         """Declare the gateway's container; the first of `host_keys` is the one it presents."""
-        container = docker.Container(
-            f"{identity.name}-gateway",
-            name=identity.physical("gateway"),
-            image=image.image_id,
+        container = service(
+            identity,
+            "gateway",
+            image=image,
+            health=["bash", f"{_LIBRARY}/health"],
+            stop_seconds=_STOP_SECONDS,
+            opts=opts,
             envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000", "LOG_STDOUT=true"],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name)],
             ports=[
@@ -93,23 +96,5 @@ class Gateway:
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
                 upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             ],
-            healthcheck=docker.ContainerHealthcheckArgs(
-                tests=["CMD", "bash", f"{_LIBRARY}/health"],
-                interval="30s",
-                timeout="15s",
-                start_period="1m0s",
-                retries=3,
-            ),
-            restart="unless-stopped",
-            stop_timeout=_STOP_SECONDS,
-            destroy_grace_seconds=_STOP_SECONDS,
-            log_driver="json-file",
-            log_opts=LOG_ROTATION,
-            labels=labels(identity),
-            opts=pulumi.ResourceOptions.merge(
-                opts,
-                # The provider would call these updated and leave the container as it is.
-                pulumi.ResourceOptions(replace_on_changes=["healthcheck", "tmpfs"]),
-            ),
         )
         return cls(container)

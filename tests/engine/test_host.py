@@ -123,12 +123,20 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     old_uname.write_text("#!/bin/sh\necho 5.4.0-old\n")
     old_uname.chmod(0o755)
     script = Path("components/host/preflight.sh").resolve()
+    root = passed(run("docker", "info", "--format", "{{.DockerRootDir}}")).strip()
     inside = (
+        f"mount -t tmpfs -o size=1m,nr_inodes=10 full {root} && "
         f"mount --bind {poor} /proc/sys/user/max_user_namespaces && "
         f"mount --bind {poor} /dev/net/tun && "
         f"PATH={tmp_path}:$PATH sh -s -- owner nobody-builder 127.0.0.1 1 < {script}"
     )
     said = run("unshare", "--mount", "sh", "-c", inside)
     assert said.returncode == 1
-    for shortfall in ("kernel 5.4.0-old is too old", "user namespaces are refused", "modprobe tun"):
+    for shortfall in (
+        "kernel 5.4.0-old is too old",
+        "user namespaces are refused",
+        "modprobe tun",
+        f"1 MiB are free at {root}; at least 2048 MiB",
+        f"inodes are free at {root}; at least 20000",
+    ):
         assert shortfall in said.stderr, said.stderr

@@ -10,19 +10,34 @@ from components.identity import Identity
 LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
 
 
-def labels(identity: Identity, **more: str) -> list[docker.ContainerLabelArgs]:
-    """The owner's label and `more`, sorted."""
-    return [
-        docker.ContainerLabelArgs(label=label, value=value)
-        for label, value in sorted({**identity.labels, **more}.items())
-    ]
-
-
 def upload(
     path: str, content: pulumi.Input[str], permissions: str = "0644"
 ) -> docker.ContainerUploadArgs:
     """A file that the provider puts into the container before it starts, owned by root."""
     return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
+
+
+def _container(
+    identity: Identity,
+    role: str,
+    *,
+    image: docker.RemoteImage,
+    opts: pulumi.ResourceOptions,
+    **inputs: Any,
+) -> docker.Container:
+    return docker.Container(
+        f"{identity.name}-{role}",
+        name=identity.physical(role),
+        image=image.image_id,
+        log_driver="json-file",
+        log_opts=LOG_ROTATION,
+        labels=[
+            docker.ContainerLabelArgs(label=label, value=value)
+            for label, value in identity.labels.items()
+        ],
+        opts=opts,
+        **inputs,
+    )
 
 
 def service(
@@ -36,10 +51,10 @@ def service(
     **inputs: Any,
 ) -> docker.Container:
     """A container that runs on: it restarts, tells its health, and stops within `stop_seconds`."""
-    return docker.Container(
-        f"{identity.name}-{role}",
-        name=identity.physical(role),
-        image=image.image_id,
+    return _container(
+        identity,
+        role,
+        image=image,
         healthcheck=docker.ContainerHealthcheckArgs(
             tests=["CMD", *health],
             interval="30s",
@@ -50,9 +65,6 @@ def service(
         restart="unless-stopped",
         stop_timeout=stop_seconds,
         destroy_grace_seconds=stop_seconds,
-        log_driver="json-file",
-        log_opts=LOG_ROTATION,
-        labels=labels(identity),
         opts=pulumi.ResourceOptions.merge(
             opts,
             # The provider would call these updated and leave the container as it is.
@@ -77,10 +89,10 @@ def one_shot(
 
     It is replaced, and so runs again, when anything about it changes.
     """
-    return docker.Container(
-        f"{identity.name}-{role}",
-        name=identity.physical(role),
-        image=image.image_id,
+    return _container(
+        identity,
+        role,
+        image=image,
         entrypoints=["sh", "-euc", script],
         envs=envs,
         user="0:0",
@@ -89,8 +101,5 @@ def one_shot(
         uploads=uploads,
         attach=True,
         must_run=False,
-        log_driver="json-file",
-        log_opts=LOG_ROTATION,
-        labels=labels(identity),
         opts=opts,
     )

@@ -5,10 +5,16 @@ PULUMI_VERSION=3.259.0
 GO_VERSION=1.26.6
 pulumi_source=https://get.pulumi.com
 
+# Asked once a run: where nothing answers, each time would cost the whole wait.
+pulumi_answers() {
+	[[ -n ${pulumi_reached:-} ]] || { reachable "$pulumi_source" && pulumi_reached=yes || pulumi_reached=no; }
+	[[ $pulumi_reached == yes ]]
+}
+
 have_pulumi() {
 	if command -v pulumi >/dev/null && command -v pulumi-language-python >/dev/null; then
 		note "Pulumi CLI: $(pulumi version), already there"
-	elif reachable "$pulumi_source"; then
+	elif pulumi_answers; then
 		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/machine/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"
 	else
 		note "STAND-IN: $pulumi_source is out of reach; the Pulumi CLI is built from Go modules"
@@ -30,7 +36,7 @@ have_plugin() {
 		note "Plugin $1 $2: already there"
 	elif [[ -x $STATE/bin/pulumi-resource-$1 ]]; then
 		note "STAND-IN: plugin $1 of offline/plugins"
-	elif reachable "$pulumi_source" && pulumi plugin install resource "$1" "$2" >"$STATE/log/plugin-$1.log" 2>&1; then
+	elif pulumi_answers && pulumi plugin install resource "$1" "$2" >"$STATE/log/plugin-$1.log" 2>&1; then
 		note "Plugin $1 $2: from Pulumi"
 	else
 		note "STAND-IN: the official plugin $1 is out of reach; offline/plugins takes its place"

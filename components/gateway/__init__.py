@@ -10,7 +10,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.container import service, upload
-from components.daemon import SOCKET_NAME
+from components.daemon import NETWORK_ALIAS, SOCKET_NAME
 from components.daemon.tls import CLIENT_DIRECTORY
 from components.gateway.host_key import HostKey
 from components.identity import Identity
@@ -30,22 +30,21 @@ def _dial_command(settings: Settings) -> str:
     if settings.transport == "socket":
         return f"exec nc -N -U {SOCKET_DIRECTORY}/{SOCKET_NAME}"
     return (
-        f"DOCKER_HOST=tcp://docker:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={CLIENT_DIRECTORY} "
-        f"exec {CLIENT_DIRECTORY}/docker system dial-stdio"
+        f"DOCKER_HOST=tcp://{NETWORK_ALIAS}:2376 DOCKER_TLS_VERIFY=1 "
+        f"DOCKER_CERT_PATH={CLIENT_DIRECTORY} exec {CLIENT_DIRECTORY}/docker system dial-stdio"
     )
 
 
 def sshd_config(settings: Settings) -> str:
     """sshd's whole configuration; the image's own is replaced by it."""
+    over_socket = settings.transport == "socket"
     template = string.Template((_FILES / "sshd_config").read_text())
     return template.substitute(
         user=USER,
         dial_command=_dial_command(settings),
         authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
-        socket_forwarding="local" if settings.transport == "socket" else "no",
-        permit_open=f"[{SOCKET_DIRECTORY}/{SOCKET_NAME}]:*"
-        if settings.transport == "socket"
-        else "none",
+        socket_forwarding="local" if over_socket else "no",
+        permit_open=f"[{SOCKET_DIRECTORY}/{SOCKET_NAME}]:*" if over_socket else "none",
     )
 
 

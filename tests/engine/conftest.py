@@ -22,20 +22,23 @@ DAEMON_IMAGE = os.environ.get("TEST_DAEMON_IMAGE", "")
 GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
 
+PING = "GET /_ping HTTP/1.0\r\n\r\n"
+
 Result = subprocess.CompletedProcess[str]
 
 
 def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Result:
     """Run a command to its end, 300 seconds at most; output is kept, failure is no exception."""
+    if "input" not in options:
+        options["stdin"] = subprocess.DEVNULL
     return subprocess.run(
         command,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
         check=False,
-        **{"timeout": 300, "stdin": subprocess.DEVNULL, **options}
-        if "input" not in options
-        else {"timeout": 300, **options},
+        timeout=300,
+        **options,
     )
 
 
@@ -157,7 +160,7 @@ class Builder:
 
     def ping(self, key: str = "ada") -> Result:
         """A Docker API ping through the gateway, with no docker CLI."""
-        return self.ssh(self.output("sshAlias"), key=key, input="GET /_ping HTTP/1.0\r\n\r\n")
+        return self.ssh(self.output("sshAlias"), key=key, input=PING)
 
     def ssh_end(self) -> None:
         """End the shared connection, if there is one."""
@@ -186,6 +189,11 @@ class Builder:
         passed(run("docker", "save", "--output", str(archive), image))
         passed(self.docker("load", "--input", str(archive)))
         archive.unlink()
+
+    def load_base(self) -> None:
+        """Bring the base image of the tests' builds in, where the builder cannot pull it."""
+        if BASE_IMAGE.startswith("localhost/"):
+            self.load(BASE_IMAGE)
 
     def build(self, tag: str = "built") -> str:
         """Build tests/engine/context; returns the progress."""
@@ -219,6 +227,5 @@ def builder(new_builder: NewBuilder) -> Builder:
     """One builder, deployed, with the base image in it; shared by the tests of a module."""
     ready = new_builder()
     ready.up()
-    if BASE_IMAGE.startswith("localhost/"):
-        ready.load(BASE_IMAGE)
+    ready.load_base()
     return ready

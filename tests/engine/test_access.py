@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from tests.engine.conftest import Builder, make_key, passed, run
+from tests.engine.conftest import PING, Builder, free_port, make_key, passed, run
 
-PING = "GET /_ping HTTP/1.0\r\n\r\n"
 CLIENTS = 200
 
 
@@ -57,7 +56,7 @@ def test_no_command_but_the_docker_stream(builder: Builder, arguments: tuple[str
 def test_nothing_else_is_forwarded(builder: Builder, forwarding: str, probe: str) -> None:
     path = builder.folder / "forwarded.sock"
     path.unlink(missing_ok=True)
-    port = 20000 + (hash(probe) % 10000)
+    port = free_port()
     tunnel = subprocess.Popen(
         [
             *builder.ssh_command(), "-N", forwarding.format(port=port, socket=path),

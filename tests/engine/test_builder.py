@@ -67,7 +67,7 @@ def test_no_tcp_port_is_open_but_sshd(builder: Builder) -> None:
     assert listening == {"daemon": set(), "gateway": {2222}}
 
 
-def test_both_containers_are_healthy_and_stop_within_their_grace(builder: Builder) -> None:
+def test_both_health_checks_pass(builder: Builder) -> None:
     for role, test in (
         ("daemon", ["docker", "version"]),
         ("gateway", ["bash", "/usr/local/lib/gateway/health"]),

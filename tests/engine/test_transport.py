@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, passed, run
+from tests.engine.conftest import Builder, NewBuilder, passed, run
 
 
 def test_tls_builds_and_lets_nobody_in_without_a_certificate(new_builder: NewBuilder) -> None:
     builder: Builder = new_builder(transport="tls")
     builder.up()
-    if BASE_IMAGE.startswith("localhost/"):
-        builder.load(BASE_IMAGE)
+    builder.load_base()
     assert "CACHED" not in builder.build()
     assert builder.build().count("CACHED") == 3
     assert "unchanged" in builder.up("--expect-no-changes")

@@ -112,9 +112,8 @@ class Builder:
         """Deploy, write the client's ssh configuration, and return what Pulumi said."""
         said = passed(self.pulumi("up", *options))
         (self.folder / "ssh_config").write_text(
-            self.output("sshConfig")
-            + f"  ControlPath {self.folder}/%C\n  IdentityFile {self.folder}/ada\n"
-            + "  IdentitiesOnly yes\n"
+            self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%C")
+            + f"  IdentityFile {self.folder}/ada\n  IdentitiesOnly yes\n"
         )
         return said
 

@@ -105,7 +105,12 @@ class DockerBuilder(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=before_daemon),
         )
         access = Access.declare(
-            identity, settings.keys, image=gateway_image, volume=access_volume, opts=checked
+            identity,
+            settings.keys,
+            settings.revoked,
+            image=gateway_image,
+            volume=access_volume,
+            opts=checked,
         )
         gateway = Gateway.declare(
             identity,

@@ -34,6 +34,9 @@ _IMAGE = re.compile(
 )
 _HOST_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$")
 _REGISTRY = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$")
+_FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
+_WORD = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@:/+-]{0,127}$")
+_WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a letter or digit"
 _KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
 
 
@@ -161,6 +164,9 @@ class AuthorizedKey(_Model):
     """Addresses or CIDR ranges from which the key is accepted; empty for any."""
     until: datetime.date | None = None
     """Last day (UTC) on which the key is accepted; none for always."""
+    principals: tuple[str, ...] = ()
+    """When given, the key is a certificate authority: a certificate that it signed gets in with
+    one of these principals (ssh-keygen(1), -n), the key itself does not."""
 
     @pydantic.field_validator("name")
     @classmethod
@@ -171,6 +177,14 @@ class AuthorizedKey(_Model):
                 "a letter or digit"
             )
         return name
+
+    @pydantic.field_validator("principals")
+    @classmethod
+    def _check_principals(cls, principals: tuple[str, ...]) -> tuple[str, ...]:
+        for text in principals:
+            if not _WORD.match(text):
+                raise ValueError(f"{text!r} must be {_WORD_RULE}")
+        return principals
 
     @pydantic.field_validator("from_")
     @classmethod
@@ -194,14 +208,68 @@ class AuthorizedKey(_Model):
         return day
 
     @property
+    def is_authority(self) -> bool:
+        return bool(self.principals)
+
+    @property
+    def last_second(self) -> str:
+        """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
+        return f"{self.until:%Y%m%d}235959" if self.until else ""
+
+    @property
     def line(self) -> str:
         """The key's line of authorized_keys: everything off but the one forwarded socket."""
         options = ["restrict", "port-forwarding"]
+        if self.is_authority:
+            options += ["cert-authority", f'principals="{",".join(self.principals)}"']
         if self.from_:
             options.append(f'from="{",".join(self.from_)}"')
         if self.until:
-            options.append(f'expiry-time="{self.until:%Y%m%d}235959Z"')
+            options.append(f'expiry-time="{self.last_second}Z"')
         return f"{','.join(options)} {self.public_key} {self.name}"
+
+
+class Revocation(_Model):
+    """One entry of `revoked`: a key by its fingerprint, or a certificate by serial or id."""
+
+    fingerprint: str = ""
+    """Of a key or of a certificate's key, as sshd logs it: "SHA256:" and 43 base64 digits."""
+    ca: str = ""
+    """Name of the key, of those with `principals`, that signed the certificate."""
+    serial: Annotated[int | None, Field(ge=1, lt=2**64)] = None
+    id: str = ""
+    """The certificate's identity (ssh-keygen(1), -I)."""
+
+    @pydantic.field_validator("fingerprint")
+    @classmethod
+    def _check_fingerprint(cls, text: str) -> str:
+        if text and not _FINGERPRINT.match(text):
+            raise ValueError("must be as `ssh-keygen -lf` shows it: SHA256: and 43 characters")
+        return text
+
+    @pydantic.field_validator("id")
+    @classmethod
+    def _check_id(cls, text: str) -> str:
+        if text and not _WORD.match(text):
+            raise ValueError(f"must be {_WORD_RULE}; revoke another one by serial or fingerprint")
+        return text
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        kinds = [bool(self.fingerprint), self.serial is not None, bool(self.id)]
+        if sum(kinds) != 1 or bool(self.ca) == bool(self.fingerprint):
+            raise ValueError(
+                "must be one of {fingerprint: SHA256:...}, {ca: <name of a key>, serial: <number>}"
+                " and {ca: <name of a key>, id: <text>}"
+            )
+        return self
+
+    @property
+    def line(self) -> str:
+        """The line of ssh-keygen's KRL specification (ssh-keygen(1))."""
+        if self.fingerprint:
+            return f"hash: {self.fingerprint}"
+        return f"serial: {self.serial}" if self.serial is not None else f"id: {self.id}"
 
 
 class Settings(_Model):
@@ -213,6 +281,7 @@ class Settings(_Model):
     ssh_address: Annotated[str, AfterValidator(_check_address)] = "0.0.0.0"
     ssh_port: Annotated[int, Field(ge=1, le=65535)] = 2222
     keys: tuple[AuthorizedKey, ...] = ()
+    revoked: tuple[Revocation, ...] = ()
     host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
     transport: Literal["socket", "tls"] = "socket"
     daemon_image: Annotated[str, AfterValidator(_check_image)]
@@ -271,6 +340,18 @@ class Settings(_Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_revoked(self) -> Self:
+        authorities = [key.name for key in self.keys if key.is_authority]
+        unknown = sorted({entry.ca for entry in self.revoked} - {"", *authorities})
+        if unknown:
+            raise ValueError(
+                f"revoked names {', '.join(unknown)} as ca; allowed: the name of a key with "
+                f"principals ({', '.join(authorities) or 'there is none'}); next: correct the "
+                "name, or remove the entry if the authority is gone"
+            )
+        return self
+
     @property
     def ssh_name(self) -> str:
         """The name or address by which clients reach the gateway."""
@@ -326,7 +407,9 @@ def _explain(error: Any) -> str:
     name, value = _setting_name(error["loc"]), error.get("input")
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        model = AuthorizedKey if name.startswith("keys[") else Settings
+        models: dict[str, type[_Model]] = {"keys[": AuthorizedKey, "revoked[": Revocation}
+        prefix = name.partition("[")[0] + "["
+        model = models.get(prefix, Settings)
         known = [field.alias or to_camel(key) for key, field in model.model_fields.items()]
         last = str(error["loc"][-1])
         close = difflib.get_close_matches(last, known, n=1)

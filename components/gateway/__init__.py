@@ -43,6 +43,7 @@ def sshd_config(settings: Settings) -> str:
         user=USER,
         dial_command=_dial_command(settings),
         authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
+        revoked_keys=f"{ACCESS_DIRECTORY}/revoked_keys",
         socket_forwarding="local" if over_socket else "no",
         permit_open=f"[{SOCKET_DIRECTORY}/{SOCKET_NAME}]:*" if over_socket else "none",
     )
@@ -75,7 +76,7 @@ class Gateway:
             health=["bash", f"{_LIBRARY}/health"],
             stop_seconds=_STOP_SECONDS,
             opts=opts,
-            envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000", "LOG_STDOUT=true"],
+            envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000"],
             networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name)],
             ports=[
                 docker.ContainerPortArgs(
@@ -92,6 +93,8 @@ class Gateway:
             uploads=[
                 upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
                 upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
+                upload(f"{_LIBRARY}/warden", (_FILES / "warden.sh").read_text()),
+                upload("/custom-services.d/warden", f"exec bash {_LIBRARY}/warden watch\n"),
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
                 upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             ],

@@ -11,22 +11,23 @@ import pulumi_docker as docker
 
 from components.container import one_shot, upload
 from components.identity import Identity
-from components.settings import AuthorizedKey
+from components.settings import AuthorizedKey, Revocation
 
 
 @dataclass(frozen=True)
 class Access:
-    """The authorized keys on the host."""
+    """The authorized keys and revocations on the host."""
 
     installed: docker.Container
     sha256: str
-    """Of the file that sshd reads."""
+    """Of authorized_keys, by which readiness tells that it is in place."""
 
     @classmethod
     def declare(
         cls,
         identity: Identity,
         keys: tuple[AuthorizedKey, ...],
+        revoked: tuple[Revocation, ...],
         *,
         image: docker.RemoteImage,
         volume: docker.Volume,
@@ -34,19 +35,62 @@ class Access:
     ) -> Access:
         """Declare the set of keys.
 
-        A short-lived container writes the file; sshd reads it at each login, so that neither
+        A short-lived container writes the files; sshd reads them at each login, so that neither
         gateway nor daemon notice. Its environment names each key and its fingerprint, which is
         what a preview shows of a change.
         """
-        content = "".join(f"{key.line}\n" for key in sorted(keys, key=lambda key: key.name))
+        files = _files(sorted(keys, key=lambda key: key.name), revoked)
         installed = one_shot(
             identity,
             "keys",
             image=image,
             script=(Path(__file__).parent / "access.sh").read_text(),
-            envs=[f"{key.name}={key.public_key.fingerprint}" for key in keys],
+            envs=[
+                *(f"{key.name}={_summary(key)}" for key in keys),
+                *(f"revoked-{n}={_revoked_words(entry)}" for n, entry in enumerate(revoked, 1)),
+            ],
             volumes=[docker.ContainerVolumeArgs(volume_name=volume.name, container_path="/access")],
-            uploads=[upload("/authorized_keys", content)],
+            uploads=[upload(f"/new/{name}", content) for name, content in files.items()],
             opts=opts,
         )
-        return cls(installed, hashlib.sha256(content.encode()).hexdigest())
+        return cls(installed, hashlib.sha256(files["authorized_keys"].encode()).hexdigest())
+
+
+def _summary(key: AuthorizedKey) -> str:
+    """A key as a preview shows it: fingerprint and conditions."""
+    conditions = {
+        "certificates of": ",".join(key.principals),
+        "from": ",".join(key.from_),
+        "until": str(key.until or ""),
+    }
+    words = [f"{name} {value}" for name, value in conditions.items() if value]
+    return " ".join([key.public_key.fingerprint, *words])
+
+
+def _revoked_words(entry: Revocation) -> str:
+    return f"{entry.ca} {entry.line}".strip()
+
+
+def _files(keys: list[AuthorizedKey], revoked: tuple[Revocation, ...]) -> dict[str, str]:
+    """What access.sh installs: sshd's two files, and the warden's list of the same in its terms."""
+    files = {"authorized_keys": "".join(f"{key.line}\n" for key in keys)}
+    names = [
+        f"{'ca' if key.is_authority else 'key'} {key.public_key.fingerprint} {key.name} "
+        f"{key.last_second or '-'} {','.join(key.from_) or '-'} {','.join(key.principals) or '-'}"
+        for key in keys
+    ]
+    hashes = [entry for entry in revoked if entry.fingerprint]
+    names += [f"revoked {entry.fingerprint}" for entry in hashes]
+    if hashes:
+        files["revoked/fingerprints"] = "".join(f"{entry.line}\n" for entry in hashes)
+    for number, key in enumerate(keys, 1):
+        signed = [entry for entry in revoked if entry.ca == key.name]
+        if signed:
+            files[f"revoked/{number}"] = "".join(f"{entry.line}\n" for entry in signed)
+            files[f"revoked/{number}.pub"] = f"{key.public_key}\n"
+        names += [
+            f"revoked {key.public_key.fingerprint} {entry.line.replace(':', '', 1)}"
+            for entry in signed
+        ]
+    files["list"] = "".join(f"{line}\n" for line in names)
+    return files

@@ -144,6 +144,58 @@ def test_a_key_comes_and_goes_without_touching_anybody(builder: Builder) -> None
     assert (daemon, gateway) == (builder.container_id("daemon"), builder.container_id("gateway"))
 
 
+def test_a_removed_key_is_out_and_its_connections_close(builder: Builder) -> None:
+    kept = builder.settings["keys"]
+    builder.settings["keys"] = [
+        *kept, {"name": "leaver", "publicKey": make_key(builder.folder / "leaver")}
+    ]  # fmt: skip
+    builder.up()
+    master = subprocess.Popen(
+        [*builder.ssh_command("leaver"), "-N", builder.output("sshAlias")],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        time.sleep(1.5)
+        gateway = builder.container("gateway")
+        who = passed(run("docker", "exec", gateway, "bash", "/usr/local/lib/gateway/warden", "who"))
+        assert "name=leaver" in who.split("lately")[0]
+        builder.settings["keys"] = kept
+        builder.up()
+        master.wait(10)
+    finally:
+        master.kill()
+        master.wait()
+    assert builder.ping(key="leaver").returncode == 255
+    assert "200 OK" in builder.ping().stdout
+    said = run("docker", "logs", gateway).stdout
+    for event in ("login", "closed", "refused"):
+        assert any(f" {event} " in line and "SHA256:" in line for line in said.splitlines()), event
+    assert "login name=leaver" in said
+    assert "closed name=leaver" in said
+
+
+def test_a_certificate_gets_in_until_it_is_revoked(builder: Builder) -> None:
+    kept = builder.settings["keys"]
+    authority = builder.folder / "authority"
+    entry = {"name": "ci-ca", "publicKey": make_key(authority), "principals": ["ci"]}
+    make_key(builder.folder / "job")
+    passed(run("ssh-keygen", "-q", "-s", str(authority), "-I", "job-1", "-n", "ci", "-z", "7",
+               "-V", "+5m", str(builder.folder / "job.pub")))  # fmt: skip
+    builder.settings["keys"] = [*kept, entry]
+    try:
+        builder.up()
+        assert "200 OK" in builder.ping(key="job").stdout
+        assert builder.ping(key="authority").returncode == 255
+        builder.settings["revoked"] = [{"ca": "ci-ca", "serial": 7}]
+        builder.up()
+        assert builder.ping(key="job").returncode == 255
+        assert "200 OK" in builder.ping().stdout
+    finally:
+        builder.settings["keys"] = kept
+        builder.settings.pop("revoked", None)
+        builder.up()
+
+
 def test_many_clients_at_once_are_all_let_in(builder: Builder) -> None:
     command = [*builder.ssh_command(), builder.output("sshAlias")]
     clients = [

@@ -208,7 +208,7 @@ def test_keys_are_one_line_each_and_named_with_their_fingerprint(run_program: Pr
         {"name": "ada", "publicKey": f"{KEY} a comment"},
     ]
     installed = run_program(keys=keys)["builder-keys"]
-    assert uploads(installed)["/authorized_keys"]["content"] == (
+    assert uploads(installed)["/new/authorized_keys"]["content"] == (
         f"restrict,port-forwarding {KEY} ada\n"
         'restrict,port-forwarding,from="192.0.2.0/24",expiry-time="29991231235959Z" '
         f"{OTHER_KEY} ci\n"

@@ -56,6 +56,13 @@ def problems(**settings: Any) -> str:
             "keys has one key under two names, 'a' and 'b'",
         ),
         ({"keys": [{"name": "a", "publicKey": "ssh-dss AAAA"}]}, "is a DSA key"),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY, "principals": ['x",no-pty']}]},
+            "must be 1 to 128",
+        ),
+        ({"revoked": [{"fingerprint": "MD5:aa"}]}, "must be as `ssh-keygen -lf` shows it"),
+        ({"revoked": [{"serial": 3}]}, "must be one of {fingerprint: SHA256:...}"),
+        ({"revoked": [{"ca": "nobody", "serial": 3}]}, "revoked names nobody as ca"),
         ({"host": "tcp://10.0.0.1:2375"}, "host = 'tcp://10.0.0.1:2375' must be unix:///path"),
         ({"host": "ssh://build.example"}, "the user is missing"),
         ({"host": "ssh://ops@build.example:99999"}, "port 1 to 65535"),

@@ -407,9 +407,8 @@ def _explain(error: Any) -> str:
     name, value = _setting_name(error["loc"]), error.get("input")
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        models: dict[str, type[_Model]] = {"keys[": AuthorizedKey, "revoked[": Revocation}
-        prefix = name.partition("[")[0] + "["
-        model = models.get(prefix, Settings)
+        models: dict[str, type[_Model]] = {"keys": AuthorizedKey, "revoked": Revocation}
+        model = models.get(error["loc"][0], Settings)
         known = [field.alias or to_camel(key) for key, field in model.model_fields.items()]
         last = str(error["loc"][-1])
         close = difflib.get_close_matches(last, known, n=1)

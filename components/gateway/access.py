@@ -47,7 +47,10 @@ class Access:
             script=(Path(__file__).parent / "access.sh").read_text(),
             envs=[
                 *(f"{key.name}={_summary(key)}" for key in keys),
-                *(f"revoked-{n}={_revoked_words(entry)}" for n, entry in enumerate(revoked, 1)),
+                *(
+                    f"revoked-{number}={f'{entry.ca} {entry.line}'.strip()}"
+                    for number, entry in enumerate(revoked, 1)
+                ),
             ],
             volumes=[docker.ContainerVolumeArgs(volume_name=volume.name, container_path="/access")],
             uploads=[upload(f"/new/{name}", content) for name, content in files.items()],
@@ -67,20 +70,16 @@ def _summary(key: AuthorizedKey) -> str:
     return " ".join([key.public_key.fingerprint, *words])
 
 
-def _revoked_words(entry: Revocation) -> str:
-    return f"{entry.ca} {entry.line}".strip()
-
-
 def _files(keys: list[AuthorizedKey], revoked: tuple[Revocation, ...]) -> dict[str, str]:
     """What access.sh installs: sshd's two files, and the warden's list of the same in its terms."""
     files = {"authorized_keys": "".join(f"{key.line}\n" for key in keys)}
-    names = [
+    listed = [
         f"{'ca' if key.is_authority else 'key'} {key.public_key.fingerprint} {key.name} "
         f"{key.last_second or '-'} {','.join(key.from_) or '-'} {','.join(key.principals) or '-'}"
         for key in keys
     ]
     hashes = [entry for entry in revoked if entry.fingerprint]
-    names += [f"revoked {entry.fingerprint}" for entry in hashes]
+    listed += [f"revoked {entry.fingerprint}" for entry in hashes]
     if hashes:
         files["revoked/fingerprints"] = "".join(f"{entry.line}\n" for entry in hashes)
     for number, key in enumerate(keys, 1):
@@ -88,9 +87,6 @@ def _files(keys: list[AuthorizedKey], revoked: tuple[Revocation, ...]) -> dict[s
         if signed:
             files[f"revoked/{number}"] = "".join(f"{entry.line}\n" for entry in signed)
             files[f"revoked/{number}.pub"] = f"{key.public_key}\n"
-        names += [
-            f"revoked {key.public_key.fingerprint} {entry.line.replace(':', '', 1)}"
-            for entry in signed
-        ]
-    files["list"] = "".join(f"{line}\n" for line in names)
+        listed += [f"revoked {key.public_key.fingerprint} {entry.line}" for entry in signed]
+    files["list"] = "".join(f"{line}\n" for line in listed)
     return files

@@ -3,8 +3,8 @@
 # connections of keys that no longer count; `warden who` prints a table. Runs as root in the gateway.
 #
 # sshd's log says which process let which fingerprint in (LogVerbose, sshd_config(5)), /access/list
-# which fingerprints count now and what their names are. Nothing else is remembered, so that a
-# restart of this script forgets nothing.
+# which fingerprints count now and what their names are. What is remembered beside them is only what
+# the list said before.
 set -uo pipefail
 export TZ=UTC
 
@@ -26,7 +26,7 @@ read_list() {
 			until_of[$fingerprint]=$third
 			conditions_of[$fingerprint]=$kind:$fourth
 			;;
-		# A fingerprint, or a certificate as "CA's fingerprint, serial N" or "..., id TEXT".
+		# A fingerprint, or a certificate as "CA's fingerprint serial: N" or "... id: TEXT".
 		revoked) revoked["$fingerprint${second:+ $second $third}"]=1 ;;
 		esac
 	done <"$list"
@@ -65,7 +65,7 @@ may_stay() {
 	[[ -z ${revoked[$fingerprint]:-} ]] || return 1
 	counts "${authority:-$fingerprint}" || return 1
 	if [[ -n $authority ]]; then
-		[[ -z ${revoked["$authority serial $serial"]:-} && -z ${revoked["$authority id $certificate"]:-} ]]
+		[[ -z ${revoked["$authority serial: $serial"]:-} && -z ${revoked["$authority id: $certificate"]:-} ]]
 	fi
 }
 
@@ -76,13 +76,16 @@ close() {
 
 say() { printf '%(%Y-%m-%dT%H:%M:%SZ)T %s\n' -1 "$1"; }
 
-# Lines of the log in the order of time; what s6-log has rotated is compressed.
-whole_log() {
+# Every login and refusal of the log in the order of time, without those of the health check; what
+# s6-log has rotated is compressed.
+logins() {
 	local file
-	for file in "$log"/@*; do
-		[[ -f $file ]] && { gzip -cd "$file" 2>/dev/null || cat "$file"; }
-	done
-	cat "$log/current" 2>/dev/null
+	{
+		for file in "$log"/@*; do
+			[[ -f $file ]] && { gzip -cd "$file" 2>/dev/null || cat "$file"; }
+		done
+		cat "$log/current" 2>/dev/null
+	} | grep -E ': (Accepted|Failed) publickey' | grep -v ' from 127.0.0.1 '
 }
 
 # The login of each connection that is open now, one line of the log each.
@@ -99,17 +102,19 @@ open_logins() {
 	((${#pids[@]})) || return 0
 	while IFS= read -r line; do
 		[[ $line =~ pid=([0-9]+)\) ]] && of[BASH_REMATCH[1]]=$line
-	done < <(whole_log | grep -E "pid=($(IFS='|' && echo "${pids[*]}"))\): Accepted publickey")
+	done < <(logins | grep -E "pid=($(IFS='|' && echo "${pids[*]}"))\): Accepted publickey")
 	for pid in "${pids[@]}"; do [[ -z ${of[pid]:-} ]] || printf '%s\n' "${of[pid]}"; done
 }
 
-# Close every open connection that the list, as it is now, would not let in.
+# Close every open connection that the list, as it is now, would not let in; `enforced` is what was
+# in force then.
 enforce() {
 	local -A old=()
 	local fingerprint line
 	for fingerprint in "${!conditions_of[@]}"; do old[$fingerprint]=${conditions_of[$fingerprint]}; done
 	touch -r "$list" "$acted_on"
 	read_list
+	enforced=$(in_force)
 	while IFS= read -r line; do
 		parse "$line" || continue
 		local listed=${authority:-$fingerprint}
@@ -149,11 +154,8 @@ audit() {
 }
 
 watch() {
-	local line status now_in_force was_in_force from_line=+1
+	local line status enforced from_line=+1
 	until [[ -f $log/current ]]; do sleep 0.2; done
-	read_list
-	touch -r "$list" "$acted_on"
-	was_in_force=$(in_force)
 	say 'warden is watching'
 	# All of the log at the first start of the container; from here on after one of this script.
 	[[ ! -f /run/gateway/watched ]] || from_line=0
@@ -172,29 +174,24 @@ watch() {
 		# A steady flow of lines must not put this off.
 		((SECONDS != ${checked:=-1})) || continue
 		checked=$SECONDS
-		now_in_force=$(in_force)
-		if [[ $list -nt $acted_on || $list -ot $acted_on || $now_in_force != "$was_in_force" ]]; then
+		if [[ $list -nt $acted_on || $list -ot $acted_on || $(in_force) != "$enforced" ]]; then
 			enforce
-			was_in_force=$(in_force)
 		fi
 	done
 }
 
 who() {
-	local line open
 	read_list
-	open=$(open_logins)
 	echo 'connected now:'
-	print_logins <<<"$open"
+	open_logins | print_logins
 	echo 'lately (the last 20 logins and refusals):'
-	whole_log | grep -E ': (Accepted|Failed) publickey' | grep -v ' from 127.0.0.1 ' | tail -n 20 | print_logins
+	logins | tail -n 20 | print_logins
 }
 
 print_logins() {
 	local line some=
 	while IFS= read -r line; do
 		parse "$line" || continue
-		[[ $address != 127.0.0.1 ]] || continue
 		some=1
 		[[ $outcome == Accepted ]] && outcome=login || outcome=refused
 		echo "  $time $outcome $label"

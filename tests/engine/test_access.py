@@ -187,7 +187,17 @@ def test_a_certificate_gets_in_until_it_is_revoked(builder: Builder) -> None:
         assert "200 OK" in builder.ping(key="job").stdout
         assert builder.ping(key="authority").returncode == 255
         builder.settings["revoked"] = [{"ca": "ci-ca", "serial": 7}]
-        builder.up()
+        open_connection = subprocess.Popen(
+            [*builder.ssh_command("job"), "-N", builder.output("sshAlias")],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            time.sleep(1.5)
+            builder.up()
+            open_connection.wait(10)
+        finally:
+            open_connection.kill()
+            open_connection.wait()
         assert builder.ping(key="job").returncode == 255
         assert "200 OK" in builder.ping().stdout
     finally:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.engine.conftest import Builder, passed, run
+from tests.engine.conftest import Builder, NewBuilder, passed, run
 
 REGISTRY = "localhost/registry:2.8.3"
+
+
+def test_a_preview_comes_before_anything_is_there(new_builder: NewBuilder) -> None:
+    shown = passed(new_builder().pulumi("preview"))
+    assert "15 to create" in shown
 
 
 def test_a_second_up_changes_nothing_and_so_does_one_after_a_refresh(builder: Builder) -> None:

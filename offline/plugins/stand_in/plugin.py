@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import grpc
 from pulumi.provider.experimental import provider as protocol
-from pulumi.provider.experimental.property_value import Computed, PropertyValue
+from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.provider.experimental.server import ProviderServicer
+from pulumi.runtime import rpc
 from pulumi.runtime.proto import provider_pb2_grpc
 
 Properties = dict[str, Any]
@@ -222,7 +223,7 @@ def plain(value: Any) -> Any:
     """Property values as plain Python, secrets opened."""
     if isinstance(value, PropertyValue):
         value = value.value
-    if isinstance(value, Computed):
+    if value == rpc.UNKNOWN:
         return UNKNOWN
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
@@ -232,7 +233,8 @@ def plain(value: Any) -> Any:
 def rich(value: Any) -> PropertyValue:
     """Plain Python as a property value."""
     if isinstance(value, Unknown):
-        return PropertyValue.computed()
+        # The SDK has PropertyValue.computed() and cannot send it.
+        return PropertyValue(rpc.UNKNOWN)
     if isinstance(value, dict):
         return PropertyValue({name: rich(item) for name, item in value.items()})
     if isinstance(value, list):
@@ -252,7 +254,7 @@ def _with_secrets(
 
 
 def _planned(kind: Kind, inputs: Mapping[str, PropertyValue]) -> dict[str, PropertyValue]:
-    return {**inputs, **{name: PropertyValue.computed() for name in kind.computed}}
+    return {**inputs, **{name: rich(UNKNOWN) for name in kind.computed}}
 
 
 class _Servicer(ProviderServicer):

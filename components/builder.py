@@ -58,8 +58,9 @@ class DockerBuilder(pulumi.ComponentResource):
         )
         checked = pulumi.ResourceOptions(parent=self, depends_on=[preflight])
 
+        presented = settings.host_keys[0]
         keys = [
-            HostKey.declare(identity, n, keep=settings.keep_cache, opts=child)
+            HostKey.declare(identity, n, keep=settings.keep_cache and n == presented, opts=child)
             for n in settings.host_keys
         ]
         daemon_image, gateway_image = (

@@ -34,7 +34,8 @@ class HostKey:
     ) -> HostKey:
         """Declare the key of one generation; it is made once and lives, encrypted, in the state.
 
-        Protected when `keep`, so that clients find the same host after destroy and up.
+        Protected when `keep`, so that clients find the same host after destroy and up. A key that
+        is not presented is not, for a rotation ends by taking it out of the settings.
         """
         generated = command.local.Command(
             f"{identity.name}-host-key-{generation}",

@@ -1,12 +1,15 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up down purge test
+.PHONY: help up who down purge test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: ## from a fresh machine to a builder and a first build; again: nothing changes
 	@machine/up
+
+who: ## who is connected to the builder now, and who was lately
+	@machine/who
 
 down: ## take the builder away, keep its cache
 	@machine/down
@@ -16,3 +19,6 @@ purge: ## take everything away, the cache too, after asking
 
 test: ## lint, types, unit and engine tests, with all their set-up
 	@machine/test
+
+trials: ## the long versions of the tests that count; figures go to docs/trials.md
+	@machine/trials

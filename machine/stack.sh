@@ -24,3 +24,6 @@ stack() {
 }
 
 output() { (cd "$ROOT" && pulumi stack output --stack "$STACK" "$1"); }
+
+# setting NAME: its value in the stack's configuration, or the default.
+setting() { (cd "$ROOT" && pulumi config get --stack "$STACK" --config-file "$stack_config" "$1"); }

@@ -93,8 +93,8 @@ class Gateway:
             uploads=[
                 upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
                 upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
-                upload(f"{_LIBRARY}/warden", (_FILES / "warden.sh").read_text()),
-                upload("/custom-services.d/warden", f"exec bash {_LIBRARY}/warden watch\n"),
+                upload("/usr/local/bin/warden", (_FILES / "warden.sh").read_text(), "0755"),
+                upload("/custom-services.d/warden", "exec /usr/local/bin/warden watch\n"),
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
                 upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             ],

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Who is connected, by name: `warden watch` writes a line for each login and refusal and closes the
-# connections of keys that no longer count; `warden who` prints a table. Runs as root in the gateway.
+# Who is connected, by name: `warden watch` writes a line for each login and refusal, closes the
+# connections of keys that no longer count, and keeps places free for those who come to log in;
+# `warden who` prints a table. Runs as root in the gateway.
 #
 # sshd's log says which process let which fingerprint in (LogVerbose, sshd_config(5)), /access/list
 # which fingerprints count now and what their names are. What is remembered beside them is only what
@@ -88,14 +89,17 @@ logins() {
 	} | grep -E ': (Accepted|Failed) publickey' | grep -v ' from 127.0.0.1 '
 }
 
+# The process that logs a login; Alpine calls the program sshd-session.pam.
+session_pattern="^sshd-session[^ ]*: ${USER_NAME:?} \\[priv\\] *\$"
+
 # The login of each connection that is open now, one line of the log each.
 open_logins() {
 	local file title pids=() of=() line
 	for file in /proc/[0-9]*/cmdline; do
 		# A title has no end mark when sshd has written it itself.
 		title=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue
-		# The process that logs the login; one that has not logged any yet has the same title.
-		[[ $title =~ ^sshd(-session)?:\ ${USER_NAME:?}\ \[priv\]\ *$ ]] || continue
+		# One that has not logged any login yet has the same title.
+		[[ $title =~ $session_pattern ]] || continue
 		file=${file#/proc/}
 		pids+=("${file%/cmdline}")
 	done
@@ -132,6 +136,20 @@ in_force() {
 	for fingerprint in "${!until_of[@]}"; do ! counts "$fingerprint" || printf '%s ' "$fingerprint"; done
 }
 
+# When half of MaxStartups have not logged in, those who had time enough for it go: connections that
+# only stand open would otherwise keep everybody out until LoginGraceTime ends them.
+end_idlers() {
+	local title='' count
+	{ IFS= read -r -d '' title <"/proc/$listener/cmdline"; } 2>/dev/null
+	if [[ $title != *' [listener] '* ]]; then
+		listener=$(pgrep -o -f '^sshd.* \[listener\] ') || listener=none
+		return 0
+	fi
+	[[ $title =~ \[listener\]\ ([0-9]+)\ of ]] && ((BASH_REMATCH[1] > 500)) || return 0
+	count=$(pkill --count --older 5 -f '^sshd-(session[^ ]*: \[accepted\]|auth[^ ]*: )')
+	((count == 0)) || say "closed $count connections reason=not-logged-in-after-5-s"
+}
+
 audit() {
 	if parse "$1"; then
 		# The health check.
@@ -154,7 +172,7 @@ audit() {
 }
 
 watch() {
-	local line status enforced from_line=+1
+	local line status enforced listener=none from_line=+1
 	until [[ -f $log/current ]]; do sleep 0.2; done
 	say 'warden is watching'
 	# All of the log at the first start of the container; from here on after one of this script.
@@ -174,6 +192,7 @@ watch() {
 		# A steady flow of lines must not put this off.
 		((SECONDS != ${checked:=-1})) || continue
 		checked=$SECONDS
+		end_idlers
 		if [[ $list -nt $acted_on || $list -ot $acted_on || $(in_force) != "$enforced" ]]; then
 			enforce
 		fi

@@ -8,7 +8,9 @@ import secrets
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def until(condition: Callable[[], object], seconds: float = 15) -> bool:
+    """Wait until it holds; whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 def make_key(path: Path) -> str:
-    """A new ed25519 key pair at `path`; returns its public key."""
+    """A new ed25519 key pair at `path`, in place of an older one; returns its public key."""
+    path.unlink(missing_ok=True)
     passed(run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)))
     return path.with_suffix(".pub").read_text().strip()
 
@@ -150,12 +163,56 @@ class Builder:
         """ssh to the gateway by the exported configuration, with a connection of its own."""
         return run(*self.ssh_command(key), *arguments, **options)
 
-    def ssh_command(self, key: str = "ada") -> list[str]:
-        """ssh by the exported configuration, with this key alone, sharing no connection."""
+    def ssh_command(self, key: str = "ada", control: str = "none") -> list[str]:
+        """ssh by the exported configuration, with this key alone, sharing no other connection."""
         config = self.folder / f"ssh_config.{key}"
         text = (self.folder / "ssh_config").read_text()
         config.write_text(text.replace(f"{self.folder}/ada\n", f"{self.folder}/{key}\n"))
-        return ["ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes"]
+        return ["ssh", "-F", str(config), "-S", control, "-o", "BatchMode=yes"]
+
+    def add_key(self, name: str, **conditions: Any) -> None:
+        """A new key pair of this name, let in from the next `up` on."""
+        entry = {"name": name, "publicKey": make_key(self.folder / name), **conditions}
+        self.settings["keys"] = [*self.settings["keys"], entry]
+
+    def remove_key(self, name: str) -> None:
+        """Let the key in no more from the next `up` on."""
+        self.settings["keys"] = [key for key in self.settings["keys"] if key["name"] != name]
+
+    def sign(self, name: str, authority: str, principal: str, serial: int = 1) -> None:
+        """A new key pair of this name, with a certificate of the authority for five minutes."""
+        make_key(self.folder / name)
+        passed(run("ssh-keygen", "-q", "-s", str(self.folder / authority), "-I", f"{name}-{serial}",
+                   "-n", principal, "-z", str(serial), "-V", "+5m",
+                   str(self.folder / f"{name}.pub")))  # fmt: skip
+
+    @contextmanager
+    def connection(
+        self, *options: str, key: str = "ada", control: str = "none", **streams: Any
+    ) -> Iterator[subprocess.Popen[str]]:
+        """A connection that is open in the meantime; without streams, one that runs nothing."""
+        if not streams:
+            options = ("-N", *options)
+        with subprocess.Popen(
+            [*self.ssh_command(key, control), *options, self.output("sshAlias")],
+            text=True,
+            **{"stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL, **streams},
+        ) as ssh:
+            try:
+                yield ssh
+            finally:
+                ssh.terminate()
+
+    def who(self) -> str:
+        """Those who are connected now, as the gateway tells."""
+        said = passed(run("docker", "exec", self.container("gateway"), "warden", "who"))
+        return said.split("lately")[0]
+
+    def audit(self) -> list[str]:
+        """The lines of the gateway's log about logins, refusals and closings."""
+        said = passed(run("docker", "logs", self.container("gateway")))
+        events = (" login ", " refused ", " closed ")
+        return [line for line in said.splitlines() if any(event in line for event in events)]
 
     def ping(self, key: str = "ada") -> Result:
         """A Docker API ping through the gateway, with no docker CLI."""

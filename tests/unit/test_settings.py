@@ -103,6 +103,23 @@ def test_all_problems_are_reported_together() -> None:
         assert f"  - {name}" in text
 
 
+def test_all_problems_of_access_are_reported_together() -> None:
+    text = problems(
+        keys=[
+            {"name": "a", "publicKey": "ssh-dss AAAA"},
+            {"name": "b c", "publicKey": "no-pty " + KEY},
+            {"name": "d", "publicKey": KEY, "until": "2020-01-01", "from": ["10.0.0.1/8"]},
+            {"name": "e", "publicKey": KEY, "principals": ["x y"], "expires": "never"},
+        ],
+        revoked=[{"fingerprint": "MD5:aa"}, {"serial": 3}],
+    )
+    assert text.startswith("9 settings are not usable")
+    for name in ("keys[0].publicKey", "keys[1].name", "keys[1].publicKey", "keys[2].until",
+                 "keys[2].from", "keys[3].principals", "keys[3].expires",
+                 "revoked[0].fingerprint", "revoked[1]"):  # fmt: skip
+        assert f"  - {name} " in text, name
+
+
 def test_a_private_key_is_never_repeated() -> None:
     text = problems(keys=[{"name": "a", "publicKey": PRIVATE_KEY}], sshHost=PRIVATE_KEY)
     assert "b3BlbnNzaA" not in text

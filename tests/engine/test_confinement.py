@@ -1,0 +1,143 @@
+"""What those who got in can do: speak to the Docker API, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Builder, free_port, passed, run, until
+
+every_credential = pytest.mark.parametrize("key", ["ada", "job"], ids=["key", "certificate"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def certificate(builder: Builder) -> None:
+    builder.add_key("ci-ca", principals=["ci"])
+    builder.sign("job", "ci-ca", "ci")
+    builder.up()
+
+
+@every_credential
+@pytest.mark.parametrize(
+    "arguments",
+    [("sh",), ("-tt", "sh"), ("-s", "sftp"), ("cat /etc/passwd",), ("nc -l 1234",)],
+    ids=str,
+)
+def test_no_command_but_the_docker_stream(
+    builder: Builder, key: str, arguments: tuple[str, ...]
+) -> None:
+    options = [a for a in arguments if a.startswith("-")]
+    words = [a for a in arguments if not a.startswith("-")]
+    answer = builder.ssh(*options, builder.output("sshAlias"), *words, key=key, input="id\r\n\r\n")
+    assert "uid=" not in answer.stdout
+    assert "root:" not in answer.stdout
+    assert answer.stdout == "" or answer.stdout.startswith("HTTP/1.1 400 Bad Request")
+
+
+@every_credential
+def test_no_terminal(builder: Builder, key: str) -> None:
+    refused = builder.ssh("-tt", builder.output("sshAlias"), key=key, input="")
+    assert "PTY allocation request failed" in refused.stderr
+
+
+@every_credential
+@pytest.mark.parametrize(
+    ("forwarding", "probe"),
+    [
+        ("-L{port}:127.0.0.1:2222", "tcp"),
+        ("-L{socket}:/run/gateway/health", "unix"),
+        ("-D{port}", "socks"),
+    ],
+    ids=["tcp", "another path", "socks"],
+)
+def test_nothing_else_is_forwarded(builder: Builder, key: str, forwarding: str, probe: str) -> None:
+    path = builder.folder / "forwarded.sock"
+    path.unlink(missing_ok=True)
+    port = free_port()
+    option = forwarding.format(port=port, socket=path)
+    with builder.connection("-N", option, key=key, stderr=subprocess.PIPE) as tunnel:
+        time.sleep(1.5)
+        if probe == "unix":
+            got = run("nc", "-w", "2", "-U", str(path), input="hello")
+        elif probe == "socks":
+            got = run("nc", "-w", "2", "-X", "5", "-x", f"127.0.0.1:{port}", "127.0.0.1", "2222",
+                      input="")  # fmt: skip
+        else:
+            got = run("nc", "-w", "2", "127.0.0.1", str(port), input="")
+        tunnel.terminate()
+        said = tunnel.communicate()[1]
+    assert got.stdout == ""
+    assert "open failed" in said
+
+
+@every_credential
+@pytest.mark.parametrize(
+    "target", ["2300:127.0.0.1:22", "/run/builder/mine.sock:127.0.0.1:22"], ids=["tcp", "socket"]
+)
+def test_no_remote_forwarding(builder: Builder, key: str, target: str) -> None:
+    refused = builder.ssh(
+        "-N", "-o", "ExitOnForwardFailure=yes", "-R", target, builder.output("sshAlias"), key=key
+    )
+    assert refused.returncode == 255
+    assert "forwarding failed" in refused.stderr
+
+
+@every_credential
+def test_no_tunnel(builder: Builder, key: str) -> None:
+    refused = builder.ssh(
+        "-N", "-o", "ExitOnForwardFailure=yes", "-w", "any", builder.output("sshAlias"), key=key
+    )
+    assert refused.returncode == 255
+    assert "channel 0: open failed" in refused.stderr
+
+
+@every_credential
+def test_nothing_of_the_client_reaches_its_session(
+    builder: Builder, key: str, tmp_path: Path
+) -> None:
+    agent = passed(run("ssh-agent", "-s", "-a", str(tmp_path / "agent")))
+    pid = agent.split("SSH_AGENT_PID=")[1].split(";")[0]
+    client = {**os.environ, "SSH_AUTH_SOCK": str(tmp_path / "agent"), "DISPLAY": "127.0.0.1:9"}
+    gateway = builder.container("gateway")
+    try:
+        with builder.connection(
+            "-A", "-Y", "-o", "SetEnv=DOCKER_HOST=tcp://evil LC_EVIL=1 PATH=/evil",
+            key=key, env=client, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as session:  # fmt: skip
+            session_process = ("docker", "exec", gateway, "pgrep", "-f", "^nc -N -U")
+            assert until(lambda: run(*session_process).stdout)
+            process = run(*session_process).stdout.split()[0]
+            environment = passed(
+                run(
+                    "docker",
+                    "exec",
+                    "--user",
+                    "builder",
+                    gateway,
+                    "cat",
+                    f"/proc/{process}/environ",
+                )
+            )
+            session.terminate()
+            said = session.communicate()[1]
+    finally:
+        run("kill", pid)
+    variables = dict(line.split("=", 1) for line in environment.split("\0") if line)
+    allowed = {"USER", "LOGNAME", "HOME", "PATH", "SHELL", "MAIL", "TZ", "SSH_CLIENT",
+               "SSH_CONNECTION", "PWD", "SHLVL", "_", "OLDPWD"}  # fmt: skip
+    assert set(variables) <= allowed
+    assert "evil" not in environment
+    assert "X11 forwarding request failed" in said
+
+
+@every_credential
+def test_the_docker_socket_is_forwarded(builder: Builder, key: str) -> None:
+    path = builder.folder / f"docker.{key}.sock"
+    with builder.connection(f"-L{path}:/run/builder/docker.sock", key=key):
+        assert until(path.exists)
+        passed(run("docker", "--host", f"unix://{path}", "version"))

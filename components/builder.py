@@ -5,7 +5,8 @@ from __future__ import annotations
 import pulumi
 import pulumi_docker as docker
 
-from components.daemon import RUNTIME_DIRECTORY, Daemon
+from components.daemon import DATA_DIRECTORY, RUNTIME_DIRECTORY, SOCKET, Daemon
+from components.daemon.cache_policy import CachePolicy
 from components.daemon.tls import Tls
 from components.gateway import SOCKET_DIRECTORY, USER, Gateway
 from components.gateway.access import Access
@@ -13,6 +14,7 @@ from components.gateway.client import known_hosts_lines, ssh_config
 from components.gateway.host_key import HostKey
 from components.host import DockerHost
 from components.identity import Identity
+from components.janitor import declare_janitor
 from components.network import private_network
 from components.settings import Settings
 from components.volumes import cache_volume, volume
@@ -77,10 +79,18 @@ class DockerBuilder(pulumi.ComponentResource):
         )
         network = private_network(identity, containers_talk=tls is not None, opts=checked)
         cache = cache_volume(identity, keep=settings.keep_cache, opts=checked)
+        disk = host.run(
+            f"{name}-disk",
+            "disk.sh",
+            [cache.name, daemon_image.image_id, DATA_DIRECTORY],
+            opts=child,
+        )
+        policy = disk.stdout.apply(lambda size: CachePolicy.of(settings, int(size)))
         access_volume = volume(identity, "access", opts=checked)
 
         if tls:
             daemon_volumes, gateway_volumes = tls.daemon_volumes(), tls.gateway_volumes()
+            janitor_volumes, docker_client = tls.gateway_volumes(), tls.docker_client()
             before_daemon: list[pulumi.Resource] = [preflight, tls.certificates]
         else:
             runtime = volume(identity, "runtime", opts=checked)
@@ -94,16 +104,36 @@ class DockerBuilder(pulumi.ComponentResource):
                     volume_name=runtime.name, container_path=SOCKET_DIRECTORY, read_only=True
                 )
             ]
+            janitor_volumes, docker_client = (
+                [
+                    docker.ContainerVolumeArgs(
+                        volume_name=runtime.name, container_path=RUNTIME_DIRECTORY, read_only=True
+                    )
+                ],
+                [f"DOCKER_HOST={SOCKET}"],
+            )
             before_daemon = [preflight]
 
         daemon = Daemon.declare(
             identity,
             settings,
+            policy,
             image=daemon_image,
             network=network,
             cache=cache,
             transport_volumes=daemon_volumes,
             opts=pulumi.ResourceOptions(parent=self, depends_on=before_daemon),
+        )
+        declare_janitor(
+            identity,
+            settings,
+            policy,
+            image=daemon_image,
+            network=network,
+            cache=cache,
+            docker_client=docker_client,
+            transport_volumes=janitor_volumes,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[daemon.container]),
         )
         access = Access.declare(
             identity,

@@ -51,6 +51,30 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_disk_space(text: str, disk: int) -> int:
+    """Bytes of a size, or of a share such as 20% of a disk of `disk` bytes.
+
+    Raises ValueError when it is neither.
+    """
+    if match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", text):
+        return int(disk * float(match[1]) / 100)
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise ValueError("must be a size such as 50GB or 512MiB, or a share such as 20%") from None
+
+
+def parse_age(text: str) -> int:
+    """Seconds of an age as people write it: 14d, 36h, 90m, 2w. Raises ValueError if it is none."""
+    match = re.fullmatch(r"\s*([0-9]+)\s*([smhdw])\s*", text)
+    if not match:
+        raise ValueError("must be an age: a whole number and s, m, h, d or w, such as 36h or 14d")
+    return int(match[1]) * _AGES[match[2]]
+
+
 def _check_image(reference: str) -> str:
     if not _IMAGE.match(reference):
         raise ValueError(
@@ -121,6 +145,33 @@ def _check_size(minimum: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def _check_disk_space(minimum: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if text.rstrip().endswith("%"):
+            if not 1 <= parse_disk_space(text, 100) <= 90:
+                raise ValueError("must be a share from 1% to 90%")
+        elif parse_disk_space(text, 0) < parse_size(minimum):
+            raise ValueError(f"must be at least {minimum}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _check_age(minimum: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if parse_age(text) < parse_age(minimum):
+            raise ValueError(f"must be at least {minimum}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _check_pattern(pattern: str) -> str:
+    if not re.fullmatch(r"[\w.:/@*?\[\]-]{1,255}", pattern):
+        raise ValueError("must be an image name; * ? and [] match as in a shell, such as acme/*:v?")
+    return pattern
 
 
 def _check_cpus(text: str) -> str:
@@ -286,17 +337,15 @@ class Settings(_Model):
     transport: Literal["socket", "tls"] = "socket"
     daemon_image: Annotated[str, AfterValidator(_check_image)]
     gateway_image: Annotated[str, AfterValidator(_check_image)]
-    cache_size: Annotated[str, _check_size("1GB")] = "50GB"
+    cache_size: Annotated[str, _check_disk_space("1GB")] = "40%"
+    min_free_space: Annotated[str, _check_disk_space("100MB")] = "10%"
     keep_cache: bool = True
+    leftover_age: Annotated[str, _check_age("10s")] = "1d"
+    image_age: Annotated[str, _check_age("10s")] = "14d"
+    keep_images: tuple[Annotated[str, AfterValidator(_check_pattern)], ...] = ()
     memory: Annotated[str, _check_size("512MB")] = ""
     cpus: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_cpus)] = ""
     insecure_registries: tuple[Annotated[str, AfterValidator(_check_registry)], ...] = ()
-
-    @pydantic.field_validator("cache_size")
-    @classmethod
-    def _check_cache_size(cls, size: str) -> str:
-        parse_size(size)
-        return size
 
     @pydantic.field_validator("host_keys")
     @classmethod

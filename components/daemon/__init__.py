@@ -9,6 +9,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.container import LOG_ROTATION, service, upload
+from components.daemon.cache_policy import CachePolicy
 from components.identity import Identity
 from components.settings import Settings, parse_size
 
@@ -17,25 +18,25 @@ DATA_DIRECTORY = "/home/rootless/.local/share/docker"
 # A new volume mounted here takes the folder's mode 1777 from the image, so that uid 1000 can write.
 RUNTIME_DIRECTORY = "/run/user"
 SOCKET_NAME = "docker.sock"
+SOCKET = f"unix://{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
 NETWORK_ALIAS = "docker"
+STORAGE_DRIVER = "overlay2"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
 _STOP_SECONDS = 30
 _MIB = 1024 * 1024
 
 
-def daemon_json(settings: Settings) -> str:
+def daemon_json(settings: Settings, policy: CachePolicy) -> str:
     """The daemon's configuration file.
 
-    One rule for garbage collection: everything counts, the least recently used goes first. The
-    default rules would drop cache mounts unused for 48 hours. `keepStorage` is read by daemons
-    up to 27, `reservedSpace` and `maxUsedSpace` by those from 28 on; each ignores the other's.
+    The storage driver is named, so that no release changes it on its own (29 and newer would
+    start a new disk with another one, moby#51654).
     """
-    size = f"{parse_size(settings.cache_size)}B"
-    rule = {"all": True, "keepStorage": size, "reservedSpace": size, "maxUsedSpace": size}
     configuration: dict[str, object] = {
-        "builder": {"gc": {"enabled": True, "defaultKeepStorage": size, "policy": [rule]}},
+        "builder": {"gc": policy.garbage_collection()},
         "log-driver": "json-file",
         "log-opts": LOG_ROTATION,
+        "storage-driver": STORAGE_DRIVER,
     }
     if settings.insecure_registries:
         configuration["insecure-registries"] = list(settings.insecure_registries)
@@ -58,6 +59,7 @@ class Daemon:
         cls,
         identity: Identity,
         settings: Settings,
+        policy: pulumi.Output[CachePolicy],
         *,
         image: docker.RemoteImage,
         network: docker.Network,
@@ -71,7 +73,6 @@ class Daemon:
         adds no TCP port; with TLS it starts with an option, so that the entrypoint adds its own.
         """
         config = f"--config-file={_CONFIG_FILE}"
-        socket = f"unix://{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
         memory = parse_size(settings.memory) // _MIB if settings.memory else None
         container = service(
             identity,
@@ -80,12 +81,12 @@ class Daemon:
             health=["docker", "version", "--format", "{{.Server.Version}}"],
             stop_seconds=_STOP_SECONDS,
             opts=opts,
-            command=["dockerd", f"--host={socket}", config]
+            command=["dockerd", f"--host={SOCKET}", config]
             if settings.transport == "socket"
             else [config],
             privileged=True,
             envs=[
-                f"DOCKER_HOST={socket}",
+                f"DOCKER_HOST={SOCKET}",
                 "DOCKER_TLS_CERTDIR=/certs",
                 # Pid files and the like go with every start; the volume holds the socket alone.
                 "XDG_RUNTIME_DIR=/run/xdg",
@@ -98,7 +99,9 @@ class Daemon:
                 docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),
                 *transport_volumes,
             ],
-            uploads=[upload(_CONFIG_FILE, daemon_json(settings))],
+            uploads=[
+                upload(_CONFIG_FILE, policy.apply(lambda policy: daemon_json(settings, policy)))
+            ],
             memory=memory,
             memory_swap=memory,
             cpus=_cpus(settings.cpus) if settings.cpus else None,

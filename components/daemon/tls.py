@@ -65,3 +65,12 @@ class Tls:
                 volume_name=self.client.name, container_path=CLIENT_DIRECTORY, read_only=True
             )
         ]
+
+    @staticmethod
+    def docker_client() -> list[str]:
+        """Environment variables of a docker CLI that has the client's volume."""
+        return [
+            f"DOCKER_HOST=tcp://{NETWORK_ALIAS}:2376",
+            "DOCKER_TLS_VERIFY=1",
+            f"DOCKER_CERT_PATH={CLIENT_DIRECTORY}",
+        ]

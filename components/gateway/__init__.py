@@ -10,8 +10,8 @@ import pulumi
 import pulumi_docker as docker
 
 from components.container import service, upload
-from components.daemon import NETWORK_ALIAS, SOCKET_NAME
-from components.daemon.tls import CLIENT_DIRECTORY
+from components.daemon import SOCKET_NAME
+from components.daemon.tls import CLIENT_DIRECTORY, Tls
 from components.gateway.host_key import HostKey
 from components.identity import Identity
 from components.settings import Settings
@@ -29,10 +29,8 @@ def _dial_command(settings: Settings) -> str:
     """What sshd runs for every session: a pipe from the client to the daemon's API."""
     if settings.transport == "socket":
         return f"exec nc -N -U {SOCKET_DIRECTORY}/{SOCKET_NAME}"
-    return (
-        f"DOCKER_HOST=tcp://{NETWORK_ALIAS}:2376 DOCKER_TLS_VERIFY=1 "
-        f"DOCKER_CERT_PATH={CLIENT_DIRECTORY} exec {CLIENT_DIRECTORY}/docker system dial-stdio"
-    )
+    variables = " ".join(Tls.docker_client())
+    return f"{variables} exec {CLIENT_DIRECTORY}/docker system dial-stdio"
 
 
 def sshd_config(settings: Settings) -> str:

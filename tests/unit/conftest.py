@@ -23,6 +23,7 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq2Nfqsv4lcJYdqS1iyIs7xPZl0xJg
 PRIVATE_KEY = (
     "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n-----END OPENSSH PRIVATE KEY-----\n"
 )
+DISK = 100_000_000_000
 CONFIG: dict[str, Any] = {
     "host": "unix:///var/run/docker.sock",
     "keys": [{"name": "ada", "publicKey": KEY + " ada@laptop"}],
@@ -62,8 +63,9 @@ class _Mocks(pulumi.runtime.Mocks):
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.name}"
         if args.typ == "command:local:Command":
-            made = f"{KEY}\n{PRIVATE_KEY}" if "host-key" in args.name else "daemon 29.7.2"
-            outputs["stdout"] = made
+            printed = {"builder-host-key": f"{KEY}\n{PRIVATE_KEY}", "builder-disk": f"{DISK}\n"}
+            role = args.name.rstrip("-0123456789")
+            outputs["stdout"] = printed.get(role, "daemon 29.7.2")
         return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], None]:

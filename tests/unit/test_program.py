@@ -16,6 +16,7 @@ SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
 SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270"
 CHILDREN = {
     "builder-preflight": "command:local:Command",
+    "builder-disk": "command:local:Command",
     "builder-host-key-1": "command:local:Command",
     "builder-daemon-image": "docker:index/remoteImage:RemoteImage",
     "builder-gateway-image": "docker:index/remoteImage:RemoteImage",
@@ -25,6 +26,7 @@ CHILDREN = {
     "builder-access": "docker:index/volume:Volume",
     "builder-keys": "docker:index/container:Container",
     "builder-daemon": "docker:index/container:Container",
+    "builder-janitor": "docker:index/container:Container",
     "builder-gateway": "docker:index/container:Container",
     "builder-readiness": "command:local:Command",
 }
@@ -142,7 +144,7 @@ def test_long_running_containers_restart_stop_gracefully_and_rotate_logs(
     run_program: Program,
 ) -> None:
     run = run_program()
-    for name in ("builder-daemon", "builder-gateway"):
+    for name in ("builder-daemon", "builder-gateway", "builder-janitor"):
         inputs = run[name].inputs
         assert inputs["restart"] == "unless-stopped"
         assert inputs["stopTimeout"] == inputs["destroyGraceSeconds"] > 0
@@ -168,19 +170,71 @@ def test_memory_and_cpus_have_the_form_that_settles(run_program: Program) -> Non
     assert (limited["memory"], limited["memorySwap"], limited["cpus"]) == (2048.0, 2048.0, "2.0")
 
 
-def test_cache_size_is_the_only_garbage_collection_rule(run_program: Program) -> None:
-    daemon = run_program(cacheSize="20GB", insecureRegistries=["registry:5000"])["builder-daemon"]
-    config = json.loads(uploads(daemon)["/etc/docker-build-machine/daemon.json"]["content"])
-    assert config["builder"]["gc"]["policy"] == [
-        {
+def daemon_json(run: Run) -> Any:
+    text = uploads(run["builder-daemon"])["/etc/docker-build-machine/daemon.json"]["content"]
+    return json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "min_free"),
+    [
+        ({}, 40, 10),
+        ({"cacheSize": "20GB", "minFreeSpace": "5GB"}, 20, 5),
+        ({"cacheSize": "70%", "minFreeSpace": "3 %"}, 70, 3),
+    ],
+)
+def test_garbage_collection_drops_what_was_uploaded_before_what_was_built(
+    run_program: Program, settings: dict[str, str], size: int, min_free: int
+) -> None:
+    """The disk of the mocks has 100 GB."""
+
+    def rule(size: int, reserved: int, *filters: str) -> dict[str, Any]:
+        limits = {
             "all": True,
-            "keepStorage": "20000000000B",
-            "reservedSpace": "20000000000B",
-            "maxUsedSpace": "20000000000B",
+            "keepStorage": f"{size * 10**8}B",
+            "reservedSpace": f"{reserved * 10**8}B",
+            "maxUsedSpace": f"{size * 10**8}B",
+            "minFreeSpace": f"{min_free * 10**9}B",
         }
+        return {**limits, "filter": list(filters)} if filters else limits
+
+    assert daemon_json(run_program(**settings))["builder"]["gc"]["policy"] == [
+        rule(size, 0, "type=source.local"),
+        rule(size, 0, "type=source.git.checkout"),
+        rule(size * 10, size * 5),
     ]
+
+
+def test_a_cache_that_the_disk_cannot_hold_is_refused(run_program: Program) -> None:
+    with pytest.raises(Exception, match=r"cacheSize = .95GB. .* are 105\.0 GB"):
+        run_program(cacheSize="95GB")
+
+
+def test_the_daemon_keeps_its_storage_driver_whatever_its_release(run_program: Program) -> None:
+    config = daemon_json(run_program(insecureRegistries=["registry:5000"]))
+    assert config["storage-driver"] == "overlay2"
     assert config["insecure-registries"] == ["registry:5000"]
     assert "hosts" not in config
+
+
+@pytest.mark.parametrize("transport", ["socket", "tls"])
+def test_the_janitor_sees_the_disk_and_the_api_and_no_more(
+    run_program: Program, transport: str
+) -> None:
+    run = run_program(transport=transport, imageAge="2w", leftoverAge="36h", keepImages=["a/*"])
+    janitor = run["builder-janitor"].inputs
+    assert all(volume["readOnly"] for volume in janitor["volumes"])
+    assert {volume["volumeName"] for volume in janitor["volumes"]} == {
+        "dev-builder-cache",
+        "dev-builder-runtime" if transport == "socket" else "dev-builder-tls-client",
+    }
+    assert {
+        "JANITOR_LEFTOVER_SECONDS=129600",
+        "JANITOR_IMAGE_SECONDS=1209600",
+        "JANITOR_MIN_FREE=10000000000",
+        "JANITOR_RESERVED=20000000000",
+        "JANITOR_KEEP=a/*",
+    } <= set(janitor["envs"])
 
 
 def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> None:

@@ -1,0 +1,65 @@
+"""How much build cache the daemon keeps, and how much of the disk stays free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+
+from components.settings import Settings, parse_disk_space
+
+# Contexts and checkouts only spare an upload; every new folder of a CI job leaves another.
+_UPLOADED = ("source.local", "source.git.checkout")
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """The limits of one disk, in bytes."""
+
+    size: int
+    """The cache never stays larger."""
+    reserved: int
+    """It shrinks to this, and no further, while less than `min_free` is free."""
+    min_free: int
+
+    @classmethod
+    def of(cls, settings: Settings, disk: int) -> CachePolicy:
+        """The policy for a disk of `disk` bytes.
+
+        Raises pulumi.RunError when the disk cannot hold both the cache and the free space.
+        """
+        size = parse_disk_space(settings.cache_size, disk)
+        min_free = parse_disk_space(settings.min_free_space, disk)
+        if size + min_free > disk:
+            raise pulumi.RunError(
+                f"cacheSize = {settings.cache_size!r} and minFreeSpace = "
+                f"{settings.min_free_space!r} are {(size + min_free) / 1e9:.1f} GB together, and "
+                f"the host's disk for Docker has {disk / 1e9:.1f} GB; next: make one smaller, or "
+                "write it as a share such as 40%"
+            )
+        return cls(size, size // 2, min_free)
+
+    def garbage_collection(self) -> dict[str, object]:
+        """The value of `builder.gc` in daemon.json.
+
+        Each rule collects the least recently used first; the default rules would drop cache
+        mounts unused for 48 hours. `keepStorage` is read by daemons up to 27, the others by those
+        from 28 on; each ignores the other's.
+        """
+
+        def rule(size: int, reserved: int) -> dict[str, object]:
+            return {
+                "all": True,
+                "keepStorage": f"{size}B",
+                "reservedSpace": f"{reserved}B",
+                "maxUsedSpace": f"{size}B",
+                "minFreeSpace": f"{self.min_free}B",
+            }
+
+        tenth = self.size // 10
+        uploaded = [{**rule(tenth, 0), "filter": [f"type={kind}"]} for kind in _UPLOADED]
+        return {
+            "enabled": True,
+            "defaultKeepStorage": f"{self.size}B",
+            "policy": [*uploaded, rule(self.size, self.reserved)],
+        }

@@ -1,0 +1,65 @@
+"""The janitor: one container that clears away what builds and jobs leave in the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pulumi
+import pulumi_docker as docker
+
+from components.container import service, upload
+from components.daemon.cache_policy import CachePolicy
+from components.identity import Identity
+from components.settings import Settings, parse_age
+
+_SCRIPT = "/usr/local/bin/janitor"
+_DATA_DIRECTORY = "/data"
+# Named in janitor.sh too.
+_WORK_DIRECTORY = "/run/janitor"
+_STOP_SECONDS = 10
+
+
+def declare_janitor(
+    identity: Identity,
+    settings: Settings,
+    policy: pulumi.Output[CachePolicy],
+    *,
+    image: docker.RemoteImage,
+    network: docker.Network,
+    cache: docker.Volume,
+    docker_client: list[str],
+    transport_volumes: list[docker.ContainerVolumeArgs],
+    opts: pulumi.ResourceOptions,
+) -> docker.Container:
+    """Declare the janitor's container.
+
+    It speaks to the daemon as any client does, and sees the cache volume (for the free space
+    alone) read-only. `docker_client` are the environment variables of the docker CLI.
+    """
+    return service(
+        identity,
+        "janitor",
+        image=image,
+        health=["sh", "-c", f'test -n "$(find {_WORK_DIRECTORY}/alive -mmin -10)"'],
+        stop_seconds=_STOP_SECONDS,
+        opts=opts,
+        entrypoints=["sh", _SCRIPT],
+        envs=policy.apply(
+            lambda policy: [
+                f"JANITOR_LEFTOVER_SECONDS={parse_age(settings.leftover_age)}",
+                f"JANITOR_IMAGE_SECONDS={parse_age(settings.image_age)}",
+                f"JANITOR_MIN_FREE={policy.min_free}",
+                f"JANITOR_RESERVED={policy.reserved}",
+                "JANITOR_KEEP=" + "\n".join(settings.keep_images),
+            ]
+        ).apply(lambda envs: [*envs, *docker_client]),
+        tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},
+        networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name)],
+        volumes=[
+            docker.ContainerVolumeArgs(
+                volume_name=cache.name, container_path=_DATA_DIRECTORY, read_only=True
+            ),
+            *transport_volumes,
+        ],
+        uploads=[upload(_SCRIPT, (Path(__file__).parent / "janitor.sh").read_text(), "0755")],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pulumi
 import pulumi_docker as docker
 
-from components.daemon import DATA_DIRECTORY, RUNTIME_DIRECTORY, SOCKET, Daemon
+from components.daemon import DATA_DIRECTORY, RUNTIME_DIRECTORY, SOCKET, SOCKET_NAME, Daemon
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.tls import Tls
 from components.gateway import SOCKET_DIRECTORY, USER, Gateway
@@ -118,6 +118,7 @@ class DockerBuilder(pulumi.ComponentResource):
             identity,
             settings,
             policy,
+            host=host,
             image=daemon_image,
             network=network,
             cache=cache,
@@ -159,8 +160,20 @@ class DockerBuilder(pulumi.ComponentResource):
         ready = host.run(
             f"{name}-readiness",
             "readiness.sh",
-            [daemon.container.name, gateway.container.name, access.sha256, str(_READY_SECONDS)],
-            triggers=[daemon.container.id, gateway.container.id, access.installed.id],
+            [
+                daemon.container.name,
+                gateway.container.name,
+                access.sha256,
+                f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}",
+                DATA_DIRECTORY,
+                str(_READY_SECONDS),
+            ],
+            triggers=[
+                daemon.changeover.id,
+                daemon.container.id,
+                gateway.container.id,
+                access.installed.id,
+            ],
             opts=child,
         )
 

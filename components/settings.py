@@ -343,6 +343,7 @@ class Settings(_Model):
     leftover_age: Annotated[str, _check_age("10s")] = "1d"
     image_age: Annotated[str, _check_age("10s")] = "14d"
     keep_images: tuple[Annotated[str, AfterValidator(_check_pattern)], ...] = ()
+    drain_time: Annotated[str, _check_age("0s")] = "10m"
     memory: Annotated[str, _check_size("512MB")] = ""
     cpus: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_cpus)] = ""
     insecure_registries: tuple[Annotated[str, AfterValidator(_check_registry)], ...] = ()

@@ -6,12 +6,14 @@ import json
 from dataclasses import dataclass
 
 import pulumi
+import pulumi_command as command
 import pulumi_docker as docker
 
 from components.container import LOG_ROTATION, service, upload
 from components.daemon.cache_policy import CachePolicy
+from components.host import DockerHost
 from components.identity import Identity
-from components.settings import Settings, parse_size
+from components.settings import Settings, parse_age, parse_size
 
 # Where the rootless image keeps its data; /var/lib/docker is the root image's place.
 DATA_DIRECTORY = "/home/rootless/.local/share/docker"
@@ -53,6 +55,8 @@ class Daemon:
     """What the rest of the builder needs of the daemon."""
 
     container: docker.Container
+    changeover: command.local.Command
+    """Checks and drains the old container before a new one takes its place."""
 
     @classmethod
     def declare(
@@ -61,6 +65,7 @@ class Daemon:
         settings: Settings,
         policy: pulumi.Output[CachePolicy],
         *,
+        host: DockerHost,
         image: docker.RemoteImage,
         network: docker.Network,
         cache: docker.Volume,
@@ -72,18 +77,42 @@ class Daemon:
         With the socket transport the command names the socket, so that the image's entrypoint
         adds no TCP port; with TLS it starts with an option, so that the entrypoint adds its own.
         """
-        config = f"--config-file={_CONFIG_FILE}"
+        config = policy.apply(lambda policy: daemon_json(settings, policy))
+        option = f"--config-file={_CONFIG_FILE}"
+        words = (
+            ["dockerd", f"--host={SOCKET}", option] if settings.transport == "socket" else [option]
+        )
+        cpus = _cpus(settings.cpus) if settings.cpus else None
         memory = parse_size(settings.memory) // _MIB if settings.memory else None
+        changeover = host.run(
+            f"{identity.name}-changeover",
+            "changeover.sh",
+            [
+                identity.physical("daemon"),
+                identity.physical("gateway"),
+                cache.name,
+                DATA_DIRECTORY,
+                f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}",
+                image.image_id,
+                settings.daemon_image,
+                STORAGE_DRIVER,
+                str(parse_age(settings.drain_time)),
+            ],
+            # What replaces the container; memory is changed in place.
+            triggers=[image.image_id, config, " ".join(words), cpus or ""],
+            only_triggered=True,
+            opts=opts,
+        )
         container = service(
             identity,
             "daemon",
             image=image,
             health=["docker", "version", "--format", "{{.Server.Version}}"],
             stop_seconds=_STOP_SECONDS,
-            opts=opts,
-            command=["dockerd", f"--host={SOCKET}", config]
-            if settings.transport == "socket"
-            else [config],
+            opts=pulumi.ResourceOptions.merge(
+                opts, pulumi.ResourceOptions(depends_on=[changeover])
+            ),
+            command=words,
             privileged=True,
             envs=[
                 f"DOCKER_HOST={SOCKET}",
@@ -99,11 +128,9 @@ class Daemon:
                 docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),
                 *transport_volumes,
             ],
-            uploads=[
-                upload(_CONFIG_FILE, policy.apply(lambda policy: daemon_json(settings, policy)))
-            ],
+            uploads=[upload(_CONFIG_FILE, config)],
             memory=memory,
             memory_swap=memory,
-            cpus=_cpus(settings.cpus) if settings.cpus else None,
+            cpus=cpus,
         )
-        return cls(container)
+        return cls(container, changeover)

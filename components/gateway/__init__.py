@@ -28,7 +28,7 @@ _STOP_SECONDS = 10
 def _dial_command(settings: Settings) -> str:
     """What sshd runs for every session: a pipe from the client to the daemon's API."""
     if settings.transport == "socket":
-        return f"exec nc -N -U {SOCKET_DIRECTORY}/{SOCKET_NAME}"
+        return f"exec sh {_LIBRARY}/dial {SOCKET_DIRECTORY}/{SOCKET_NAME}"
     variables = " ".join(Tls.docker_client())
     return f"{variables} exec {CLIENT_DIRECTORY}/docker system dial-stdio"
 
@@ -91,6 +91,7 @@ class Gateway:
             uploads=[
                 upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
                 upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
+                upload(f"{_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
                 upload("/usr/local/bin/warden", (_FILES / "warden.sh").read_text(), "0755"),
                 upload("/custom-services.d/warden", "exec /usr/local/bin/warden watch\n"),
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Waits, on the Docker host, until the builder can build; says why when it cannot.
-# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SECONDS < readiness.sh
+# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SOCKET FOLDER SECONDS < readiness.sh
+#   SOCKET  where the daemon listens
+#   FOLDER  where the daemon has the cache volume; a note in it tells who wrote it last
 set -u
-daemon=$1 gateway=$2 keys_sha256=$3 seconds=$4
+daemon=$1 gateway=$2 keys_sha256=$3 socket=$4 folder=$5 seconds=$6
 deadline=$(($(date +%s) + seconds))
 
 show_log() {
@@ -32,6 +34,8 @@ until_passes() {
 	done
 }
 
+# changeover.sh takes the socket away; here it is back even if the daemon was not replaced after it.
+docker exec "$daemon" sh -c 'test -e "$1" || mv "$1.away" "$1"' sh "$socket" 2>/dev/null || :
 until_passes "$daemon" 'the daemon does not answer' docker exec "$daemon" docker version --format '{{.Server.Version}}'
 version=$said
 until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
@@ -40,4 +44,8 @@ keys=$(docker exec "$gateway" sha256sum /access/authorized_keys | cut -d ' ' -f 
 image=$(printf 'FROM scratch\nLABEL docker-build-machine.readiness=1\n' |
 	docker exec -i -e DOCKER_BUILDKIT=1 "$daemon" docker build --quiet - 2>&1) || fail "a first build failed: $image"
 docker exec "$daemon" docker image rm "$image" >/dev/null
+# For changeover.sh: the release (major.minor) and the storage driver that the cache belongs to.
+docker exec "$daemon" sh -c 'docker info --format "{{.ServerVersion}} {{.Driver}}" |
+	sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note"' sh "$folder" ||
+	fail 'the cache cannot be written'
 printf 'daemon %s\n' "$version"

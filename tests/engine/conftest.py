@@ -21,6 +21,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROJECT = "docker-build-machine"
 DAEMON_IMAGE = os.environ.get("TEST_DAEMON_IMAGE", "")
+OLDER_DAEMON_IMAGE = os.environ.get("TEST_OLDER_DAEMON_IMAGE", "")
 GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
 

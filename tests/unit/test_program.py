@@ -25,6 +25,7 @@ CHILDREN = {
     "builder-runtime": "docker:index/volume:Volume",
     "builder-access": "docker:index/volume:Volume",
     "builder-keys": "docker:index/container:Container",
+    "builder-changeover": "command:local:Command",
     "builder-daemon": "docker:index/container:Container",
     "builder-janitor": "docker:index/container:Container",
     "builder-gateway": "docker:index/container:Container",
@@ -241,7 +242,7 @@ def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> N
     config = uploads(run_program()["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]
     lines = [line.strip() for line in config["content"].splitlines()]
     for line in (
-        "ForceCommand exec nc -N -U /run/builder/docker.sock",
+        "ForceCommand exec sh /usr/local/lib/gateway/dial /run/builder/docker.sock",
         "AuthenticationMethods publickey",
         "PasswordAuthentication no",
         "PermitOpen [/run/builder/docker.sock]:*",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from contextvars import copy_context
+from threading import Thread
+from typing import IO
 
 from offline.plugins.stand_in.plugin import Input, Kind, Properties, StandIn, serve
 
@@ -45,23 +49,47 @@ class Command(Kind):
         if inputs.get("addPreviousOutputInEnv") and before:
             environment["PULUMI_COMMAND_STDOUT"] = before.get("stdout") or ""
             environment["PULUMI_COMMAND_STDERR"] = before.get("stderr") or ""
-        done = subprocess.run(
+        logging = inputs.get("logging") or "stdoutAndStderr"
+        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        with subprocess.Popen(
             [*(inputs.get("interpreter") or ["/bin/sh", "-c"]), command],
-            input=inputs.get("stdin") or "",
             env=environment,
             cwd=inputs.get("dir"),
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
-        if done.returncode:
+        ) as process:
+
+            def follow(name: str, stream: IO[str]) -> None:
+                for line in stream:
+                    said[name].append(line)
+                    if name in logging.lower():
+                        self.tell(line.removesuffix("\n"))
+
+            assert process.stdin
+            assert process.stdout
+            assert process.stderr
+            readers = [
+                Thread(target=copy_context().run, args=(follow, name, stream))
+                for name, stream in (("stdout", process.stdout), ("stderr", process.stderr))
+            ]
+            for reader in readers:
+                reader.start()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(inputs.get("stdin") or "")
+                process.stdin.close()
+            for reader in readers:
+                reader.join()
+        stdout, stderr = "".join(said["stdout"]), "".join(said["stderr"])
+        if process.returncode:
             raise RuntimeError(
-                f"exit status {done.returncode}: running {command!r}:\n{done.stdout}{done.stderr}"
+                f"exit status {process.returncode}: running {command!r}:\n{stdout}{stderr}"
             )
         return {
             **inputs,
-            "stdout": done.stdout.removesuffix("\n"),
-            "stderr": done.stderr.removesuffix("\n"),
+            "stdout": stdout.removesuffix("\n"),
+            "stderr": stderr.removesuffix("\n"),
         }
 
 

@@ -12,6 +12,7 @@ import json
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.provider.experimental.server import ProviderServicer
 from pulumi.runtime import rpc
-from pulumi.runtime.proto import provider_pb2_grpc
+from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, provider_pb2_grpc
 
 Properties = dict[str, Any]
 """Plain values: str, float, bool, None, list, dict; UNKNOWN in previews."""
@@ -30,6 +31,8 @@ _DIFF_NONE, _DIFF_SOME = 1, 2
 # What the official plugin fills in inside of ports, healthchecks and uploads.
 _NESTED_DEFAULTS: tuple[Any, ...] = (None, [], {}, "", False, "0s", "tcp", "0.0.0.0")
 _T = TypeVar("_T")
+# The resource that a thread is at work on.
+_urn: ContextVar[str] = ContextVar("urn", default="")
 
 
 class Unknown:
@@ -61,6 +64,8 @@ class Kind(ABC):
     delete_before_replace: bool = False
     computed: tuple[str, ...] = ()
     """Outputs that exist only after creation."""
+    tell: Callable[[str], None] = staticmethod(lambda _: None)
+    """Shows a line beside the resource while it is made or changed."""
 
     @abstractmethod
     def create(self, inputs: Properties) -> tuple[str, Properties]:
@@ -158,6 +163,7 @@ class StandIn(protocol.Provider):
         if request.preview:
             return protocol.CreateResponse("", _planned(kind, request.properties))
         inputs = plain(request.properties)
+        _urn.set(request.urn)
         identifier, state = await asyncio.to_thread(kind.create, inputs)
         return protocol.CreateResponse(identifier, _with_secrets(state, request.properties))
 
@@ -176,6 +182,7 @@ class StandIn(protocol.Provider):
         if request.preview:
             return protocol.UpdateResponse(_planned(kind, request.news))
         state, inputs = plain(request.olds), plain(request.news)
+        _urn.set(request.urn)
         now = await asyncio.to_thread(kind.update, request.resource_id, state, inputs)
         return protocol.UpdateResponse(_with_secrets(now, request.news))
 
@@ -290,6 +297,14 @@ def serve(version: str, plugin: StandIn) -> None:
     parser = argparse.ArgumentParser(description="stand-in Pulumi plugin; the engine starts it")
     parser.add_argument("engine", help="address of the engine")
     arguments, _ = parser.parse_known_args()
+
+    engine = engine_pb2_grpc.EngineStub(grpc.insecure_channel(arguments.engine))
+
+    def tell(line: str) -> None:
+        engine.Log(engine_pb2.LogRequest(severity=engine_pb2.INFO, message=line, urn=_urn.get()))
+
+    for kind in plugin.kinds.values():
+        kind.tell = tell
 
     async def run() -> None:
         limits = [

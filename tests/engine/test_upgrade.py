@@ -1,0 +1,145 @@
+"""Replacing the daemon: between two real releases, with builds in flight, and what is refused."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    OLDER_DAEMON_IMAGE,
+    PING,
+    Builder,
+    NewBuilder,
+    Result,
+    passed,
+    run,
+    until,
+)
+from tests.engine.figures import record
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    """A builder with the older daemon and a warm cache."""
+    older = new_builder(daemonImage=OLDER_DAEMON_IMAGE, drainTime="2m")
+    older.up()
+    older.load_base()
+    older.build()
+    return older
+
+
+class Build(threading.Thread):
+    """A build that takes twelve seconds, in flight when the constructor returns."""
+
+    result: Result
+
+    def __init__(self, builder: Builder) -> None:
+        super().__init__()
+        self._builder = builder
+        self.start()
+        daemon = builder.container("daemon")
+        assert until(lambda: "sleep 12" in run("docker", "top", daemon, "-eo", "pid,args").stdout)
+
+    def run(self) -> None:
+        slow = f"FROM {BASE_IMAGE}\nRUN sleep 12 && echo {secrets.token_hex(4)} >/slow\n"
+        self.result = self._builder.docker("build", "--tag", "slow", "-", input=slow)
+
+
+@contextmanager
+def waiting_client(builder: Builder) -> Iterator[subprocess.Popen[str]]:
+    """A client that asks for a ping over a connection of its own."""
+    with builder.connection(
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as client:
+        assert client.stdin
+        client.stdin.write(PING)
+        client.stdin.close()
+        yield client
+
+
+def daemon_version(builder: Builder) -> str:
+    return passed(builder.docker("version", "--format", "{{.Server.Version}}")).strip()
+
+
+def test_an_upgrade_lets_builds_end_and_keeps_the_cache(builder: Builder) -> None:
+    before = daemon_version(builder)
+    build = Build(builder)
+    builder.settings["daemonImage"] = DAEMON_IMAGE
+    upgrade = threading.Thread(target=builder.up)
+    upgrade.start()
+    socket = ("docker", "exec", builder.container("daemon"), "ls", "/run/user/docker.sock.away")
+    assert until(lambda: run(*socket).returncode == 0, 30)
+    with waiting_client(builder) as client:
+        build.join()
+        upgrade.join()
+        assert client.stdout
+        assert client.stderr
+        assert "200 OK" in client.stdout.read()
+        assert "this waits until it is back" in client.stderr.read()
+    passed(build.result)
+    assert daemon_version(builder) != before
+    images = passed(builder.docker("image", "ls", "--format", "{{.Repository}}"))
+    assert {"built", "slow"} <= set(images.split())
+    kept = f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep -c visit /kept/visits\n"
+    passed(builder.docker("build", "-", input=kept))
+    # Which steps run once more is up to BuildKit: some releases name the same step otherwise.
+    steps = builder.build().count("CACHED")
+    record(f"upgrade from {before} to {daemon_version(builder)}", 1, steps_cached_of_3=steps)
+    assert builder.build().count("CACHED") == 3
+
+
+def test_a_downgrade_is_refused_before_anything_is_touched(builder: Builder) -> None:
+    daemon = builder.container_id("daemon")
+    builder.settings["daemonImage"] = OLDER_DAEMON_IMAGE
+    said = builder.pulumi("up")
+    builder.settings["daemonImage"] = DAEMON_IMAGE
+    assert said.returncode != 0
+    assert f"daemonImage = {OLDER_DAEMON_IMAGE}: it is Docker " in said.stdout
+    assert "nothing was touched" in said.stdout
+    assert builder.container_id("daemon") == daemon
+    assert "200 OK" in builder.ping().stdout
+    builder.up()
+    assert builder.container_id("daemon") == daemon
+
+
+def test_another_storage_driver_is_refused(builder: Builder) -> None:
+    """The note tells what a daemon with another driver would have left."""
+    note = "/home/rootless/.local/share/docker/docker-build-machine.note"
+    daemon = builder.container("daemon")
+    kept = passed(run("docker", "exec", daemon, "cat", note))
+    assert kept.split()[1] == "overlay2"
+    passed(run("docker", "exec", daemon, "sh", "-c", f"echo 20.10 vfs >{note}"))
+    builder.settings["cpus"] = "1.5"
+    said = builder.pulumi("up")
+    passed(run("docker", "exec", daemon, "sh", "-c", f"echo {kept} >{note}"))
+    assert said.returncode != 0
+    assert "the cache was written with vfs, which it would not see" in said.stdout
+    assert "200 OK" in builder.ping().stdout
+
+
+def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder) -> None:
+    build = Build(builder)
+    builder.settings |= {"cpus": "2", "drainTime": "3s"}
+    said = builder.up()
+    build.join()
+    assert build.result.returncode != 0
+    assert "connections are still open after 3 s (drainTime); they are cut" in said
+    assert builder.build().count("CACHED") == 3
+
+
+def test_the_time_to_drain_changes_without_draining(builder: Builder) -> None:
+    daemon = builder.container_id("daemon")
+    builder.settings["drainTime"] = "1h"
+    start = time.monotonic()
+    builder.up()
+    assert time.monotonic() - start < 60
+    assert builder.container_id("daemon") == daemon
+    assert "200 OK" in builder.ping().stdout

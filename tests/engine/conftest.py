@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,9 @@ DAEMON_IMAGE = os.environ.get("TEST_DAEMON_IMAGE", "")
 OLDER_DAEMON_IMAGE = os.environ.get("TEST_OLDER_DAEMON_IMAGE", "")
 GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
+
+# Loop devices and network namespaces are root's.
+AS_ROOT = () if os.geteuid() == 0 else ("sudo",)
 
 PING = "GET /_ping HTTP/1.0\r\n\r\n"
 
@@ -75,6 +79,28 @@ def make_key(path: Path) -> str:
     return path.with_suffix(".pub").read_text().strip()
 
 
+@dataclass(frozen=True)
+class Disk:
+    """A loop device with an empty ext4 that the daemon's user may write."""
+
+    image: Path
+    device: str
+
+    @classmethod
+    def attach(cls, image: Path) -> Disk:
+        return cls(image, passed(run(*AS_ROOT, "losetup", "--find", "--show", str(image))).strip())
+
+    @classmethod
+    def create(cls, image: Path, mib: int) -> Disk:
+        with image.open("wb") as file:
+            file.truncate(mib * 1024 * 1024)
+        passed(
+            run("/usr/sbin/mkfs.ext4", "-q", "-m", "0", "-E", "root_owner=1000:1000", str(image))
+        )
+        passed(run("/usr/sbin/debugfs", "-w", "-R", "rmdir lost+found", str(image)))
+        return cls.attach(image)
+
+
 @dataclass
 class Builder:
     """One stack, and a client of it."""
@@ -83,6 +109,8 @@ class Builder:
     stack: str
     settings: dict[str, Any]
     env: dict[str, str] = field(default_factory=dict)
+    through: tuple[str, ...] = ()
+    """The command that its clients' ssh is started with, when they are in another network."""
 
     @classmethod
     def create(cls, folder: Path, **settings: Any) -> Builder:
@@ -121,6 +149,14 @@ class Builder:
         return self._pulumi(
             command, "--stack", self.stack, "--config-file", str(config), *unasked, *options
         )  # fmt: skip
+
+    def put_cache_on(self, disk: Disk) -> None:
+        """Let the cache volume, which must not be there yet, lie on a disk of its own."""
+        passed(run(
+            "docker", "volume", "create", "--opt", "type=ext4", "--opt", f"device={disk.device}",
+            "--label", f"docker-build-machine.owner={PROJECT}/{self.stack}/builder",
+            self.container("cache"),
+        ))  # fmt: skip
 
     def up(self, *options: str) -> str:
         """Deploy, write the client's ssh configuration, and return what Pulumi said."""
@@ -169,7 +205,7 @@ class Builder:
         config = self.folder / f"ssh_config.{key}"
         text = (self.folder / "ssh_config").read_text()
         config.write_text(text.replace(f"{self.folder}/ada\n", f"{self.folder}/{key}\n"))
-        return ["ssh", "-F", str(config), "-S", control, "-o", "BatchMode=yes"]
+        return [*self.through, "ssh", "-F", str(config), "-S", control, "-o", "BatchMode=yes"]
 
     def add_key(self, name: str, **conditions: Any) -> None:
         """A new key pair of this name, let in from the next `up` on."""
@@ -230,8 +266,8 @@ class Builder:
         wrapper = self.folder / "bin" / "ssh"
         if not wrapper.exists():
             wrapper.parent.mkdir()
-            real = shutil.which("ssh")
-            wrapper.write_text(f'#!/bin/sh\nexec {real} -F {self.folder}/ssh_config "$@"\n')
+            ssh = shlex.join([*self.through, shutil.which("ssh") or "ssh"])
+            wrapper.write_text(f'#!/bin/sh\nexec {ssh} -F {self.folder}/ssh_config "$@"\n')
             wrapper.chmod(0o755)
         env = {
             "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
@@ -263,6 +299,24 @@ class Builder:
 
 
 NewBuilder = Callable[..., Builder]
+NewDisk = Callable[[int | Path], Disk]
+
+
+@pytest.fixture(scope="module")
+def new_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDisk]:
+    """Makes disks, of so many MiB or from an image; they are gone when the tests have ended."""
+    made: list[Disk] = []
+
+    def new(content: int | Path) -> Disk:
+        if isinstance(content, Path):
+            made.append(Disk.attach(content))
+        else:
+            made.append(Disk.create(tmp_path_factory.mktemp("disk") / "ext4", content))
+        return made[-1]
+
+    yield new
+    for disk in made:
+        run(*AS_ROOT, "losetup", "--detach", disk.device)
 
 
 @pytest.fixture(scope="module")

@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.engine.conftest import (
     BASE_IMAGE,
-    PROJECT,
     Builder,
     NewBuilder,
+    NewDisk,
     passed,
     run,
     until,
 )
 from tests.engine.figures import LONG, record
 
-MIB = 1024 * 1024
 DISK_MIB = 1600
 LAYER_MIB = 40
 # Ten times the disk in the long version, one and a half in the short one.
 BUILDS = (10 if LONG else 1.5) * DISK_MIB // LAYER_MIB
-
-# Loop devices are root's.
-AS_ROOT = () if os.geteuid() == 0 else ("sudo",)
-
-NewDisk = Callable[[int], str]
-
-
-@pytest.fixture(scope="module")
-def new_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDisk]:
-    """Makes loop devices with an empty ext4 of so many MiB that the daemon's user may write."""
-    folder = tmp_path_factory.mktemp("disks")
-    devices: list[str] = []
-
-    def new(mib: int) -> str:
-        image = folder / f"{len(devices)}.ext4"
-        with image.open("wb") as file:
-            file.truncate(mib * MIB)
-        passed(
-            run("/usr/sbin/mkfs.ext4", "-q", "-m", "0", "-E", "root_owner=1000:1000", str(image))
-        )
-        passed(run("/usr/sbin/debugfs", "-w", "-R", "rmdir lost+found", str(image)))
-        devices.append(passed(run(*AS_ROOT, "losetup", "--find", "--show", str(image))).strip())
-        return devices[-1]
-
-    yield new
-    for device in devices:
-        run(*AS_ROOT, "losetup", "--detach", device)
-
-
-def with_disk(builder: Builder, device: str) -> Builder:
-    """The builder, its cache volume already there and on a disk of its own."""
-    name = builder.container("cache")
-    passed(run(
-        "docker", "volume", "create", "--opt", "type=ext4", "--opt", f"device={device}",
-        "--label", f"docker-build-machine.owner={PROJECT}/{builder.stack}/builder", name,
-    ))  # fmt: skip
-    return builder
 
 
 def janitor_log(builder: Builder) -> str:
@@ -151,10 +111,8 @@ def test_the_cache_outlives_the_images(tidied: Builder) -> None:
 def test_builds_of_many_times_the_disk_never_fail_for_space(
     new_builder: NewBuilder, new_disk: NewDisk
 ) -> None:
-    builder = with_disk(
-        new_builder(cacheSize="40%", minFreeSpace="30%", keepImages=[BASE_IMAGE]),
-        new_disk(DISK_MIB),
-    )
+    builder = new_builder(cacheSize="40%", minFreeSpace="30%", keepImages=[BASE_IMAGE])
+    builder.put_cache_on(new_disk(DISK_MIB))
     builder.up()
     builder.load_base()
     failed = []
@@ -178,7 +136,8 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
 def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(
     new_builder: NewBuilder, new_disk: NewDisk
 ) -> None:
-    builder = with_disk(new_builder(cacheSize="50GB", minFreeSpace="100MB"), new_disk(300))
+    builder = new_builder(cacheSize="50GB", minFreeSpace="100MB")
+    builder.put_cache_on(new_disk(300))
     said = builder.pulumi("up")
     assert said.returncode != 0
     assert "cacheSize = '50GB' and minFreeSpace = '100MB' are 50.1 GB together" in said.stdout

@@ -1,0 +1,354 @@
+"""What breaks in the life of a builder, with a build in flight; after each it comes back by itself.
+
+Each fault is met by a builder that is warm. After it the next build must take every step from the
+cache, and what was built must still be whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import (
+    AS_ROOT,
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    GATEWAY_IMAGE,
+    ROOT,
+    Builder,
+    NewBuilder,
+    NewDisk,
+    passed,
+    run,
+    until,
+)
+from tests.engine.figures import LONG, record
+
+TRIALS = 10 if LONG else 1
+DATA = "/home/rootless/.local/share/docker"
+
+
+@pytest.fixture(scope="module")
+def warm(builder: Builder) -> Builder:
+    builder.build()
+    return builder
+
+
+def kill(*pids: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes(builder: Builder, role: str, name: str) -> list[int]:
+    """Process ids, on this machine, of the programs of that name in a container."""
+    listed = passed(run("docker", "top", builder.container(role), "-eo", "pid,comm"))
+    return [int(pid) for pid, comm in map(str.split, listed.splitlines()[1:]) if comm == name]
+
+
+def first_process(builder: Builder, role: str) -> int:
+    state = ("docker", "inspect", "--format", "{{.State.Pid}}", builder.container(role))
+    return int(passed(run(*state)))
+
+
+@contextlib.contextmanager
+def build_in_flight(builder: Builder) -> Iterator[None]:
+    """A build is at work when the block begins; whether it ends well is the fault's business."""
+    token = secrets.token_hex(4)
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 5 && echo {token}\n"
+    build = threading.Thread(target=lambda: builder.docker("build", "-", input=dockerfile))
+    build.start()
+    assert until(lambda: token in run("docker", "top", builder.container("daemon"), "-eo",
+                                      "pid,args").stdout)  # fmt: skip
+    yield
+    build.join()
+
+
+def seconds_to_first_build(builder: Builder) -> float:
+    """From now to the end of a build that works; it takes all from the cache, which is whole."""
+    start = time.monotonic()
+    said = builder.build()
+    took = time.monotonic() - start
+    assert said.count("CACHED") == 3, said
+    assert passed(builder.docker("run", "--rm", "built", "cat", "/built")) == "hello\n"
+    dockerfile = (
+        f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep visit /kept/visits && "
+        f"echo {secrets.token_hex(4)}\n"
+    )
+    passed(builder.docker("build", "-", input=dockerfile))
+    return took
+
+
+def try_fault(builder: Builder, what: str, strike: Callable[[], None]) -> None:
+    times = []
+    for _ in range(TRIALS):
+        builder.ssh_end()
+        with build_in_flight(builder):
+            strike()
+            builder.ssh_end()
+            times.append(seconds_to_first_build(builder))
+    record(what, TRIALS, recovered=len(times), seconds_to_first_build_at_most=max(times))
+
+
+def test_the_daemon_is_killed(warm: Builder) -> None:
+    try_fault(warm, "kill -9 of dockerd", lambda: kill(*processes(warm, "daemon", "dockerd")))
+
+
+def test_everything_in_the_daemons_container_is_killed(warm: Builder) -> None:
+    def strike() -> None:
+        kill(first_process(warm, "daemon"))
+
+    try_fault(warm, "kill -9 of the daemon's container", strike)
+
+
+def test_the_gateway_is_killed(warm: Builder) -> None:
+    def strike() -> None:
+        kill(first_process(warm, "gateway"))
+        time.sleep(1)
+
+    try_fault(warm, "kill -9 of the gateway's container", strike)
+
+
+def test_both_are_killed(warm: Builder) -> None:
+    def strike() -> None:
+        kill(first_process(warm, "daemon"), first_process(warm, "gateway"))
+        time.sleep(1)
+
+    try_fault(warm, "kill -9 of both containers", strike)
+
+
+def test_stale_pid_and_socket_files_are_left(warm: Builder) -> None:
+    """As an end without warning leaves them, and in places where other releases put them."""
+    daemon = warm.container("daemon")
+
+    def strike() -> None:
+        script = (
+            "for folder in /run/user /run/xdg /run/xdg/docker /var/run; do "
+            "  for name in docker.pid docker.sock.away containerd/containerd.pid; do"
+            "    mkdir -p $folder/containerd 2>/dev/null; echo 1 2>/dev/null >$folder/$name || :; "
+            "  done; "
+            "done; ls -A /run/user"
+        )
+        assert "docker.pid" in passed(run("docker", "exec", daemon, "sh", "-c", script))
+        kill(*processes(warm, "daemon", "dockerd"))
+
+    try_fault(warm, "stale pid and socket files after kill -9", strike)
+
+
+def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
+    builder = new_builder(cacheSize="40%", minFreeSpace="100MB", keepImages=["*"])
+    builder.put_cache_on(new_disk(1000))
+    builder.up()
+    builder.load_base()
+    builder.build()
+    filler = f"{DATA}/filler"
+    in_daemon = ("docker", "exec", builder.container("daemon"), "sh", "-c")
+    times = []
+    for _ in range(TRIALS):
+        with build_in_flight(builder):
+            run(*in_daemon, f"dd if=/dev/zero of={filler} bs=1M; sync")
+            dockerfile = f"FROM {BASE_IMAGE}\nRUN dd if=/dev/zero of=/x bs=1M count=9 && sync /x\n"
+            refused = builder.docker("build", "--no-cache", "-", input=dockerfile)
+            assert "No space left" in refused.stderr or "no space left" in refused.stderr
+        passed(run(*in_daemon, f"rm {filler}"))
+        times.append(seconds_to_first_build(builder))
+    record("full disk, until space is made", TRIALS, recovered=len(times),
+           seconds_to_first_build_at_most=max(times))  # fmt: skip
+
+
+def test_the_power_goes_and_the_disk_is_all_that_is_left(
+    new_builder: NewBuilder, new_disk: NewDisk, tmp_path: Path
+) -> None:
+    """The disk is copied as it is at one moment of a build; a new host takes the copy."""
+    disk = new_disk(1000)
+    builder = new_builder(cacheSize="40%", minFreeSpace="100MB")
+    builder.put_cache_on(disk)
+    builder.up()
+    builder.load_base()
+    builder.build()
+    mounted = passed(run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}",
+                         builder.container("cache"))).strip()  # fmt: skip
+    times = []
+    for n in range(1 if not LONG else 3):
+        copy = tmp_path / f"{n}.ext4"
+        with build_in_flight(builder):
+            time.sleep(random.uniform(0, 4))
+            passed(run(*AS_ROOT, "fsfreeze", "--freeze", mounted))
+            try:
+                shutil.copy(disk.image, copy)
+            finally:
+                passed(run(*AS_ROOT, "fsfreeze", "--unfreeze", mounted))
+        after = new_builder(cacheSize="40%", minFreeSpace="100MB")
+        after.put_cache_on(new_disk(copy))
+        after.up()
+        times.append(seconds_to_first_build(after))
+    record("disk copied in the middle of a build, taken up by a new builder", len(times),
+           recovered=len(times), seconds_to_first_build_at_most=max(times))  # fmt: skip
+
+
+def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> None:
+    """What machine/interruption.sh mends, `make up` does before each update."""
+    builder = new_builder()
+    builder.pulumi("preview")
+    for _ in range(2 * TRIALS):
+        up = subprocess.Popen(
+            ["pulumi", "--non-interactive", "up", "--stack", builder.stack, "--yes",
+             "--skip-preview", "--config-file", str(builder.folder / "config.yaml")],
+            env={**os.environ, **builder.env}, cwd=ROOT, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(random.uniform(1, 8))
+        os.killpg(up.pid, signal.SIGKILL)
+        up.wait()
+        mend = (
+            "ROOT=$PWD STATE=$1 STACK=$2; . machine/terminal.sh; . machine/stack.sh; "
+            "stack_config=$1/config.yaml; . machine/interruption.sh; mend_interruption"
+        )
+        passed(run("bash", "-euc", mend, "mend", str(builder.folder), builder.stack,
+                   env=builder.env, cwd=ROOT))  # fmt: skip
+        builder.up()
+        assert "200 OK" in builder.ping().stdout
+        for role in ("gateway", "daemon"):
+            run("docker", "rm", "--force", builder.container(role))
+        passed(builder.pulumi("refresh"))
+    builder.up()
+    record("pulumi up killed at a random moment", 2 * TRIALS, recovered=2 * TRIALS)
+
+
+@dataclass
+class Host:
+    """A Docker engine of its own in a network namespace of its own: a host that can be rebooted."""
+
+    folder: Path
+    """What a reboot clears."""
+    data: Path
+    namespace: str
+    engine: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.folder}/docker.sock"
+
+    def inside(self, *command: str) -> tuple[str, ...]:
+        return (*AS_ROOT, "nsenter", f"--net=/run/netns/{self.namespace}", *command)
+
+    def docker(self, *arguments: str) -> str:
+        return passed(run("docker", "--host", self.url, *arguments))
+
+    def start(self) -> None:
+        log = (self.data.parent / "log").open("a")
+        self.engine = subprocess.Popen(
+            self.inside("dockerd", "--host", self.url, "--data-root", str(self.data),
+                        "--exec-root", f"{self.folder}/exec", "--pidfile",
+                        f"{self.folder}/pid"),
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        assert until(lambda: run("docker", "--host", self.url, "info").returncode == 0, 60)
+
+    def crash(self) -> None:
+        """End everything at once, as a reset does, and forget what a reset forgets."""
+        ids = self.docker("ps", "--quiet").split()
+        inits = self.docker("inspect", "--format", "{{.State.Pid}}", *ids).split() if ids else []
+        engine = run("pgrep", "-f", str(self.folder)).stdout.split()
+        kill(*[int(pid) for pid in [*engine, *inits]])
+        self.gone()
+
+    def stop(self) -> None:
+        if self.engine and self.engine.poll() is None:
+            self.engine.terminate()
+            self.engine.wait(60)
+        self.gone()
+
+    def gone(self) -> None:
+        if self.engine:
+            self.engine.wait()
+        assert until(lambda: not run("pgrep", "-f", str(self.folder)).stdout)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in reversed(mounts):
+            if mount.startswith((f"{self.folder}/", f"{self.data}/")):
+                passed(run(*AS_ROOT, "umount", mount))
+        passed(run(*AS_ROOT, "find", str(self.folder), "-mindepth", "1", "-delete"))
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    # dockerd's own socket paths must stay below 108 characters.
+    folder = Path("/run") / f"test-host-{secrets.token_hex(3)}"
+    passed(run(*AS_ROOT, "mkdir", str(folder)))
+    data = tmp_path / "data"
+    data.mkdir()
+    host = Host(folder, data, folder.name)
+    passed(run(*AS_ROOT, "ip", "netns", "add", host.namespace))
+    try:
+        passed(run(*host.inside("ip", "link", "set", "lo", "up")))
+        host.start()
+        for image in (DAEMON_IMAGE, GATEWAY_IMAGE):
+            archive = tmp_path / "image.tar"
+            passed(run("docker", "save", "--output", str(archive), image))
+            host.docker("load", "--input", str(archive))
+            archive.unlink()
+        yield host
+    finally:
+        host.stop()
+        run(*AS_ROOT, "ip", "netns", "delete", host.namespace)
+        run(*AS_ROOT, "rm", "-r", "--one-file-system", str(folder), str(data))
+
+
+def test_the_host_reboots_and_its_network_loses_packets(
+    new_builder: NewBuilder, host: Host
+) -> None:
+    builder = new_builder(host=host.url)
+    builder.through = host.inside()
+    builder.up()
+    builder.load_base()
+    builder.build()
+    times = []
+    for _ in range(TRIALS):
+        slow = threading.Thread(
+            target=lambda: builder.docker(
+                "build", "--no-cache", "-", input=f"FROM {BASE_IMAGE}\nRUN sleep 5\n"
+            )
+        )
+        slow.start()
+        time.sleep(3)
+        host.crash()
+        slow.join()
+        builder.ssh_end()
+        start = time.monotonic()
+        host.start()
+        assert until(lambda: "200 OK" in builder.ping().stdout, 90)
+        seconds_to_first_build(builder)
+        times.append(time.monotonic() - start)
+    record("host reset and started again", TRIALS, recovered=len(times),
+           seconds_to_first_build_at_most=max(times))  # fmt: skip
+
+    loss = ("INPUT", "-p", "tcp", "--match", "statistic", "--mode", "random", "--probability")
+    for percent in (2, 10):
+        rule = (*loss, str(percent / 100), "--jump", "DROP")
+        passed(run(*host.inside("iptables", "--insert", *rule)))
+        took = seconds_to_first_build(builder)
+        passed(run(*host.inside("iptables", "--delete", *rule)))
+        record(f"{percent} % of the packets lost", 1, recovered=1,
+               seconds_to_first_build_at_most=took)  # fmt: skip
+
+    cut = ("INPUT", "-p", "tcp", "--jump", "DROP")
+    build = threading.Thread(target=builder.build)
+    build.start()
+    passed(run(*host.inside("iptables", "--insert", *cut)))
+    time.sleep(8)
+    passed(run(*host.inside("iptables", "--delete", *cut)))
+    build.join(60)
+    assert not build.is_alive()
+    record("network gone for 8 s in the middle", 1, recovered=1)

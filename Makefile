@@ -1,6 +1,6 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up who down purge test trials
+.PHONY: help up who backup restore down purge test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -10,6 +10,12 @@ up: ## from a fresh machine to a builder and a first build; again: nothing chang
 
 who: ## who is connected to the builder now, and who was lately
 	@machine/who
+
+backup: ## write the cache to a file: make backup FILE=cache.tar
+	@machine/backup
+
+restore: ## put the cache of such a file in place: make restore FILE=cache.tar
+	@machine/restore
 
 down: ## take the builder away, keep its cache
 	@machine/down

@@ -37,15 +37,14 @@ Result = subprocess.CompletedProcess[str]
 def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Result:
     """Run a command to its end, 300 seconds at most; output is kept, failure is no exception."""
     if "input" not in options:
-        options["stdin"] = subprocess.DEVNULL
+        options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.run(
         command,
         env={**os.environ, **(env or {})},
-        capture_output=True,
         text=True,
         check=False,
         timeout=300,
-        **options,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
 

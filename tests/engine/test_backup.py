@@ -1,0 +1,99 @@
+"""`machine/cache`: a cache written out while builds run, and taken up by another builder."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    OLDER_DAEMON_IMAGE,
+    ROOT,
+    Builder,
+    NewBuilder,
+    Result,
+    passed,
+    run,
+    until,
+)
+
+# The second layer hides what the first had, by an extended attribute of overlayfs.
+HIDING = (
+    f"FROM {BASE_IMAGE}\n"
+    "RUN mkdir /folder && touch /folder/old\n"
+    "RUN rm -r /folder && mkdir /folder && touch /folder/new\n"
+)
+
+
+def load(builder: Builder, archive: Path) -> Result:
+    with archive.open("rb") as stream:
+        return run(str(ROOT / "machine" / "cache"), "load", f"{builder.stack}-builder",
+                   stdin=stream)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a warm builder, written while a build is in flight, which ends well all the same."""
+    builder.build()
+    passed(builder.docker("build", "--tag", "hiding", "-", input=HIDING))
+    token = secrets.token_hex(4)
+    results: list[Result] = []
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 6 && echo {token}\n"
+    build = threading.Thread(
+        target=lambda: results.append(builder.docker("build", "-", input=dockerfile))
+    )
+    build.start()
+    top = ("docker", "top", builder.container("daemon"), "-eo", "pid,args")
+    assert until(lambda: token in run(*top).stdout)
+    path = tmp_path_factory.mktemp("archive") / "cache.tar"
+    with path.open("wb") as stream:
+        saved = run(str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder",
+                    stdout=stream)  # fmt: skip
+    assert saved.returncode == 0, saved.stderr
+    build.join()
+    passed(results[0])
+    return path
+
+
+def test_a_new_builder_starts_warm_from_the_archive(new_builder: NewBuilder, archive: Path) -> None:
+    moved = new_builder()
+    moved.up()
+    passed(load(moved, archive))
+    assert moved.build().count("CACHED") == 3
+    assert passed(moved.docker("run", "--rm", "built", "cat", "/built")) == "hello\n"
+    assert passed(moved.docker("run", "--rm", "hiding", "ls", "/folder")) == "new\n"
+    kept = f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep visit /kept/visits\n"
+    passed(moved.docker("build", "-", input=kept))
+    assert "unchanged" in moved.up("--expect-no-changes")
+
+
+def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.tar"
+    half.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    daemon = builder.container_id("daemon")
+    said = load(builder, half)
+    assert said.returncode == 1
+    assert "no whole archive of machine/cache save; the cache is as it was" in said.stderr
+    assert builder.container_id("daemon") == daemon
+    assert builder.build().count("CACHED") == 3
+
+
+def test_an_older_release_does_not_get_a_newer_cache(
+    new_builder: NewBuilder, archive: Path
+) -> None:
+    older = new_builder(daemonImage=OLDER_DAEMON_IMAGE)
+    older.up()
+    said = load(older, archive)
+    assert said.returncode == 1
+    assert "which may not read it; the cache is as it was" in said.stderr
+    assert "200 OK" in older.ping().stdout
+
+
+def test_a_builder_that_is_not_there_is_named() -> None:
+    said = run(str(ROOT / "machine" / "cache"), "save", "nobody-builder")
+    assert said.returncode == 1
+    assert "there is no container nobody-builder-daemon on this machine" in said.stderr
+    assert run(str(ROOT / "machine" / "cache"), "safe", "x").returncode == 2

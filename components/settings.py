@@ -346,6 +346,7 @@ class Settings(_Model):
     drain_time: Annotated[str, _check_age("0s")] = "10m"
     memory: Annotated[str, _check_size("512MB")] = ""
     cpus: Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_cpus)] = ""
+    processes: Annotated[int, Field(ge=500, le=1_000_000)] = 16384
     insecure_registries: tuple[Annotated[str, AfterValidator(_check_registry)], ...] = ()
 
     @pydantic.field_validator("host_keys")
@@ -474,7 +475,8 @@ def _explain(error: Any) -> str:
     elif kind == "literal_error":
         reason = f"must be {context['expected']}"
     elif kind in ("greater_than_equal", "less_than_equal", "int_parsing", "int_from_float"):
-        reason = "must be a whole number from 1 to 65535" if name == "sshPort" else error["msg"]
+        allowed = {"sshPort": "1 to 65535", "processes": "500 to 1000000"}
+        reason = f"must be a whole number from {allowed[name]}" if name in allowed else error["msg"]
     else:
         reason = error["msg"][:1].lower() + error["msg"][1:]
     if isinstance(value, dict | list | tuple):

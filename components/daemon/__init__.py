@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 import pulumi_command as command
@@ -39,10 +40,18 @@ def daemon_json(settings: Settings, policy: CachePolicy) -> str:
         "log-driver": "json-file",
         "log-opts": LOG_ROTATION,
         "storage-driver": STORAGE_DRIVER,
+        "default-ulimits": {
+            "nproc": {"Name": "nproc", "Soft": settings.processes, "Hard": settings.processes}
+        },
     }
     if settings.insecure_registries:
         configuration["insecure-registries"] = list(settings.insecure_registries)
     return json.dumps(configuration, indent=2, sort_keys=True) + "\n"
+
+
+def _runc(settings: Settings) -> str:
+    script = (Path(__file__).parent / "runc.sh").read_text()
+    return script.replace("@processes@", str(settings.processes))
 
 
 def _cpus(text: str) -> str:
@@ -128,7 +137,10 @@ class Daemon:
                 docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),
                 *transport_volumes,
             ],
-            uploads=[upload(_CONFIG_FILE, config)],
+            uploads=[
+                upload(_CONFIG_FILE, config),
+                upload("/usr/local/sbin/runc", _runc(settings), "0755"),
+            ],
             memory=memory,
             memory_swap=memory,
             cpus=cpus,

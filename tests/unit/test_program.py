@@ -206,6 +206,15 @@ def test_garbage_collection_drops_what_was_uploaded_before_what_was_built(
     ]
 
 
+def test_steps_and_containers_have_the_limit_on_processes(run_program: Program) -> None:
+    run = run_program(processes=2000)
+    limit = daemon_json(run)["default-ulimits"]["nproc"]
+    assert (limit["Soft"], limit["Hard"]) == (2000, 2000)
+    runc = uploads(run["builder-daemon"])["/usr/local/sbin/runc"]
+    assert "processes=2000\n" in runc["content"]
+    assert runc["permissions"] == "0755"
+
+
 def test_a_cache_that_the_disk_cannot_hold_is_refused(run_program: Program) -> None:
     with pytest.raises(Exception, match=r"cacheSize = .95GB. .* are 105\.0 GB"):
         run_program(cacheSize="95GB")

@@ -90,6 +90,7 @@ def problems(**settings: Any) -> str:
         ({"imageAge": "14 days"}, "imageAge = '14 days' must be an age: a whole number and s, m,"),
         ({"imageAge": "0d"}, "imageAge = '0d' must be at least 10s"),
         ({"leftoverAge": "1"}, "leftoverAge = '1' must be an age"),
+        ({"processes": 20}, "processes = '20' must be a whole number from 500 to 1000000"),
         ({"keepImages": ["a b"]}, "keepImages[0] = 'a b' must be an image name"),
         ({"memory": "12 parsecs"}, "memory = '12 parsecs' must be a size"),
         ({"cpus": "many"}, "cpus = 'many' must be a number of CPUs"),

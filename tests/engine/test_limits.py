@@ -1,0 +1,80 @@
+"""What a build may use: a step that wants all of it takes neither the builder nor others down."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, Result, passed, run
+
+CALM_SECONDS = 20
+# Bounded, in case nothing else bounds it.
+FORKS = 5000
+FORK = f"i=0; while [ $i -lt {FORKS} ]; do sleep 5 & i=$((i+1)); done; wait"
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    limited = new_builder(memory="1GB", cpus="1.5", processes=1000)
+    limited.up()
+    limited.load_base()
+    return limited
+
+
+def run_step(builder: Builder, step: str) -> Result:
+    return builder.docker("build", "--no-cache", "--progress=plain", "-",
+                          input=f"FROM {BASE_IMAGE}\nRUN {step}\n")  # fmt: skip
+
+
+@contextmanager
+def calm_build(builder: Builder) -> Iterator[None]:
+    """A build that goes on in the meantime and must end well, on the same daemon."""
+    started = state(builder)
+    results: list[Result] = []
+    build = threading.Thread(
+        target=lambda: results.append(run_step(builder, f"sleep {CALM_SECONDS}"))
+    )
+    build.start()
+    time.sleep(4)
+    yield
+    build.join()
+    passed(results[0])
+    assert state(builder) == started
+
+
+def state(builder: Builder) -> str:
+    """Since when the daemon's container runs, and which process dockerd is in it."""
+    daemon = builder.container("daemon")
+    return passed(run("docker", "inspect", "--format", "{{.State.StartedAt}}", daemon)) + passed(
+        run("docker", "exec", daemon, "pidof", "dockerd")
+    )
+
+
+def test_a_step_that_wants_all_memory_ends_alone(builder: Builder) -> None:
+    with calm_build(builder):
+        hog = run_step(builder, "tail /dev/zero")
+    assert hog.returncode != 0
+    assert "exit code: 137" in hog.stderr
+
+
+def test_a_step_that_forks_without_end_ends_alone(builder: Builder) -> None:
+    with calm_build(builder):
+        bomb = run_step(builder, FORK)
+    assert "can't fork" in bomb.stderr
+    passed(run_step(builder, "true"))
+
+
+def test_a_container_that_forks_without_end_ends_alone(builder: Builder) -> None:
+    with calm_build(builder):
+        bomb = builder.docker("run", "--rm", BASE_IMAGE, "sh", "-c", FORK)
+    assert "can't fork" in bomb.stderr
+    passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))
+
+
+def test_the_limits_are_settled(builder: Builder) -> None:
+    assert "unchanged" in builder.up("--expect-no-changes")
+    assert " 1000\n" in run_step(builder, "ulimit -u").stderr

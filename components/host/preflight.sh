@@ -84,7 +84,7 @@ if [ "$gateway_port" != "$port" ] &&
 	shortfall "sshPort = $port (sshAddress = $address) is taken by another program: ss -ltnp 'sport = :$port' shows it; next: pulumi config set sshPort with a free one"
 fi
 
-for name in cache runtime access; do
+for name in cache runtime access tls-server tls-client; do
 	holder=$(docker volume inspect --format "{{index .Labels \"$owner_label\"}}" "$prefix-$name" 2>/dev/null) || continue
 	[ "$holder" = "$owner" ] ||
 		shortfall "the volume $prefix-$name belongs to ${holder:-something else}, not to $owner: rename this stack, or remove the volume if nobody needs it"

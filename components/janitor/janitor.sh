@@ -136,7 +136,9 @@ idle_builders() {
 	# shellcheck disable=SC2086
 	docker container inspect --format "{{.Id}} {{.State.StartedAt}} {{with .Config}}$kept{{end}}" $ids 2>/dev/null |
 		awk -v before="$before" 'NF == 2 && $2 < before { print $1 }' | while read -r id; do
-		docker container top "$id" -o pid,args 2>/dev/null | grep -q 'runc' || printf '%s\n' "$id"
+		# `docker top` needs cgroups, which a rootless daemon may lack.
+		runs=$(docker container exec "$id" ps -o args 2>/dev/null) || continue
+		case $runs in *runc*) ;; *) printf '%s\n' "$id" ;; esac
 	done
 }
 

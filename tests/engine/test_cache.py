@@ -19,6 +19,8 @@ from tests.engine.conftest import (
 )
 from tests.engine.figures import LONG, record
 
+# As setup-buildx-action names what a killed job leaves running.
+LOST_BUILDER = "buildx_buildkit_builder-0f2f6a8e-9d2c-4b1e-8a57-3c4d5e6f7a8b0"
 DISK_MIB = 1600
 LAYER_MIB = 40
 # Ten times the disk in the long version, one and a half in the short one.
@@ -77,6 +79,9 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     make("run", "--name", "stopped", "--volume", "/with-it", BASE_IMAGE, "true")
     make("create", "--name", "never-started", BASE_IMAGE, "true")
     make("run", "--name", "labelled", *keep, BASE_IMAGE, "true")
+    for name in (LOST_BUILDER, "buildx_buildkit_mine0"):
+        make("run", "--detach", "--name", name, "--volume", f"{name}_state:/var/lib/buildkit",
+             BASE_IMAGE, "sleep", "600")  # fmt: skip
     make("volume", "create", "named")
     make("network", "create", "unused")
     make("network", "create", *keep, "unused-labelled")
@@ -87,8 +92,10 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
 
     assert until(cleared, 90), janitor_log(tidied)
     time.sleep(10)
-    assert names(tidied, "container", "--all", shown="{{.Names}}") == {"running", "labelled"}
-    assert names(tidied, "volume") == {"named"}
+    assert names(tidied, "container", "--all", shown="{{.Names}}") == {
+        "running", "labelled", "buildx_buildkit_mine0",
+    }  # fmt: skip
+    assert names(tidied, "volume") == {"named", "buildx_buildkit_mine0_state"}
     networks = names(tidied, "network")
     assert "unused-labelled" in networks
     assert "unused" not in networks

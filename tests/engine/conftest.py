@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -295,6 +296,26 @@ class Builder:
         )  # fmt: skip
         passed(result)
         return result.stdout + result.stderr
+
+    @contextmanager
+    def build_in_flight(self, seconds: int) -> Iterator[list[Result]]:
+        """A build with a step of so many seconds is at work when the block begins.
+
+        It has ended after the block, and the list holds its result.
+        """
+        results: list[Result] = []
+        token = secrets.token_hex(4)
+        dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep {seconds} && echo {token} >/slow\n"
+
+        def build() -> None:
+            results.append(self.docker("build", "--tag", "slow", "-", input=dockerfile))
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        top = ("docker", "top", self.container("daemon"), "-eo", "pid,args")
+        assert until(lambda: token in run(*top).stdout)
+        yield results
+        thread.join()
 
 
 NewBuilder = Callable[..., Builder]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from tests.engine.conftest import (
     Result,
     passed,
     run,
-    until,
 )
 
 # The second layer hides what the first had, by an extended attribute of overlayfs.
@@ -39,22 +36,12 @@ def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a warm builder, written while a build is in flight, which ends well all the same."""
     builder.build()
     passed(builder.docker("build", "--tag", "hiding", "-", input=HIDING))
-    token = secrets.token_hex(4)
-    results: list[Result] = []
-    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 6 && echo {token}\n"
-    build = threading.Thread(
-        target=lambda: results.append(builder.docker("build", "-", input=dockerfile))
-    )
-    build.start()
-    top = ("docker", "top", builder.container("daemon"), "-eo", "pid,args")
-    assert until(lambda: token in run(*top).stdout)
     path = tmp_path_factory.mktemp("archive") / "cache.tar"
-    with path.open("wb") as stream:
+    with builder.build_in_flight(6) as in_flight, path.open("wb") as stream:
         saved = run(str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder",
                     stdout=stream)  # fmt: skip
     assert saved.returncode == 0, saved.stderr
-    build.join()
-    passed(results[0])
+    passed(in_flight[0])
     return path
 
 

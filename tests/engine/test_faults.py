@@ -63,19 +63,6 @@ def first_process(builder: Builder, role: str) -> int:
     return int(passed(run(*state)))
 
 
-@contextlib.contextmanager
-def build_in_flight(builder: Builder) -> Iterator[None]:
-    """A build is at work when the block begins; whether it ends well is the fault's business."""
-    token = secrets.token_hex(4)
-    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 5 && echo {token}\n"
-    build = threading.Thread(target=lambda: builder.docker("build", "-", input=dockerfile))
-    build.start()
-    assert until(lambda: token in run("docker", "top", builder.container("daemon"), "-eo",
-                                      "pid,args").stdout)  # fmt: skip
-    yield
-    build.join()
-
-
 def seconds_to_first_build(builder: Builder) -> float:
     """From now to the end of a build that works; it takes all from the cache, which is whole."""
     start = time.monotonic()
@@ -95,7 +82,7 @@ def try_fault(builder: Builder, what: str, strike: Callable[[], None]) -> None:
     times = []
     for _ in range(TRIALS):
         builder.ssh_end()
-        with build_in_flight(builder):
+        with builder.build_in_flight(5):
             strike()
             builder.ssh_end()
             times.append(seconds_to_first_build(builder))
@@ -157,7 +144,7 @@ def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
     in_daemon = ("docker", "exec", builder.container("daemon"), "sh", "-c")
     times = []
     for _ in range(TRIALS):
-        with build_in_flight(builder):
+        with builder.build_in_flight(5):
             run(*in_daemon, f"dd if=/dev/zero of={filler} bs=1M; sync")
             dockerfile = f"FROM {BASE_IMAGE}\nRUN dd if=/dev/zero of=/x bs=1M count=9 && sync /x\n"
             refused = builder.docker("build", "--no-cache", "-", input=dockerfile)
@@ -183,7 +170,7 @@ def test_the_power_goes_and_the_disk_is_all_that_is_left(
     times = []
     for n in range(1 if not LONG else 3):
         copy = tmp_path / f"{n}.ext4"
-        with build_in_flight(builder):
+        with builder.build_in_flight(5):
             time.sleep(random.uniform(0, 4))
             passed(run(*AS_ROOT, "fsfreeze", "--freeze", mounted))
             try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,15 +32,9 @@ def run_step(builder: Builder, step: str) -> Result:
 def calm_build(builder: Builder) -> Iterator[None]:
     """A build that goes on in the meantime and must end well, on the same daemon."""
     started = state(builder)
-    results: list[Result] = []
-    build = threading.Thread(
-        target=lambda: results.append(run_step(builder, f"sleep {CALM_SECONDS}"))
-    )
-    build.start()
-    time.sleep(4)
-    yield
-    build.join()
-    passed(results[0])
+    with builder.build_in_flight(CALM_SECONDS) as in_flight:
+        yield
+    passed(in_flight[0])
     assert state(builder) == started
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import subprocess
 import threading
 import time
@@ -18,7 +17,6 @@ from tests.engine.conftest import (
     PING,
     Builder,
     NewBuilder,
-    Result,
     passed,
     run,
     until,
@@ -34,23 +32,6 @@ def builder(new_builder: NewBuilder) -> Builder:
     older.load_base()
     older.build()
     return older
-
-
-class Build(threading.Thread):
-    """A build that takes twelve seconds, in flight when the constructor returns."""
-
-    result: Result
-
-    def __init__(self, builder: Builder) -> None:
-        super().__init__()
-        self._builder = builder
-        self.start()
-        daemon = builder.container("daemon")
-        assert until(lambda: "sleep 12" in run("docker", "top", daemon, "-eo", "pid,args").stdout)
-
-    def run(self) -> None:
-        slow = f"FROM {BASE_IMAGE}\nRUN sleep 12 && echo {secrets.token_hex(4)} >/slow\n"
-        self.result = self._builder.docker("build", "--tag", "slow", "-", input=slow)
 
 
 @contextmanager
@@ -71,20 +52,19 @@ def daemon_version(builder: Builder) -> str:
 
 def test_an_upgrade_lets_builds_end_and_keeps_the_cache(builder: Builder) -> None:
     before = daemon_version(builder)
-    build = Build(builder)
     builder.settings["daemonImage"] = DAEMON_IMAGE
     upgrade = threading.Thread(target=builder.up)
-    upgrade.start()
-    socket = ("docker", "exec", builder.container("daemon"), "ls", "/run/user/docker.sock.away")
-    assert until(lambda: run(*socket).returncode == 0, 30)
-    with waiting_client(builder) as client:
-        build.join()
-        upgrade.join()
-        assert client.stdout
-        assert client.stderr
-        assert "200 OK" in client.stdout.read()
-        assert "this waits until it is back" in client.stderr.read()
-    passed(build.result)
+    away = ("docker", "exec", builder.container("daemon"), "ls", "/run/user/docker.sock.away")
+    with builder.build_in_flight(12) as in_flight:
+        upgrade.start()
+        assert until(lambda: run(*away).returncode == 0, 30)
+        with waiting_client(builder) as client:
+            upgrade.join()
+            assert client.stdout
+            assert client.stderr
+            assert "200 OK" in client.stdout.read()
+            assert "this waits until it is back" in client.stderr.read()
+    passed(in_flight[0])
     assert daemon_version(builder) != before
     images = passed(builder.docker("image", "ls", "--format", "{{.Repository}}"))
     assert {"built", "slow"} <= set(images.split())
@@ -126,11 +106,10 @@ def test_another_storage_driver_is_refused(builder: Builder) -> None:
 
 
 def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder) -> None:
-    build = Build(builder)
     builder.settings |= {"cpus": "2", "drainTime": "3s"}
-    said = builder.up()
-    build.join()
-    assert build.result.returncode != 0
+    with builder.build_in_flight(12) as in_flight:
+        said = builder.up()
+    assert in_flight[0].returncode != 0
     assert "connections are still open after 3 s (drainTime); they are cut" in said
     assert builder.build().count("CACHED") == 3
 

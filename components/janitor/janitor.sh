@@ -5,9 +5,9 @@
 #                JANITOR_IMAGE_SECONDS
 #   by pressure  at once while less than JANITOR_MIN_FREE bytes are free: leftovers, images older
 #                than leftovers may get, cache beyond JANITOR_RESERVED bytes, then all other images
-# Never: what a container uses, what is younger than a minute (15 seconds when less than half of
-# JANITOR_MIN_FREE is left), a named volume, whatever carries the label docker-build-machine.keep,
-# images like one of JANITOR_KEEP (patterns, one a line).
+# Never: what a container uses, what is younger than a minute (5 seconds when nothing is free), a
+# named volume, whatever carries the label docker-build-machine.keep, images like one of JANITOR_KEEP
+# (patterns, one a line).
 set -eu
 # A word more where the label is, for templates on .Labels.
 kept='{{with .Labels}}{{with index . "docker-build-machine.keep"}}kept{{end}}{{end}}'
@@ -19,7 +19,6 @@ tell() { printf '[janitor] %s\n' "$1"; }
 now() { date +%s; }
 free_bytes() { df -Pk "$data" | awk 'NR == 2 { printf "%.0f", $4 * 1024 }'; }
 is_low() { [ "$(free_bytes)" -lt "$JANITOR_MIN_FREE" ]; }
-is_desperate() { [ "$(free_bytes)" -lt $((JANITOR_MIN_FREE / 2)) ]; }
 readable() { awk -v bytes="$1" 'BEGIN { printf "%.2f GB", bytes / 1e9 }'; }
 
 # ago SECONDS: that moment as Docker writes it, so that text compares as time does.
@@ -168,29 +167,34 @@ remove_networks() {
 	done
 }
 
-# remove_images SECONDS [is_low]: with it, only as long as that holds.
+# remove_images SECONDS [is_low]: with it, only as long as that holds. A few in one call, for jobs may
+# fill the disk meanwhile.
 remove_images() {
 	tagged_images "$1" >"$work/tagged"
-	while read -r name; do
+	while names=$(head -n 5 "$work/tagged") && [ -n "$names" ]; do
+		sed -i 1,5d "$work/tagged"
 		[ -z "${2:-}" ] || is_low || return 0
-		remove image "$name" docker image rm "$name"
-	done <"$work/tagged"
+		# shellcheck disable=SC2086
+		docker image rm $names 2>/dev/null |
+			awk '$1 == "Untagged:" && $2 !~ /@/ { print "image\t" $2 }' >>"$work/removed"
+	done
 }
+
+# Renamed in release 28; the old name is kept, but not for ever.
+reserve=--reserved-space
+docker builder prune --help 2>/dev/null | grep -q -- "$reserve" || reserve=--keep-storage
 
 # shrink_cache BYTES
 shrink_cache() {
-	# Renamed in release 28; the old name is kept, but not for ever.
-	option=--reserved-space
-	docker builder prune --help 2>/dev/null | grep -q -- "$option" || option=--keep-storage
-	freed=$(docker builder prune --all --force "$option" "$1" 2>/dev/null | awk '/^Total/ { print $NF }')
+	freed=$(docker builder prune --all --force "$reserve" "$1" 2>/dev/null | awk '/^Total/ { print $NF }')
 	case $freed in '' | 0B) ;; *) remove cache "$freed" true ;; esac
 }
 
 relieve() {
 	begin
-	# A job may still want to run or push what it built, but not at the price of the next build.
-	youngest=60
-	! is_desperate || youngest=15
+	# A job may still want to run or push what it built, but not at the price of the next build: a
+	# minute to begin with, less the less is free.
+	youngest=$(awk -v free="$free_before" -v least="$JANITOR_MIN_FREE" 'BEGIN { print int(5 + 55 * free / least) }')
 	remove_leftovers "$youngest"
 	! is_low || remove_images "$JANITOR_LEFTOVER_SECONDS" is_low
 	! is_low || shrink_cache "$JANITOR_RESERVED"
@@ -223,14 +227,16 @@ every=$((JANITOR_LEFTOVER_SECONDS < JANITOR_IMAGE_SECONDS ? JANITOR_LEFTOVER_SEC
 [ "$every" -le 3600 ] || every=3600
 next=0
 while :; do
-	touch "$work/alive"
-	if docker version >/dev/null 2>&1; then
-		if [ "$(now)" -ge "$next" ]; then
-			sweep
-			next=$(($(now) + every))
+	: >"$work/alive"
+	if is_low || [ "$(now)" -ge "$next" ]; then
+		if docker version >/dev/null 2>&1; then
+			[ "$(now)" -lt "$next" ] || {
+				sweep
+				next=$(($(now) + every))
+			}
+			! is_low || relieve
 		fi
-		! is_low || relieve
 	fi
-	sleep 5 &
+	sleep 2 &
 	wait $!
 done

@@ -90,7 +90,7 @@ class DockerBuilder(pulumi.ComponentResource):
 
         if tls:
             daemon_volumes, gateway_volumes = tls.daemon_volumes(), tls.gateway_volumes()
-            janitor_volumes, docker_client = tls.gateway_volumes(), tls.docker_client()
+            docker_client = tls.docker_client()
             before_daemon: list[pulumi.Resource] = [preflight, tls.certificates]
         else:
             runtime = volume(identity, "runtime", opts=checked)
@@ -104,14 +104,7 @@ class DockerBuilder(pulumi.ComponentResource):
                     volume_name=runtime.name, container_path=SOCKET_DIRECTORY, read_only=True
                 )
             ]
-            janitor_volumes, docker_client = (
-                [
-                    docker.ContainerVolumeArgs(
-                        volume_name=runtime.name, container_path=RUNTIME_DIRECTORY, read_only=True
-                    )
-                ],
-                [f"DOCKER_HOST={SOCKET}"],
-            )
+            docker_client = [f"DOCKER_HOST=unix://{SOCKET_DIRECTORY}/{SOCKET_NAME}"]
             before_daemon = [preflight]
 
         daemon = Daemon.declare(
@@ -133,7 +126,7 @@ class DockerBuilder(pulumi.ComponentResource):
             network=network,
             cache=cache,
             docker_client=docker_client,
-            transport_volumes=janitor_volumes,
+            transport_volumes=gateway_volumes,
             opts=pulumi.ResourceOptions(parent=self, depends_on=[daemon.container]),
         )
         access = Access.declare(
@@ -164,7 +157,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 daemon.container.name,
                 gateway.container.name,
                 access.sha256,
-                f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}",
+                SOCKET,
                 DATA_DIRECTORY,
                 str(_READY_SECONDS),
             ],

@@ -21,7 +21,7 @@ DATA_DIRECTORY = "/home/rootless/.local/share/docker"
 # A new volume mounted here takes the folder's mode 1777 from the image, so that uid 1000 can write.
 RUNTIME_DIRECTORY = "/run/user"
 SOCKET_NAME = "docker.sock"
-SOCKET = f"unix://{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
+SOCKET = f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
 NETWORK_ALIAS = "docker"
 STORAGE_DRIVER = "overlay2"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
@@ -89,7 +89,9 @@ class Daemon:
         config = policy.apply(lambda policy: daemon_json(settings, policy))
         option = f"--config-file={_CONFIG_FILE}"
         words = (
-            ["dockerd", f"--host={SOCKET}", option] if settings.transport == "socket" else [option]
+            ["dockerd", f"--host=unix://{SOCKET}", option]
+            if settings.transport == "socket"
+            else [option]
         )
         cpus = _cpus(settings.cpus) if settings.cpus else None
         memory = parse_size(settings.memory) // _MIB if settings.memory else None
@@ -101,7 +103,7 @@ class Daemon:
                 identity.physical("gateway"),
                 cache.name,
                 DATA_DIRECTORY,
-                f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}",
+                SOCKET,
                 image.image_id,
                 settings.daemon_image,
                 STORAGE_DRIVER,
@@ -124,7 +126,7 @@ class Daemon:
             command=words,
             privileged=True,
             envs=[
-                f"DOCKER_HOST={SOCKET}",
+                f"DOCKER_HOST=unix://{SOCKET}",
                 "DOCKER_TLS_CERTDIR=/certs",
                 # Pid files and the like go with every start; the volume holds the socket alone.
                 "XDG_RUNTIME_DIR=/run/xdg",

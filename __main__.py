@@ -1,17 +1,10 @@
-"""Settings -> Docker host -> builder -> exports."""
+"""Settings -> builder -> exports."""
 
 import pulumi
 
-from components import DockerBuilder, DockerHost, load_settings
+from components import DockerBuilder, load_settings
 
-settings = load_settings()
-host = DockerHost.from_settings(settings)
-builder = DockerBuilder(
-    "builder",
-    settings=settings,
-    host=host,
-    opts=pulumi.ResourceOptions(providers=[host.provider("host")]),
-)
+builder = DockerBuilder("builder", load_settings().arguments)
 
 pulumi.export("sshDestination", builder.ssh_destination)
 pulumi.export("dockerHost", builder.docker_host)

@@ -1,7 +1,6 @@
 """The builder: a rootless Docker daemon behind an SSH gateway, as one Pulumi component."""
 
-from components.builder import DockerBuilder
-from components.host import DockerHost
+from components.builder import BuilderArgs, DockerBuilder
 from components.settings import Settings, load_settings
 
-__all__ = ["DockerBuilder", "DockerHost", "Settings", "load_settings"]
+__all__ = ["BuilderArgs", "DockerBuilder", "Settings", "load_settings"]

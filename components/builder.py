@@ -1,10 +1,12 @@
 """The builder as one component: network, volumes, daemon, gateway, and what clients need."""
 
-from __future__ import annotations
+# Annotations stay types here: the SDK's analyzer makes the package's schema of them.
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 import pulumi_docker as docker
 
+from components.arguments import arguments_of
 from components.daemon import DATA_DIRECTORY, RUNTIME_DIRECTORY, SOCKET, SOCKET_NAME, Daemon
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.tls import Tls
@@ -19,14 +21,22 @@ from components.network import private_network
 from components.settings import Settings
 from components.volumes import cache_volume, volume
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    BuilderArgs = Mapping[str, Any]
+else:
+    BuilderArgs = arguments_of(Settings)
+
 _READY_SECONDS = 120
+# Where states of version 0.1 have the provider.
+_PROVIDER_BESIDE_THE_BUILDER = pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)
 
 
 class DockerBuilder(pulumi.ComponentResource):
     """A rootless Docker daemon that clients reach through SSH alone.
 
-    The caller passes the docker provider of the host in `opts.providers`. Outputs are known when
-    the builder can build.
+    Outputs are known when the builder can build.
     """
 
     ssh_destination: pulumi.Output[str]
@@ -43,14 +53,29 @@ class DockerBuilder(pulumi.ComponentResource):
     def __init__(
         self,
         name: str,
-        *,
-        settings: Settings,
-        host: DockerHost,
+        args: BuilderArgs,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        super().__init__("docker-build-machine:index:DockerBuilder", name, None, opts)
+        """Declare a builder by the settings of Pulumi.yaml, in camelCase or in snake_case.
+
+        They are plain values, checked before anything is declared; ValueError names every one
+        that is wrong. As the component's inputs they are what a preview compares.
+        """
+        settings = Settings.of(args)
+        super().__init__("docker-build-machine:index:DockerBuilder", name, settings.arguments, opts)
         identity = Identity.of(name)
-        child = pulumi.ResourceOptions(parent=self)
+        host = DockerHost.from_settings(settings)
+        provider = host.provider(
+            f"{name}-host",
+            pulumi.ResourceOptions(parent=self, aliases=[_PROVIDER_BESIDE_THE_BUILDER]),
+        )
+
+        def after(*resources: pulumi.Resource) -> pulumi.ResourceOptions:
+            return pulumi.ResourceOptions(
+                parent=self, providers=[provider], depends_on=list(resources)
+            )
+
+        child = after()
 
         preflight = host.run(
             f"{name}-preflight",
@@ -58,7 +83,7 @@ class DockerBuilder(pulumi.ComponentResource):
             [identity.owner, identity.prefix, settings.ssh_address, str(settings.ssh_port)],
             opts=child,
         )
-        checked = pulumi.ResourceOptions(parent=self, depends_on=[preflight])
+        checked = after(preflight)
 
         presented = settings.host_keys[0]
         keys = [
@@ -116,7 +141,7 @@ class DockerBuilder(pulumi.ComponentResource):
             network=network,
             cache=cache,
             transport_volumes=daemon_volumes,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=before_daemon),
+            opts=after(*before_daemon),
         )
         declare_janitor(
             identity,
@@ -127,7 +152,7 @@ class DockerBuilder(pulumi.ComponentResource):
             cache=cache,
             docker_client=docker_client,
             transport_volumes=gateway_volumes,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[daemon.container]),
+            opts=after(daemon.container),
         )
         access = Access.declare(
             identity,
@@ -146,9 +171,7 @@ class DockerBuilder(pulumi.ComponentResource):
             transport_volumes=gateway_volumes,
             host_keys=keys,
             # The daemon creates the socket's folder, the keys exist before the first login.
-            opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[daemon.container, access.installed]
-            ),
+            opts=after(daemon.container, access.installed),
         )
         ready = host.run(
             f"{name}-readiness",

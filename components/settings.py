@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pulumi
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic.alias_generators import to_camel
 
 from components.ssh_key import PublicKey
@@ -200,7 +200,12 @@ def _as_public_key_text(text: str) -> str:
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
-        alias_generator=to_camel, extra="forbid", frozen=True, validate_default=True
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        validate_by_alias=True,
+        validate_by_name=True,
+        validate_default=True,
     )
 
 
@@ -209,7 +214,7 @@ class AuthorizedKey(_Model):
 
     name: str
     """Name in the log, in previews and in the key's comment."""
-    public_key: Annotated[PublicKey, BeforeValidator(_parse_public_key)]
+    public_key: Annotated[PublicKey, BeforeValidator(_parse_public_key), PlainSerializer(str)]
     """One line of a .pub file."""
     from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
     """Addresses or CIDR ranges from which the key is accepted; empty for any."""
@@ -335,8 +340,10 @@ class Settings(_Model):
     revoked: tuple[Revocation, ...] = ()
     host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
     transport: Literal["socket", "tls"] = "socket"
-    daemon_image: Annotated[str, AfterValidator(_check_image)]
-    gateway_image: Annotated[str, AfterValidator(_check_image)]
+    daemon_image: Annotated[str, AfterValidator(_check_image)] = "docker:29.7.2-dind-rootless"
+    gateway_image: Annotated[str, AfterValidator(_check_image)] = (
+        "lscr.io/linuxserver/openssh-server:10.3_p1-r1-ls238"
+    )
     cache_size: Annotated[str, _check_disk_space("1GB")] = "40%"
     min_free_space: Annotated[str, _check_disk_space("100MB")] = "10%"
     keep_cache: bool = True
@@ -425,6 +432,18 @@ class Settings(_Model):
                     problems.append(f"{name} = {_shown(text)}: must be JSON ({error})")
             else:
                 values[name] = text
+        return cls._checked(values, problems)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Settings:
+        """Check values that have their types already: names in camelCase or in snake_case.
+
+        Raises ValueError as `parse` does.
+        """
+        return cls._checked(arguments, [])
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], problems: list[str]) -> Settings:
         try:
             settings = cls.model_validate(values)
         except pydantic.ValidationError as invalid:
@@ -437,6 +456,11 @@ class Settings(_Model):
             f"{count} not usable; nothing was created or changed.\n"
             + "\n".join(f"  - {problem}" for problem in problems)
         )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Every setting in its plain form, by the names in Pulumi.yaml; `of` reads it back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def _shown(value: object) -> str:

@@ -15,6 +15,7 @@ Program = Callable[..., Run]
 SECRET_SIGNATURE = "4dabf18193072939515e22adb298388d"
 SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270"
 CHILDREN = {
+    "builder-host": "pulumi:providers:docker",
     "builder-preflight": "command:local:Command",
     "builder-disk": "command:local:Command",
     "builder-host-key-1": "command:local:Command",
@@ -58,7 +59,7 @@ def uploads(container: Registered) -> dict[str, dict[str, Any]]:
 def test_exactly_these_resources(run_program: Program) -> None:
     run = run_program()
     assert children(run) == CHILDREN
-    assert set(run.resources) - set(CHILDREN) == {"docker-build-machine-dev", "host", "builder"}
+    assert set(run.resources) - set(CHILDREN) == {"docker-build-machine-dev", "builder"}
 
 
 def test_tls_adds_certificates_and_drops_the_shared_socket(run_program: Program) -> None:
@@ -85,11 +86,11 @@ def test_every_child_has_the_component_as_parent(run_program: Program) -> None:
         assert run[name].request.parent.endswith("DockerBuilder::builder"), name
 
 
-def test_every_docker_resource_uses_the_provider_that_was_passed(run_program: Program) -> None:
+def test_every_docker_resource_uses_the_provider_of_its_host(run_program: Program) -> None:
     run = run_program()
     for name, kind in CHILDREN.items():
         if kind.startswith("docker:"):
-            assert "::host::" in run[name].request.provider, name
+            assert "::builder-host::" in run[name].request.provider, name
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(None, True), (True, True), (False, False)])
@@ -325,9 +326,9 @@ def test_host_key_generations_are_all_known_and_the_first_is_presented(
 
 def test_a_remote_host_is_pinned_and_shares_one_connection(run_program: Program) -> None:
     run = run_program(host="ssh://ops@build.example:2022", hostKey=KEY)
-    options = run["host"].inputs["sshOpts"]
+    options = run["builder-host"].inputs["sshOpts"]
     options = json.loads(options) if isinstance(options, str) else options
-    assert run["host"].inputs["host"] == "ssh://ops@build.example:2022"
+    assert run["builder-host"].inputs["host"] == "ssh://ops@build.example:2022"
     assert f"KnownHostsCommand=/bin/echo %H {KEY}" in options
     assert {"StrictHostKeyChecking=yes", "UserKnownHostsFile=/dev/null", "ControlMaster=auto"} <= {
         *options

@@ -79,7 +79,6 @@ def problems(**settings: Any) -> str:
         ({"daemonImage": "Docker:29"}, "daemonImage = 'Docker:29' must be an image reference"),
         ({"daemonImage": "docker"}, "must be pinned"),
         ({"gatewayImage": "lscr.io/x/y:latest"}, "must be pinned"),
-        ({"gatewayImage": None}, "gatewayImage is not set"),
         ({"transport": "tcp"}, "transport = 'tcp' must be 'socket' or 'tls'"),
         ({"cacheSize": "lots"}, "cacheSize = 'lots' must be a size such as 50GB"),
         ({"cacheSize": "10MB"}, "cacheSize = '10MB' must be at least 1GB"),
@@ -159,6 +158,19 @@ def test_the_schema_in_pulumi_yaml_and_the_settings_agree() -> None:
     for name, field in Settings.model_fields.items():
         if not field.is_required() and name != "keys":
             assert getattr(settings, name) == field.default, name
+
+
+def test_arguments_are_plain_and_read_back_the_same() -> None:
+    keys = [{"name": "ada", "publicKey": KEY, "from": ["10.0.0.0/8"], "until": "2030-01-01"}]
+    settings = Settings.of({"keys": keys, "ssh_port": 2200, "cpus": "1.5"})
+    assert settings.arguments["keys"] == [{**keys[0], "principals": []}]
+    assert json.loads(json.dumps(settings.arguments)) == settings.arguments
+    assert Settings.of(settings.arguments) == settings
+
+
+def test_arguments_by_a_name_that_is_no_setting_are_refused() -> None:
+    with pytest.raises(ValueError, match="sshport is not a setting; did you mean sshPort"):
+        Settings.of({"keys": CONFIG["keys"], "sshport": 22})
 
 
 def test_fingerprints_are_those_of_ssh_keygen() -> None:

@@ -77,12 +77,18 @@ class DockerBuilder(pulumi.ComponentResource):
 
         child = after()
 
-        preflight = host.run(
+        preflight = host.preflight(
             f"{name}-preflight",
-            "preflight.sh",
-            [identity.owner, identity.prefix, settings.ssh_address, str(settings.ssh_port)],
+            [
+                identity.owner,
+                identity.prefix,
+                settings.ssh_address,
+                str(settings.ssh_port),
+                "",
+                str(settings.prepare).lower(),
+            ],
             opts=child,
-        )
+        ).checked
         checked = after(preflight)
 
         presented = settings.host_keys[0]

@@ -333,6 +333,7 @@ class Settings(_Model):
 
     host: Annotated[str, AfterValidator(_check_host_url)] = "unix:///var/run/docker.sock"
     host_key: Annotated[str, AfterValidator(_as_public_key_text)] = ""
+    prepare: bool = False
     ssh_host: Annotated[str, AfterValidator(_check_host_name)] = ""
     ssh_address: Annotated[str, AfterValidator(_check_address)] = "0.0.0.0"
     ssh_port: Annotated[int, Field(ge=1, le=65535)] = 2222

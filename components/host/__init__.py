@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +15,58 @@ import pulumi_docker as docker
 from components.settings import Settings
 
 _SCRIPTS = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What preflight.sh saw on a host; all empty when it did not answer."""
+
+    docker: str = ""
+    """Release of the host's Docker daemon."""
+    cgroup: str = ""
+    """Version of the control groups, 1 or 2."""
+    kernel: str = ""
+    """Release of the kernel."""
+    architecture: str = ""
+    """As `uname -m` tells it."""
+    namespaces: str = ""
+    """User namespaces: allowed or refused."""
+    tun: str = ""
+    """/dev/net/tun: usable, closed (not for everybody) or missing."""
+    fuse: str = ""
+    """/dev/fuse: present or missing."""
+    overlay: str = ""
+    """Overlay file systems: supported or missing."""
+    disk: str = ""
+    """Free space where Docker keeps its data: enough or short."""
+    inodes: str = ""
+    """Free inodes there: enough or short."""
+    clock: str = ""
+    """Against the machine that runs Pulumi: right or wrong."""
+    conflicts: str = ""
+    """How many ports and volumes of the builder something else has."""
+
+    @classmethod
+    def parse(cls, text: str) -> HostFacts:
+        """The facts of preflight.sh's standard output, name=value a line."""
+        lines = [line.partition("=") for line in text.splitlines()]
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, _, value in lines if name in known})
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The facts as environment variables."""
+        return {f"HOST_{name.upper()}": value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The check of a host before anything is created on it."""
+
+    checked: command.local.Command
+    """What everything on the host depends on."""
+    facts: pulumi.Output[HostFacts]
+    """What the host is, in previews too."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +116,11 @@ class DockerHost:
         (Path.home() / ".ssh").mkdir(mode=0o700, exist_ok=True)
         return docker.Provider(name, host=self.url, ssh_opts=self.ssh_options, opts=opts)
 
-    def shell(self, *arguments: str) -> str:
-        """A command line that runs the shell script on its standard input on the host."""
+    def shell(self, *arguments: str, clock: bool = False) -> str:
+        """A command line that runs the shell script on its standard input on the host.
+
+        With `clock` the script of a remote host finds this machine's time, in seconds, in CLOCK.
+        """
         script = shlex.join(["sh", "-s", "--", *arguments])
         if not self.is_remote:
             return f"DOCKER_HOST={shlex.quote(self.url)} {script}"
@@ -76,10 +131,51 @@ class DockerHost:
             f"the name, the port, that hostKey is the key the host shows, and that "
             f"`ssh {parts.username}@{parts.hostname}` logs in without asking."
         )
+        command = shlex.join([*ssh, "--", parts.hostname or ""])
+        command += f"{' CLOCK=$(date +%s)' if clock else ''} {shlex.quote(script)}"
         return (
-            f"{shlex.join([*ssh, '--', parts.hostname or '', script])} || "
+            f"{command} || "
             f"{{ code=$?; test $code -ne 255 || echo {shlex.quote(unreachable)} >&2; exit $code; }}"
         )
+
+    def preflight(
+        self,
+        name: str,
+        arguments: list[str],
+        *,
+        opts: pulumi.ResourceOptions,
+    ) -> Preflight:
+        """Look at the host in every preview, and check it when what was seen differs.
+
+        Shortfalls are warnings of the preview and errors of the update. A host that does not
+        answer is no error of a preview: its other resources, and other hosts, are still planned.
+        """
+        script = (_SCRIPTS / "preflight.sh").read_text()
+        seen = command.local.run_output(
+            # What the command says is told below; its end is no error.
+            command=f"{{ {self.shell('look', *arguments, clock=True)}; }} || :",
+            stdin=script,
+            logging=command.local.Logging.NONE,
+            opts=pulumi.InvokeOutputOptions(parent=opts.parent),
+        )
+        facts = seen.stdout.apply(lambda text: HostFacts.parse(text or ""))
+        checked = command.local.Command(
+            name,
+            create=self.shell("check", *arguments, clock=True),
+            stdin=script,
+            # Each fact by its name, so that a preview shows which of them changed.
+            environment=facts.apply(lambda facts: facts.variables),
+            logging=command.local.Logging.STDERR,
+            opts=opts,
+        )
+
+        def warn(said: str) -> None:
+            if said:
+                pulumi.log.warn(said, resource=checked)
+
+        if pulumi.runtime.is_dry_run():
+            seen.stderr.apply(warn)
+        return Preflight(checked, facts)
 
     def run(
         self,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import NewBuilder, free_port, make_key, passed, run
+from tests.engine.hosts import Hosts, hosts_in
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,56 @@ def test_every_wrong_setting_is_told_by_the_engine_too(new_builder: NewBuilder) 
     assert "Traceback" not in said.stdout
 
 
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+def test_what_a_host_lacks_is_told_by_the_preview_and_refused_by_the_update(
+    new_builder: NewBuilder, hosts: Hosts
+) -> None:
+    """A container as a host has no /dev/net/tun, nor a kernel module that brings it."""
+    builder = new_builder(**hosts.new().settings, prepare=True)
+    builder.env["SSH_AUTH_SOCK"] = hosts.agent
+    shown = passed(builder.pulumi("preview"))
+    assert "host: /dev/net/tun is missing: prepare will run: modprobe tun" in shown
+    refused = builder.pulumi("up")
+    assert refused.returncode != 0
+    assert "host: prepare could not run: modprobe tun" in refused.stdout
+    assert "host: /dev/net/tun is missing: modprobe tun" in refused.stdout
+    assert "docker:index" not in builder.state()
+
+
+def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
+    new_builder: NewBuilder, hosts: Hosts
+) -> None:
+    host = hosts.new("--device", "/dev/net/tun")
+    passed(host.shell("chmod 0600 /dev/net/tun"))
+    builder = new_builder(**host.settings)
+    builder.env["SSH_AUTH_SOCK"] = hosts.agent
+    closed = "/dev/net/tun is not usable by everybody"
+    assert f"host: {closed}" in passed(builder.pulumi("preview"))
+    assert passed(host.shell("stat -c %a /dev/net/tun")).strip() == "600"
+
+    builder.settings["prepare"] = True
+    assert "prepared: chmod 0666 /dev/net/tun" in builder.up()
+    assert passed(host.shell("stat -c %a /dev/net/tun")).strip() == "666"
+    assert "/dev/net/tun 0666" in passed(host.shell("cat /etc/tmpfiles.d/*"))
+    assert "200 OK" in builder.ping().stdout
+    assert "HOST_" not in passed(builder.pulumi("preview", "--diff", "--expect-no-changes"))
+
+    passed(host.shell("chmod 0600 /dev/net/tun"))
+    builder.settings["prepare"] = False
+    shown = passed(builder.pulumi("preview", "--diff"))
+    facts = ["".join(line.split()) for line in shown.splitlines() if "~ HOST_" in line]
+    assert facts == ['~HOST_TUN:"usable"=>"closed"']
+    # Whatever has become of the host, a key can be taken out.
+    builder.add_key("ci")
+    assert closed in builder.up()
+    assert builder.ping("ci").returncode == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide devices in a mount namespace")
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     """preflight.sh in a mount namespace whose kernel and devices are too poor."""
@@ -128,12 +179,15 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
         f"mount -t tmpfs -o size=1m,nr_inodes=10 full {root} && "
         f"mount --bind {poor} /proc/sys/user/max_user_namespaces && "
         f"mount --bind {poor} /dev/net/tun && "
-        f"PATH={tmp_path}:$PATH sh -s -- owner nobody-builder 127.0.0.1 1 < {script}"
+        f"export CLOCK=$(($(date +%s) - 3600)) PATH={tmp_path}:$PATH && "
+        f"sh -s -- check owner nobody-builder 127.0.0.1 1 linux/riscv64 false < {script}"
     )
     said = run("unshare", "--mount", "sh", "-c", inside)
     assert said.returncode == 1
     for shortfall in (
         "kernel 5.4.0-old is too old",
+        "platforms has linux/riscv64, and the host is",
+        "the clock differs by",
         "user namespaces are refused",
         "modprobe tun",
         f"1 MiB are free at {root}; at least 2048 MiB",

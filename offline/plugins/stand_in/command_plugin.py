@@ -1,4 +1,4 @@
-"""Stand-in for pulumi-command 1.2: the resource local.Command."""
+"""Stand-in for pulumi-command 1.2: the resource local.Command and the function local.run."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ class Command(Kind):
     def delete(self, identifier: str, state: Properties) -> None:
         if state.get("delete"):
             self._run(state, state["delete"], state)
+
+    def run(self, arguments: Properties) -> Properties:
+        """command:local:run, in every preview and update."""
+        return self._run(arguments, arguments.get("command"), {})
 
     def _run(self, inputs: Properties, command: str | None, before: Properties) -> Properties:
         if not command:
@@ -94,4 +98,5 @@ class Command(Kind):
 
 
 if __name__ == "__main__":
-    serve("1.2.1", StandIn({"command:local:Command": Command()}))
+    command = Command()
+    serve("1.2.1", StandIn({"command:local:Command": command}, {"command:local:run": command.run}))

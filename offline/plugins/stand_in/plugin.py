@@ -89,6 +89,7 @@ class StandIn(protocol.Provider):
     """A plugin of several kinds."""
 
     kinds: Mapping[str, Kind]
+    functions: Mapping[str, Callable[[Properties], Properties]] = field(default_factory=dict)
     on_configure: Callable[[Properties], None] = lambda _: None
     known_settings: frozenset[str] = field(default_factory=frozenset)
 
@@ -190,6 +191,11 @@ class StandIn(protocol.Provider):
         kind = self._kind(request.type)
         await asyncio.to_thread(kind.delete, request.resource_id, plain(request.properties))
 
+    async def invoke(self, request: protocol.InvokeRequest) -> protocol.InvokeResponse:
+        function = self.functions[request.tok]
+        answer = await asyncio.to_thread(function, plain(request.args))
+        return protocol.InvokeResponse({name: rich(value) for name, value in answer.items()})
+
     async def cancel(self) -> None:
         return None
 
@@ -278,6 +284,9 @@ class _Servicer(ProviderServicer):
 
     async def Read(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Read(request, context), context)
+
+    async def Invoke(self, request: Any, context: Any) -> Any:
+        return await _for_people(super().Invoke(request, context), context)
 
     async def Check(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Check(request, context), context)

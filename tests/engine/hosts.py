@@ -1,0 +1,112 @@
+"""Docker hosts for tests: containers with a real sshd in front of this machine's Docker."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.engine.conftest import (
+    DAEMON_IMAGE,
+    GATEWAY_IMAGE,
+    Result,
+    free_port,
+    make_key,
+    passed,
+    run,
+    until,
+)
+
+SOCKET = "/var/run/docker.sock"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One machine that is reached over SSH; its sshd has its defaults, and logs every client."""
+
+    container: str
+    port: int
+    host_key: str
+
+    @property
+    def url(self) -> str:
+        return f"ssh://root@127.0.0.1:{self.port}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"host": self.url, "hostKey": self.host_key}
+
+    def shell(self, script: str) -> Result:
+        """Run a shell script on it, as root."""
+        return run("docker", "exec", self.container, "sh", "-c", script)
+
+    def log(self) -> str:
+        """What sshd said."""
+        said = run("docker", "logs", self.container)
+        return said.stdout + said.stderr
+
+
+@dataclass
+class Hosts:
+    """Makes hosts; `agent` holds the key that all of them let in."""
+
+    folder: Path
+    agent: str
+    operator: str
+    made: list[Host]
+
+    def new(self, *options: str) -> Host:
+        """A host whose container has these options of `docker run` too."""
+        port = free_port()
+        folder = self.folder / str(port)
+        folder.mkdir()
+        host_key = make_key(folder / "host")
+        (folder / "authorized_keys").write_text(self.operator + "\n")
+        # The container's root owns what sshd reads; the docker CLI is that of the daemon's image.
+        start = (
+            "mkdir -p /run/sshd /root/.ssh /usr/local/bin && cp /given/docker /usr/local/bin/ && "
+            "cp /given/authorized_keys /root/.ssh/ && cp /given/host /etc/ssh/key && "
+            "chown -R 0:0 /root/.ssh && chmod 0600 /etc/ssh/key /root/.ssh/authorized_keys && "
+            f"exec /usr/sbin/sshd.pam -D -e -f /dev/null -h /etc/ssh/key -p {port} "
+            "-o ListenAddress=127.0.0.1 -o PidFile=none -o LogLevel=VERBOSE"
+        )
+        (folder / "docker").hardlink_to(self.folder / "docker")
+        container = passed(
+            run(
+                "docker", "run", "--detach", "--network", "host", "--user", "0:0",
+                "--volume", f"{SOCKET}:{SOCKET}", "--volume", f"{folder}:/given:ro", *options,
+                "--entrypoint", "sh", GATEWAY_IMAGE, "-euc", start,
+            )
+        ).strip()  # fmt: skip
+        self.made.append(Host(container, port, host_key))
+        assert until(lambda: "Server listening" in self.made[-1].log())
+        return self.made[-1]
+
+
+@contextmanager
+def hosts_in(folder: Path) -> Iterator[Hosts]:
+    """Hosts that are gone after the block, with the agent that logs in to them."""
+    (folder / "docker").write_bytes(
+        subprocess.run(
+            ["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c",
+             'cat "$(command -v docker)"'],
+            stdout=subprocess.PIPE, check=True,
+        ).stdout
+    )  # fmt: skip
+    (folder / "docker").chmod(0o755)
+    operator = make_key(folder / "operator")
+    socket = folder / "agent"
+    with subprocess.Popen(
+        ["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL
+    ) as agent:
+        assert until(socket.exists)
+        passed(run("ssh-add", str(folder / "operator"), env={"SSH_AUTH_SOCK": str(socket)}))
+        hosts = Hosts(folder, str(socket), operator, [])
+        try:
+            yield hosts
+        finally:
+            agent.terminate()
+            for host in hosts.made:
+                run("docker", "rm", "--force", "--volumes", host.container)

@@ -339,6 +339,19 @@ def test_a_remote_host_is_pinned_and_shares_one_connection(run_program: Program)
     assert run.exports["dockerHost"] == "ssh://builder@build.example:2222"
 
 
+def test_what_a_host_is_shows_as_inputs_of_its_check(run_program: Program) -> None:
+    preflight = run_program(prepare=True)["builder-preflight"].inputs
+    assert preflight["environment"] == {
+        **dict.fromkeys(preflight["environment"], ""),
+        "HOST_DOCKER": "29.7.2",
+        "HOST_KERNEL": "6.12.1",
+        "HOST_ARCHITECTURE": "x86_64",
+        "HOST_TUN": "usable",
+    }
+    owner = "docker-build-machine/dev/builder dev-builder 0.0.0.0 2222"
+    assert preflight["create"].endswith(f"sh -s -- check {owner} '' true")
+
+
 def test_nothing_switches_host_key_checking_off(run_program: Program) -> None:
     for host in ({}, {"host": "ssh://ops@build.example", "hostKey": KEY}):
         run = run_program(**host)

@@ -70,6 +70,7 @@ def problems(**settings: Any) -> str:
         ({"host": "unix://docker.sock"}, "an absolute path"),
         ({"host": "ssh://ops@build.example"}, "ssh-keyscan -t ed25519 build.example"),
         ({"host": "ssh://ops@build.example", "hostKey": "AAAA"}, "hostKey = 'AAAA' is not an"),
+        ({"prepare": "perhaps"}, "prepare = 'perhaps' "),
         ({"sshPort": 0}, "sshPort = '0' must be a whole number from 1 to 65535"),
         ({"sshPort": 70000}, "sshPort = '70000' must be a whole number from 1 to 65535"),
         ({"sshPort": "ssh"}, "sshPort = 'ssh' must be a whole number from 1 to 65535"),

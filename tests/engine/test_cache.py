@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import subprocess
 import time
@@ -105,7 +106,7 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     said = janitor_log(tidied)
     for kind in ("container", "network", "untagged image", "anonymous volume", "image"):
         assert f"{kind} " in said
-    assert " and 1 more" in said
+    assert re.search(r" and [1-9] more", said)
 
 
 def test_the_cache_outlives_the_images(tidied: Builder) -> None:

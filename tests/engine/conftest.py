@@ -9,6 +9,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,13 @@ class Builder:
         unasked = () if command == "preview" else ("--yes", "--skip-preview")
         return self._pulumi(
             command, "--stack", self.stack, "--config-file", str(config), *unasked, *options
+        )  # fmt: skip
+
+    def client(self, verb: str, *options: str) -> Result:
+        """`python -m client VERB` as the admin of this stack."""
+        return run(
+            sys.executable, "-m", "client", verb, "--stack", self.stack, "--config-file",
+            str(self.folder / "config.yaml"), *options, env=self.env, cwd=ROOT,
         )  # fmt: skip
 
     def put_cache_on(self, disk: Disk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.engine.conftest import Builder, NewBuilder, passed, run
+from tests.engine.laptop import Laptop, write_kit
 
 
 def test_tls_builds_and_lets_nobody_in_without_a_certificate(new_builder: NewBuilder) -> None:
@@ -12,6 +13,15 @@ def test_tls_builds_and_lets_nobody_in_without_a_certificate(new_builder: NewBui
     assert "CACHED" not in builder.build()
     assert builder.build().count("CACHED") == 3
     assert "unchanged" in builder.up("--expect-no-changes")
+
+    with Laptop.started(builder) as laptop:
+        laptop.put_key(builder)
+        passed(laptop.install(write_kit(builder)))
+        opened = laptop.builder("on")
+        assert opened.returncode == 0
+        assert "its socket is not forwarded (transport tls" in opened.stderr
+        assert "Server" in passed(laptop.sh("docker version"))
+        assert passed(laptop.builder("list")) == f"{builder.stack}-builder\tplain ssh\n"
 
     gateway = builder.container("gateway")
 

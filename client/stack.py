@@ -1,0 +1,104 @@
+"""One deployed stack as Pulumi tells it: its exports and its settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.ssh_key import PublicKey
+
+ROOT = Path(__file__).parents[1]
+_PROJECT = "docker-build-machine"
+_PULUMI_SECONDS = 120
+
+
+class StackError(Exception):
+    """What is wrong, and the next step."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of the setting `keys`."""
+
+    name: str
+    public_key: PublicKey
+    is_authority: bool
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What clients and their admin need to know of one stack."""
+
+    outputs: dict[str, Any]
+    settings: dict[str, Any]
+    """By the names of Pulumi.yaml; lists as lists, everything else as text."""
+
+    @classmethod
+    def read(cls, name: str | None = None, config_file: str | None = None) -> Stack:
+        """Ask the Pulumi CLI. Raises StackError when it cannot tell, or nothing is deployed."""
+        stack = ["--stack", name] if name else []
+        outputs = _pulumi("stack", "output", *stack)
+        if "sshAlias" not in outputs:
+            raise StackError("this stack is not deployed; next: pulumi up (or make up)")
+        config = _pulumi("config", *stack, *(["--config-file", config_file] if config_file else []))
+        return cls(
+            outputs,
+            {
+                name.removeprefix(f"{_PROJECT}:"): entry.get("objectValue", entry.get("value"))
+                for name, entry in config.items()
+            },
+        )
+
+    @property
+    def alias(self) -> str:
+        """The name of the builder: of its ssh host, its Docker context, its containers."""
+        return str(self.outputs["sshAlias"])
+
+    @property
+    def address(self) -> tuple[str, str, int]:
+        """User, host and port of the gateway."""
+        parts = urlsplit(self.outputs["dockerHost"])
+        return parts.username or "", parts.hostname or "", parts.port or 22
+
+    @property
+    def known_hosts(self) -> str:
+        return str(self.outputs["knownHosts"])
+
+    @property
+    def keys(self) -> list[Key]:
+        return [
+            Key(entry["name"], PublicKey.parse(entry["publicKey"]), bool(entry.get("principals")))
+            for entry in self.settings.get("keys") or []
+        ]
+
+    def key(self, name: str) -> Key:
+        """The key of this name. Raises StackError when there is none."""
+        keys = {key.name: key for key in self.keys}
+        if name not in keys:
+            raise StackError(
+                f"--key {name}: this stack has no key of that name; allowed: "
+                f"{', '.join(sorted(keys))}; next: name one of them, or add it to the setting keys"
+            )
+        return keys[name]
+
+
+def _pulumi(*words: str) -> dict[str, Any]:
+    command = ["pulumi", "--non-interactive", *words, "--json"]
+    try:
+        result = subprocess.run(
+            command, cwd=ROOT, text=True, capture_output=True, timeout=_PULUMI_SECONDS, check=False
+        )
+    except FileNotFoundError:
+        raise StackError("pulumi is not on PATH; next: install it, or use the make words") from None
+    except subprocess.TimeoutExpired:
+        raise StackError(
+            f"`{' '.join(command)}` took longer than {_PULUMI_SECONDS} seconds; next: run it by "
+            "itself"
+        ) from None
+    if result.returncode != 0:
+        raise StackError(f"`{' '.join(command)}` failed: {result.stderr.strip()}")
+    return dict(json.loads(result.stdout))

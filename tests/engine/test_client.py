@@ -1,0 +1,235 @@
+"""The client kit on a clean machine: set up, the fast way, and everything taken away again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import BASE_IMAGE, Builder, passed, run, until
+from tests.engine.laptop import Laptop, write_kit
+
+CONTEXT = "docker context ls --format '{{if .Current}}{{.Name}} {{.DockerEndpoint}}{{end}}'"
+DOCKERFILE = f"FROM {BASE_IMAGE}\nRUN echo built >/built\n"
+BUILD = "docker build --progress=plain - 2>&1"
+
+
+@pytest.fixture(scope="module")
+def kit(builder: Builder) -> Path:
+    return write_kit(builder)
+
+
+@pytest.fixture(scope="module")
+def laptop(builder: Builder, kit: Path) -> Iterator[Laptop]:
+    """One on which the kit is installed."""
+    with Laptop.started(builder) as ready:
+        ready.put_key(builder)
+        passed(ready.install(kit))
+        yield ready
+
+
+def name(builder: Builder) -> str:
+    return f"{builder.stack}-builder"
+
+
+def current(laptop: Laptop) -> str:
+    return passed(laptop.sh(CONTEXT)).strip()
+
+
+def fast(builder: Builder) -> str:
+    return f"{name(builder)} unix:///home/rootless/.builder/{name(builder)}/docker.sock"
+
+
+def plain(builder: Builder) -> str:
+    return f"{name(builder)} ssh://{name(builder)}"
+
+
+def is_fast(builder: Builder, laptop: Laptop) -> bool:
+    return current(laptop) == fast(builder) and laptop.sh("docker version").returncode == 0
+
+
+def logins(builder: Builder) -> int:
+    return sum(" login " in line for line in builder.audit())
+
+
+def processes(laptop: Laptop, word: str) -> list[str]:
+    """The pids in the laptop whose command line holds the word."""
+    listed = passed(run("docker", "top", laptop.name, "-eo", "pid,args")).splitlines()
+    return [line.split()[0] for line in listed if word in line]
+
+
+def test_a_kit_holds_no_private_key_and_is_one_folder_or_one_tar(
+    builder: Builder, kit: Path, tmp_path: Path
+) -> None:
+    files = {str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()}
+    folder = name(builder)
+    assert files == {
+        "README.md", "builder", f"{folder}/key.pub", f"{folder}/known_hosts", f"{folder}/ssh_config"
+    }  # fmt: skip
+    assert not any("PRIVATE" in path.read_text() for path in kit.rglob("*.*") if path.is_file())
+    archive = write_kit(builder, out=tmp_path / "ada.tar")
+    passed(run("tar", "-xf", str(archive), "-C", str(tmp_path)))
+    assert all((kit / f).read_bytes() == (tmp_path / "ada" / f).read_bytes() for f in files)
+
+
+def test_a_key_that_the_stack_does_not_have_gets_no_kit(builder: Builder) -> None:
+    refused = builder.client("kit", "--key", "eve")
+    assert refused.returncode == 1
+    assert "--key eve: this stack has no key of that name; allowed: ada" in refused.stderr
+
+
+def test_plain_ssh_works_after_install_alone(builder: Builder, laptop: Laptop) -> None:
+    assert current(laptop).startswith("default ")
+    passed(laptop.sh(f"DOCKER_HOST=ssh://{name(builder)} docker version"))
+    passed(laptop.sh(f"docker --context {name(builder)} version"))
+
+
+def test_one_word_builds_over_the_forwarded_socket(builder: Builder, laptop: Laptop) -> None:
+    said = passed(laptop.builder("on"))
+    assert said == ""
+    assert current(laptop) == fast(builder)
+    passed(laptop.sh(BUILD, input=DOCKERFILE))
+    before = logins(builder)
+    assert "CACHED" in passed(laptop.sh(BUILD, input=DOCKERFILE))
+    again = laptop.builder("on")
+    assert "the socket is forwarded" in again.stderr
+    assert logins(builder) == before, "the connection that lives is used again"
+    assert f"Name:          {name(builder)}\nDriver:        docker\n" in passed(
+        laptop.sh("docker buildx inspect")
+    )
+    assert until(lambda: len(processes(laptop, "builder watch")) == 1)
+
+
+def test_key_exchange_is_a_fast_one(builder: Builder, laptop: Laptop) -> None:
+    said = laptop.sh(f"ssh -v -S none -o BatchMode=yes {name(builder)} </dev/null").stderr
+    assert "kex: algorithm: mlkem768x25519-sha256" in said or "kex: algorithm: curve25519" in said
+
+
+def test_env_is_for_tools_that_know_no_context(builder: Builder, laptop: Laptop) -> None:
+    script = (
+        'eval "$(~/.builder/builder env 2>/dev/null)" && echo "$DOCKER_HOST" && docker info -f x'
+    )
+    assert passed(laptop.sh(script)).startswith(fast(builder).split()[1])
+    hidden = laptop.builder("on", before="DOCKER_HOST=unix:///elsewhere")
+    assert "DOCKER_HOST=unix:///elsewhere DOCKER_CONTEXT= in this shell hide that" in hidden.stderr
+
+
+def test_a_dropped_connection_comes_back_by_itself(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.builder("on"))
+    before = logins(builder)
+    passed(run("docker", "exec", builder.container("gateway"), "pkill", "-f", "^sshd-session"))
+    assert until(lambda: logins(builder) > before)
+    assert until(lambda: is_fast(builder, laptop), 10)
+
+
+def test_a_restart_of_the_gateway_is_survived_and_plain_ssh_waits_meanwhile(
+    builder: Builder, laptop: Laptop
+) -> None:
+    passed(laptop.builder("on"))
+    passed(run("docker", "stop", builder.container("gateway")))
+    assert until(lambda: current(laptop) == plain(builder), 10)
+    passed(run("docker", "start", builder.container("gateway")))
+    assert until(lambda: is_fast(builder, laptop), 30)
+    assert len(processes(laptop, "builder watch")) == 1
+
+
+def test_what_a_crash_left_behind_is_in_nobody_s_way(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.builder("on"))
+    for word in ("builder watch", "-fNT"):
+        passed(run("kill", "-9", *processes(laptop, word)))
+    assert laptop.sh("docker version").returncode != 0
+    passed(laptop.builder("on"))
+    assert is_fast(builder, laptop)
+
+
+def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.builder("on"))
+    base = shlex.quote(f"FROM {BASE_IMAGE}\nRUN sleep 3; date +%s%N >/slow\n")
+    passed(
+        laptop.sh(
+            f"(echo {base} | docker build - >~/slow.log 2>&1; echo $? >~/slow.rc) & sleep 1.5"
+        )
+    )
+    passed(laptop.builder("off"))
+    assert current(laptop).startswith("default ")
+    assert until(lambda: not processes(laptop, "builder watch"))
+    assert until(lambda: laptop.sh("cat ~/slow.rc").stdout.strip(), 10)
+    assert laptop.sh("cat ~/slow.rc").stdout.strip() == "0", laptop.sh("cat ~/slow.log").stdout
+    assert laptop.sh("ls ~/.builder/*/docker.sock").returncode != 0
+
+
+def test_what_nobody_uses_ends_and_leaves_plain_ssh(builder: Builder, laptop: Laptop) -> None:
+    config = f"~/.builder/{name(builder)}/ssh_config"
+    passed(laptop.sh(f"ssh -O exit {name(builder)}"))
+    passed(laptop.sh(f"sed -i 's/ControlPersist 2h/ControlPersist 3/' {config}"))
+    try:
+        passed(laptop.builder("on"))
+        assert until(lambda: not processes(laptop, "builder watch"), 15)
+        assert current(laptop) == plain(builder)
+        assert not processes(laptop, "-fNT")
+        passed(laptop.sh("docker version"))
+    finally:
+        laptop.sh(f"sed -i 's/ControlPersist 3/ControlPersist 2h/' {config}")
+
+
+@pytest.mark.parametrize("missing", ["nothing", "timeout"], ids=["", "without timeout, as macOS"])
+def test_busybox_is_shell_enough(
+    builder: Builder, laptop: Laptop, tmp_path: Path, missing: str
+) -> None:
+    made = passed(run("docker", "create", BASE_IMAGE)).strip()
+    passed(run("docker", "cp", "--follow-link", f"{made}:/bin/busybox", str(tmp_path / "busybox")))
+    run("docker", "rm", made)
+    laptop.put(tmp_path / "busybox", "/home/rootless/busybox")
+    passed(laptop.sh(
+        "rm -rf ~/tools; mkdir ~/tools; cd ~/tools; "
+        "for tool in $(~/busybox --list); do ln -s ~/busybox $tool; done; "
+        f"ln -sf $(which docker ssh ssh-add ssh-keygen) .; rm -f {missing}"
+    ))  # fmt: skip
+    for verb in ("on", "off"):
+        passed(laptop.sh(f"PATH=~/tools sh ~/.builder/builder {verb}"))
+        assert (current(laptop) == fast(builder)) == (verb == "on")
+
+
+def test_a_person_s_own_configuration_is_kept_to_the_byte(builder: Builder, kit: Path) -> None:
+    own = "Host *\n  Compression yes\n\t# no newline at the end"
+    with Laptop.started(builder, "own") as laptop:
+        laptop.put_key(builder)
+        prepare = f"printf %s {shlex.quote(own)} >~/dotfiles && ln -s ~/dotfiles ~/.ssh/config"
+        passed(laptop.sh(f"{prepare} && chmod 640 ~/dotfiles"))
+        state = "ls -A ~; ls -l ~/.ssh; stat -Lc %a ~/.ssh/config; cat ~/.ssh/config"
+        before = passed(laptop.sh(state))
+        passed(laptop.install(kit))
+        passed(laptop.install(kit))
+        config = passed(laptop.sh("cat ~/.ssh/config"))
+        assert config.endswith(own)
+        assert config.count("Include ~/.builder/*/ssh_config\n") == 1
+        passed(laptop.sh(f"ssh -G {name(builder)} | grep -q 'compression yes'"))
+        passed(laptop.builder("on"))
+        passed(laptop.builder("uninstall"))
+        laptop.sh("rm -rf ~/kit ~/.docker")
+        assert passed(laptop.sh(state)) == before
+        assert until(lambda: not processes(laptop, "builder"))
+        assert not processes(laptop, "ssh")
+
+
+def test_the_key_is_found_by_its_fingerprint(builder: Builder, kit: Path) -> None:
+    alias = name(builder)
+    with Laptop.started(builder, "keys") as laptop:
+        missing = laptop.install(kit)
+        assert "the private key of SHA256:" in missing.stderr
+        assert laptop.builder("on").returncode == 1
+        laptop.sh("ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519")
+        wrong = laptop.sh("sh ~/kit/builder install --identity ~/.ssh/id_ed25519")
+        assert "is another key than the builder knows" in wrong.stderr
+        laptop.put(builder.folder / "ada", "/home/rootless/elsewhere")
+        # In the agent alone: ssh takes it from there by the public key of the kit.
+        agent = "eval $(ssh-agent -a ~/agent) >/dev/null; ssh-add -q ~/elsewhere; rm ~/elsewhere"
+        passed(laptop.sh(agent))
+        passed(laptop.builder("on", before="SSH_AUTH_SOCK=~/agent"))
+        laptop.sh(f"ssh -O exit {alias}")
+        laptop.put(builder.folder / "ada", "/home/rootless/.ssh/under another name")
+        passed(laptop.install(kit))
+        assert "under another name" in passed(laptop.sh(f"ssh -G {alias} | grep identityfile"))
+        passed(laptop.sh(f"DOCKER_HOST=ssh://{alias} docker version"))

@@ -99,7 +99,7 @@ connect() { master || ssh "$@" -fNT "$name" </dev/null; }
 # answers URL: the version of the daemon there.
 answers() { (
 	unset DOCKER_CONTEXT
-	DOCKER_HOST=$1 within 15 docker version --format '{{.Server.Version}}' 2>/dev/null
+	DOCKER_HOST=$1 within 8 docker version --format '{{.Server.Version}}' 2>/dev/null
 ); }
 
 # The local socket leads to the daemon: sets version.
@@ -375,6 +375,284 @@ uninstall() {
 	command=$HOME/.local/bin/builder
 	if [ -f "$command" ] && grep -qF "$home/builder" "$command"; then rm "$command"; fi
 	rm -rf "$home"
+}
+
+# The doctor ---------------------------------------------------------------------------------------
+
+# found STATUS CHECK WHAT [NEXT]: one finding; STATUS is ok, warning, error or skipped.
+found() {
+	[ "$1" != error ] || sick=1
+	if [ -z "$json" ]; then
+		printf '%-8s %-10s %s\n' "$1" "$2" "$3"
+		[ -z "${4:-}" ] || printf '%-19s next: %s\n' '' "$4"
+		return
+	fi
+	findings="${findings:+$findings, }{\"status\": \"$1\", \"check\": \"$2\", \"found\": $(as_json "$3"), \"next\": $(as_json "${4:-}")}"
+}
+
+as_json() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | tr -d '\001-\037' | sed 's/\\/\\\\/g; s/"/\\"/g')"; }
+
+# at_least VERSION MAJOR MINOR
+at_least() {
+	major=${1%%[!0-9]*}
+	minor=${1#*.}
+	minor=${minor%%[!0-9]*}
+	[ "${major:-0}" -gt "$2" ] || { [ "${major:-0}" -eq "$2" ] && [ "${minor:-0}" -ge "$3" ]; }
+}
+
+check_docker() {
+	has_docker=
+	if ! command -v docker >/dev/null 2>&1; then
+		found error docker 'docker is not installed here' 'install the docker CLI with buildx; no daemon is needed'
+		return
+	fi
+	has_docker=1
+	client=$(docker --version | sed 's/^Docker version \([^ ,]*\).*/\1/')
+	if at_least "$client" 19 3; then
+		found ok docker "docker CLI $client"
+	else
+		found error docker "the docker CLI is $client; contexts came with 19.03" 'install a newer docker CLI'
+	fi
+	buildx=$(docker_here buildx version 2>/dev/null | awk '{ print $2 }')
+	if [ "${DOCKER_BUILDKIT:-}" = 0 ]; then
+		found error buildkit 'DOCKER_BUILDKIT=0 turns BuildKit off in this shell: no cache mounts, no parallel steps' 'unset DOCKER_BUILDKIT'
+	elif [ -n "$buildx" ]; then
+		found ok buildkit "buildx $buildx"
+	elif at_least "$client" 23 0; then
+		found error buildkit "docker CLI $client cannot use BuildKit without buildx, which is missing" 'install docker-buildx-plugin (Docker) or docker-buildx (Debian, Alpine, Homebrew)'
+	elif [ "${DOCKER_BUILDKIT:-}" != 1 ]; then
+		found warning buildkit "docker CLI $client uses BuildKit only when told" 'export DOCKER_BUILDKIT=1, or install buildx'
+	else
+		found ok buildkit "built into docker CLI $client"
+	fi
+}
+
+# option NAME: its first value in the answer of ssh -G on standard input.
+option() { sed -n "s/^$1 //p" | head -n 1; }
+
+check_ssh() {
+	has_ssh=
+	if ! command -v ssh >/dev/null 2>&1; then
+		found error ssh 'ssh is not installed here' 'install OpenSSH (openssh-client)'
+		return
+	fi
+	version=$(ssh -V 2>&1)
+	number=${version#OpenSSH_}
+	number=${number#for_Windows_}
+	if at_least "$number" 7 3; then
+		found ok ssh "${version%%,*}"
+	else
+		found error ssh "$version; the Include in ~/.ssh/config needs OpenSSH 7.3" 'install a newer OpenSSH'
+		return
+	fi
+	if ! actual=$(ssh -G "$name" 2>&1); then
+		found error config "ssh refuses its configuration: $(printf '%s\n' "$actual" | tail -n 1)" 'mend the file and line that it names (chmod 600 for permissions)'
+		return
+	fi
+	has_ssh=1
+	intended=$(ssh -G -F "$folder/ssh_config" "$name")
+	clashes=
+	for each in hostname port user identityfile userknownhostsfile stricthostkeychecking controlpath remotecommand; do
+		is=$(printf '%s\n' "$actual" | option "$each")
+		should=$(printf '%s\n' "$intended" | option "$each")
+		[ "$is" = "$should" ] || clashes="$clashes${clashes:+; }$each is '$is' and should be '$should'"
+	done
+	if [ -z "$clashes" ]; then
+		found ok config "$config leads to $(printf '%s\n' "$actual" | option hostname)"
+	elif ! grep -qxF "$mark" "$config" 2>/dev/null; then
+		found error config "$config does not include the builders: $clashes" 'sh KIT/builder install, which puts the line back'
+	else
+		found error config "something in $config comes before the builders: $clashes" "move the two lines about docker-build-machine to its top, or take these options out of the other block"
+	fi
+	check_key
+}
+
+in_agent() { within 5 ssh-add -l 2>/dev/null | grep -qF "$1"; }
+
+check_key() {
+	if [ -n "${SSH_AUTH_SOCK:-}" ]; then
+		within 5 ssh-add -l >/dev/null 2>&1
+		[ $? -ne 2 ] || found warning agent "SSH_AUTH_SOCK=$SSH_AUTH_SOCK leads to no agent" "start one (eval \"\$(ssh-agent)\"; ssh-add), or unset SSH_AUTH_SOCK"
+	fi
+	key=$(printf '%s\n' "$intended" | option identityfile)
+	# With a certificate, install has not named a file.
+	[ -f "$folder/key.pub" ] || {
+		found skipped key 'the builder lets certificates in; which one ssh uses is for ~/.ssh/config to say'
+		return
+	}
+	print=$(fingerprint "$folder/key.pub")
+	if [ "$key" = "$folder/key.pub" ] || [ ! -f "$key" ]; then
+		if in_agent "$print"; then
+			found ok key "$print is in the agent"
+		else
+			found error key "the private key of $print is neither in ~/.ssh nor in the agent" 'put it there (or ssh-add it), then sh KIT/builder install [--identity FILE]'
+		fi
+	elif [ -n "$(find -L "$key" -prune \( -perm -040 -o -perm -020 -o -perm -010 -o -perm -004 -o -perm -002 -o -perm -001 \))" ]; then
+		found error key "$key can be read by others, so ssh does not use it" "chmod 600 $key"
+	elif [ "$(fingerprint "$key")" != "$print" ]; then
+		found error key "$key is another key than the builder knows ($print)" 'sh KIT/builder install [--identity FILE], or ask for a kit for this key'
+	elif in_agent "$print"; then
+		found ok key "$key, in the agent"
+	elif ssh-keygen -y -P '' -f "$key" >/dev/null 2>&1; then
+		found ok key "$key"
+	else
+		found error key "$key has a passphrase and is not in the agent: docker cannot ask for it" "ssh-add $key"
+	fi
+}
+
+check_context() {
+	[ -n "$has_docker" ] || return
+	where=$(docker_here context inspect "$name" --format '{{.Endpoints.docker.Host}}' 2>/dev/null)
+	chosen=$(current_context)
+	if [ -z "$where" ]; then
+		found error context "there is no Docker context $name" 'builder on'
+	elif [ -n "${DOCKER_HOST:-}" ]; then
+		case $DOCKER_HOST in
+		"unix://$sock" | "ssh://$name") found ok context "DOCKER_HOST=$DOCKER_HOST" ;;
+		*) found error context "DOCKER_HOST=$DOCKER_HOST of this shell hides every Docker context, also $chosen" "unset DOCKER_HOST, or eval \"\$(builder env)\"" ;;
+		esac
+	elif [ -n "${DOCKER_CONTEXT:-}" ] && [ "$DOCKER_CONTEXT" != "$name" ]; then
+		found error context "DOCKER_CONTEXT=$DOCKER_CONTEXT of this shell hides the context $chosen" 'unset DOCKER_CONTEXT'
+	elif [ "${DOCKER_CONTEXT:-$chosen}" != "$name" ]; then
+		found warning context "docker builds on the context $chosen" 'builder on'
+	else
+		found ok context "docker builds on the context $name"
+	fi
+	case ${DOCKER_HOST:-$where} in
+	unix://*)
+		if answers "${DOCKER_HOST:-$where}" >/dev/null; then
+			found ok way "${DOCKER_HOST:-$where} is forwarded"
+		else
+			found error way "nobody is behind ${DOCKER_HOST:-$where}, as after a reboot" "builder on"
+		fi
+		;;
+	*) found warning way "${DOCKER_HOST:-$where} is plain ssh, which takes longer than the forwarded socket" 'builder on' ;;
+	esac
+	[ -n "$buildx" ] || return
+	used=$( (
+		unset DOCKER_HOST
+		within 8 docker --context "$name" buildx inspect 2>/dev/null
+	) | awk -F ': *' '$1 == "Name" && !name { name = $2 } $1 == "Driver" { driver = $2 } END { print driver, name }')
+	case $used in
+	'docker '*) found ok builder 'buildx builds in the daemon itself, with its cache' ;;
+	' '*) found skipped builder 'buildx does not tell which builder it uses' ;;
+	*) found error builder "buildx builds in ${used#* } (driver ${used%% *}), which has a cache of its own, cold at first" "docker buildx use $name${BUILDX_BUILDER:+, and unset BUILDX_BUILDER (it is $BUILDX_BUILDER)}" ;;
+	esac
+}
+
+check_server() {
+	[ -n "$has_ssh" ] || return
+	answer=$(printf 'GET /_ping HTTP/1.0\r\n\r\n' | within 15 ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" 2>"$folder/doctor")
+	code=$?
+	problem=$(cat "$folder/doctor")
+	rm -f "$folder/doctor"
+	host=$(printf '%s\n' "$actual" | option hostname):$(printf '%s\n' "$actual" | option port)
+	last=$(printf '%s\n' "$problem" | grep . | tail -n 1)
+	case $problem in
+	*'Could not resolve'*)
+		found error reachable "the name of $host is not known here" 'check DNS, and whether a VPN is needed'
+		return
+		;;
+	*'Connection refused'*)
+		found error reachable "$host is there, but no gateway listens" 'ask who runs the builder to look at its gateway'
+		return
+		;;
+	*'timed out'* | *'No route'* | *'unreachable'*)
+		found error reachable "$host does not answer" 'check the network, a VPN, and that a firewall lets the port through'
+		return
+		;;
+	*'IDENTIFICATION HAS CHANGED'* | *'Host key verification failed'* | *'host key is known'*)
+		found ok reachable "$host"
+		found error hostkey "$host shows another host key than the pinned one" 'ask who runs the builder: after a rotation, install a new kit; otherwise somebody is in between, and ssh is right to refuse'
+		return
+		;;
+	*'Permission denied'*)
+		found ok reachable "$host"
+		found ok hostkey 'as pinned'
+		found error access 'the builder does not let this key in' "ask who runs it whether $(fingerprint "$folder/key.pub" | grep . || echo 'your certificate') is among its keys, in time, and from this address"
+		return
+		;;
+	esac
+	if [ "$code" -eq 255 ]; then
+		found error reachable "ssh to $host failed: $last" "ssh -v $name tells more"
+		return
+	fi
+	found ok reachable "$host"
+	found ok hostkey 'as pinned'
+	found ok access 'the key is let in'
+	case $answer in
+	*' 200 OK'*) ;;
+	*)
+		found error daemon "the daemon does not answer: ${last:-no answer within 15 s}" 'wait if it is being changed; else ask who runs the builder to look at the log of its daemon'
+		return
+		;;
+	esac
+	found ok daemon "answers, $(printf '%s' "$answer" | tr -d '\r' | sed -n 's/^Server: //p')"
+	[ -z "$has_docker" ] || check_daemon
+}
+
+# at_builder COMMAND...: docker there, whatever this shell has set for others.
+at_builder() { (
+	unset DOCKER_CONTEXT
+	export DOCKER_HOST="ssh://$name"
+	[ ! -S "$sock" ] || ! answers "unix://$sock" >/dev/null || DOCKER_HOST=unix://$sock
+	within 30 docker "$@"
+); }
+
+check_daemon() {
+	if said=$(at_builder version --format 'client API {{.Client.APIVersion}}, daemon {{.Server.MinAPIVersion}} to {{.Server.APIVersion}}' 2>&1); then
+		found ok versions "$said"
+	else
+		found error versions "$(printf '%s\n' "$said" | tail -n 1)" "${DOCKER_API_VERSION:+unset DOCKER_API_VERSION, or }install a docker CLI that is nearer to the daemon's release"
+		return
+	fi
+	cache=$(at_builder system df --format '{{.Type}}	{{.TotalCount}}	{{.Size}}' 2>/dev/null | awk -F '\t' '$1 == "Build Cache" { print $2, $3 }')
+	case $cache in
+	'') found skipped cache 'the daemon does not tell how large its cache is' ;;
+	'0 '*) found warning cache 'the cache is empty: the next build runs every step' ;;
+	*) found ok cache "${cache#* } in ${cache%% *} entries" ;;
+	esac
+	# The API tells no free space; a container's root folder lies on the daemon's disk.
+	disk=
+	for image in $(at_builder image ls --quiet --filter dangling=false 2>/dev/null | awk '!seen[$0]++' | head -n 4); do
+		disk=$(at_builder run --rm --network none --entrypoint df "$image" -Pk / 2>"$folder/doctor" | awk 'NR == 2 { printf "%.1f GB of %.1f GB free %d", $4 / 1e6, $2 / 1e6, $4 * 100 / $2 }')
+		[ -z "$disk" ] || break
+		! grep -q 'no space left' "$folder/doctor" || disk='nothing free 0'
+	done
+	rm -f "$folder/doctor"
+	percent=${disk##* }
+	if [ -z "$disk" ]; then
+		found skipped disk 'no image there has df to tell the free space; who runs the builder sees it with: python -m client status'
+	elif [ "$percent" -ge 10 ]; then
+		found ok disk "${disk% *}"
+	elif [ "$percent" -ge 3 ]; then
+		found warning disk "${disk% *}; the builder makes room, so cache goes" 'ask who runs it for a larger disk or a smaller cacheSize'
+	else
+		found error disk "the disk is full: ${disk% *}" 'docker image prune -a at the builder, or ask who runs it'
+	fi
+}
+
+doctor() {
+	json='' findings='' sick=''
+	case ${1:-} in
+	--json) json=1 ;;
+	'') ;;
+	*) fail "doctor knows no $1; next: builder help" ;;
+	esac
+	buildx=
+	check_docker
+	check_ssh
+	check_context
+	check_server
+	if [ -n "$json" ]; then
+		if [ -n "$sick" ]; then healthy=false; else healthy=true; fi
+		printf '{"builder": %s, "healthy": %s, "findings": [%s]}\n' "$(as_json "$name")" "$healthy" "$findings"
+	elif [ -z "$sick" ]; then
+		echo "$name: builds can work"
+	else
+		echo "$name: see the errors above"
+	fi
+	[ -z "$sick" ]
 }
 
 verb=${1:-help}

@@ -1,0 +1,343 @@
+"""`builder doctor`: each thing that can be wrong is made wrong, and told with what to do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import (
+    Builder,
+    NewBuilder,
+    NewDisk,
+    free_port,
+    make_key,
+    passed,
+    run,
+    until,
+)
+from tests.engine.laptop import Laptop, write_kit
+
+SSH = "/home/rootless/.ssh"
+KEY = f"{SSH}/id_ed25519"
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder, new_disk: NewDisk) -> Builder:
+    """One with a disk that can be filled, and an image that has df."""
+    ready = new_builder(cacheSize="1GB", minFreeSpace="100MB", keepImages=["*"])
+    ready.put_cache_on(new_disk(1600))
+    ready.up()
+    ready.load_base()
+    ready.build()
+    return ready
+
+
+@pytest.fixture(scope="module")
+def laptop(builder: Builder) -> Iterator[Laptop]:
+    with Laptop.started(builder) as ready:
+        ready.put_key(builder)
+        passed(ready.install(write_kit(builder)))
+        passed(ready.builder("on"))
+        yield ready
+
+
+def name(builder: Builder) -> str:
+    return f"{builder.stack}-builder"
+
+
+def diagnosis(laptop: Laptop, before: str = "") -> dict[str, Any]:
+    """What `doctor --json` says; its exit code must say the same."""
+    result = laptop.builder("doctor", "--json", before=before)
+    told = dict(json.loads(result.stdout))
+    assert result.returncode == (0 if told["healthy"] else 1), result.stdout
+    return told
+
+
+def findings(laptop: Laptop, before: str = "") -> dict[str, tuple[str, str, str]]:
+    """Status, what was found and the next step, of each check that is not in order."""
+    return {
+        finding["check"]: (finding["status"], finding["found"], finding["next"])
+        for finding in diagnosis(laptop, before)["findings"]
+        if finding["status"] != "ok"
+    }
+
+
+def the_error(laptop: Laptop, before: str = "") -> tuple[str, str, str]:
+    """The one error: its check, what was found and the next step."""
+    told = findings(laptop, before)
+    errors = [(check, *rest) for check, (status, *rest) in told.items() if status == "error"]
+    assert len(errors) == 1, told
+    return errors[0]  # type: ignore[return-value]
+
+
+@contextmanager
+def changed(laptop: Laptop, change: str, back: str) -> Iterator[None]:
+    """Something is wrong in the meantime."""
+    passed(laptop.sh(change))
+    try:
+        yield
+    finally:
+        passed(laptop.sh(back))
+
+
+@contextmanager
+def without(laptop: Laptop, *paths: str) -> Iterator[None]:
+    """These files of the laptop's system are away in the meantime."""
+    as_root = ["docker", "exec", "--user", "0", laptop.name, "sh", "-c"]
+    found = passed(laptop.sh("; ".join(f"command -v {path} || echo {path}" for path in paths)))
+    files = found.split()
+    passed(run(*as_root, "; ".join(f"mv {file} {file}.away" for file in files)))
+    try:
+        yield
+    finally:
+        passed(run(*as_root, "; ".join(f"mv {file}.away {file}" for file in files)))
+
+
+def ssh_config(laptop: Laptop, line: str) -> Any:
+    """A line at the top of ~/.ssh/config in the meantime."""
+    config = f"{SSH}/config"
+    change = f"cp {config} ~/kept; {{ printf '%s\\n' {shlex.quote(line)}; cat ~/kept; }} >{config}"
+    return changed(laptop, change, f"cat ~/kept >{config}; chmod 600 {config}")
+
+
+def test_all_is_well(builder: Builder, laptop: Laptop) -> None:
+    assert findings(laptop) == {}
+    said = passed(laptop.builder("doctor"))
+    assert said.endswith(f"{name(builder)}: builds can work\n")
+    checks = [line.split()[1] for line in said.splitlines()[:-1]]
+    assert checks == [
+        "docker", "buildkit", "ssh", "config", "key", "context", "way", "builder", "reachable",
+        "hostkey", "access", "daemon", "versions", "cache", "disk",
+    ]  # fmt: skip
+
+
+def test_no_docker_and_no_ssh(laptop: Laptop) -> None:
+    with without(laptop, "docker"):
+        check, found, next_step = the_error(laptop)
+    assert (check, found) == ("docker", "docker is not installed here")
+    assert "install the docker CLI" in next_step
+    with without(laptop, "ssh"):
+        check, found, _ = the_error(laptop)
+    assert (check, found) == ("ssh", "ssh is not installed here")
+
+
+def test_buildkit_is_missing_or_turned_off(laptop: Laptop) -> None:
+    plugin = passed(laptop.sh("find / -name docker-buildx -type f 2>/dev/null; true")).split()
+    with without(laptop, *plugin):
+        check, found, next_step = the_error(laptop)
+    assert check == "buildkit"
+    assert "without buildx, which is missing" in found
+    assert "docker-buildx" in next_step
+    check, found, next_step = the_error(laptop, before="DOCKER_BUILDKIT=0")
+    assert (check, next_step) == ("buildkit", "unset DOCKER_BUILDKIT")
+
+
+def test_another_block_of_the_configuration_comes_first(builder: Builder, laptop: Laptop) -> None:
+    with ssh_config(laptop, f"Host {name(builder)}\n  User ops\nHost *\n"):
+        told = findings(laptop)
+    assert told["config"] == (
+        "error",
+        "something in /home/rootless/.ssh/config comes before the builders: user is 'ops' and "
+        "should be 'builder'",
+        "move the two lines about docker-build-machine to its top, or take these options out of "
+        "the other block",
+    )
+    assert told["access"][0] == "error"
+
+
+def test_the_include_is_gone(laptop: Laptop) -> None:
+    with changed(laptop, f"mv {SSH}/config ~/kept", f"mv ~/kept {SSH}/config"):
+        told = findings(laptop)
+    assert told["config"][0] == "error"
+    assert "does not include the builders: hostname is" in told["config"][1]
+    assert told["reachable"][0] == "error"
+    assert "is not known here" in told["reachable"][1]
+
+
+def test_ssh_refuses_the_configuration(laptop: Laptop) -> None:
+    with changed(laptop, f"chmod 666 {SSH}/config", f"chmod 600 {SSH}/config"):
+        check, found, _ = the_error(laptop)
+    assert check == "config"
+    assert "Bad owner or permissions" in found
+
+
+def test_the_key_can_be_read_by_others(laptop: Laptop) -> None:
+    with changed(laptop, f"chmod 640 {KEY}", f"chmod 600 {KEY}"):
+        told = findings(laptop)
+    assert told["key"] == (
+        "error", f"{KEY} can be read by others, so ssh does not use it", f"chmod 600 {KEY}"
+    )  # fmt: skip
+    assert told["access"][0] == "error"
+
+
+def test_the_key_has_a_passphrase_and_is_not_in_the_agent(laptop: Laptop) -> None:
+    change = f"cp {KEY} ~/kept; ssh-keygen -q -p -N secret -P '' -f {KEY}"
+    with changed(laptop, change, f"cp ~/kept {KEY}; rm ~/kept"):
+        told = findings(laptop)
+        assert told["key"][1].startswith(f"{KEY} has a passphrase and is not in the agent")
+        assert told["key"][2] == f"ssh-add {KEY}"
+        # With the agent all is well.
+        passed(laptop.sh("ssh-agent -a ~/agent && SSH_AUTH_SOCK=~/agent ssh-add ~/kept"))
+        assert findings(laptop, before="SSH_AUTH_SOCK=~/agent") == {}
+
+
+def test_the_key_is_not_there_or_another(laptop: Laptop) -> None:
+    with changed(laptop, f"mv {KEY} ~/kept", f"mv ~/kept {KEY}"):
+        assert findings(laptop)["key"][1].endswith("is neither in ~/.ssh nor in the agent")
+        with changed(laptop, f"ssh-keygen -q -t ed25519 -N '' -f {KEY}", f"rm {KEY} {KEY}.pub"):
+            told = findings(laptop)
+    assert "is another key than the builder knows" in told["key"][1]
+    assert told["access"][:2] == ("error", "the builder does not let this key in")
+
+
+def test_a_dead_agent_is_a_warning(laptop: Laptop) -> None:
+    told = findings(laptop, before="SSH_AUTH_SOCK=/nowhere")
+    assert told.keys() == {"agent"}
+    assert told["agent"][:2] == ("warning", "SSH_AUTH_SOCK=/nowhere leads to no agent")
+
+
+def test_a_variable_hides_the_context(builder: Builder, laptop: Laptop) -> None:
+    told = findings(laptop, before="DOCKER_HOST=unix:///elsewhere")
+    assert told["context"][0] == "error"
+    assert told["context"][1].startswith("DOCKER_HOST=unix:///elsewhere of this shell hides")
+    assert told["context"][2].startswith("unset DOCKER_HOST")
+    check, found, next_step = the_error(laptop, before="DOCKER_CONTEXT=default")
+    assert (check, next_step) == ("context", "unset DOCKER_CONTEXT")
+    assert found == f"DOCKER_CONTEXT=default of this shell hides the context {name(builder)}"
+
+
+def test_docker_builds_elsewhere(builder: Builder, laptop: Laptop) -> None:
+    with changed(laptop, "docker context use default", f"docker context use {name(builder)}"):
+        told = findings(laptop)
+    assert told == {"context": ("warning", "docker builds on the context default", "builder on")}
+
+
+def test_nobody_is_behind_the_socket(builder: Builder, laptop: Laptop) -> None:
+    stop = f"rm ~/.builder/{name(builder)}/watched; sleep 1.5; ssh -O exit {name(builder)}"
+    with changed(laptop, stop, "~/.builder/builder on"):
+        check, found, next_step = the_error(laptop)
+    assert (check, next_step) == ("way", "builder on")
+    assert found.startswith("nobody is behind unix://")
+
+
+def test_plain_ssh_is_a_warning(builder: Builder, laptop: Laptop) -> None:
+    with changed(laptop, "~/.builder/builder off", "~/.builder/builder on"):
+        told = findings(laptop)
+    assert told["way"][0] == "warning"
+    assert "plain ssh" in told["way"][1]
+
+
+def test_a_stray_builder_of_setup_buildx(builder: Builder, laptop: Laptop) -> None:
+    create = "docker buildx create --name stray --driver docker-container --use"
+    with changed(laptop, create, f"docker buildx rm stray; docker buildx use {name(builder)}"):
+        check, found, next_step = the_error(laptop)
+        assert check == "builder"
+        assert found.startswith("buildx builds in stray (driver docker-container)")
+        assert next_step == f"docker buildx use {name(builder)}"
+        passed(laptop.sh(next_step))
+        assert findings(laptop) == {}
+        check, _, next_step = the_error(laptop, before="BUILDX_BUILDER=stray")
+        assert "unset BUILDX_BUILDER (it is stray)" in next_step
+
+
+def test_the_name_or_the_port_is_wrong(builder: Builder, laptop: Laptop) -> None:
+    kept = f"~/.builder/{name(builder)}/ssh_config"
+    for change, expected in (
+        ("s/HostName .*/HostName nowhere.invalid/", "the name of nowhere.invalid:"),
+        (f"s/Port .*/Port {free_port()}/", "is there, but no gateway listens"),
+    ):
+        with changed(laptop, f"cp {kept} ~/kept; sed -i '{change}' {kept}", f"cp ~/kept {kept}"):
+            check, found, next_step = the_error(laptop)
+        assert check == "reachable"
+        assert expected in found
+        assert next_step
+
+
+def test_a_host_that_does_not_answer_is_told_in_time(builder: Builder, laptop: Laptop) -> None:
+    kept = f"~/.builder/{name(builder)}/ssh_config"
+    # 192.0.2.0/24 is for documentation (RFC 5737): nobody answers there.
+    change = "s/HostName .*/HostName 192.0.2.1/"
+    with changed(laptop, f"cp {kept} ~/kept; sed -i '{change}' {kept}", f"cp ~/kept {kept}"):
+        check, found, _ = the_error(laptop)
+    assert check == "reachable"
+    assert "192.0.2.1" in found
+
+
+def test_another_host_key_than_the_pinned_one(builder: Builder, laptop: Laptop) -> None:
+    known = f"~/.builder/{name(builder)}/known_hosts"
+    other = make_key(builder.folder / "impostor").split()[1]
+    change = f"cp {known} ~/kept; sed -i 's|AAAA.*|{other}|' {known}"
+    with changed(laptop, change, f"cp ~/kept {known}"):
+        check, found, next_step = the_error(laptop)
+    assert check == "hostkey"
+    assert "shows another host key than the pinned one" in found
+    assert "install a new kit" in next_step
+
+
+def test_the_key_is_not_let_in(builder: Builder, laptop: Laptop) -> None:
+    gateway = builder.container("gateway")
+    config, reload = "/config/sshd/sshd_config", "pkill -HUP -f 'sshd.*[l]istener'"
+    none = f"sed -i '1i AuthorizedKeysFile none' {config}; {reload}"
+    passed(run("docker", "exec", gateway, "sh", "-c", none))
+    try:
+        check, found, next_step = the_error(laptop)
+    finally:
+        passed(run("docker", "exec", gateway, "sh", "-c", f"sed -i 1d {config}; {reload}"))
+    assert (check, found) == ("access", "the builder does not let this key in")
+    fingerprint = passed(run("ssh-keygen", "-lf", str(builder.folder / "ada.pub"))).split()[1]
+    assert fingerprint in next_step
+
+
+def test_the_gateway_is_away_and_the_daemon_is(builder: Builder, laptop: Laptop) -> None:
+    daemon = builder.container("daemon")
+    passed(run("docker", "pause", daemon))
+    try:
+        told = findings(laptop)
+    finally:
+        passed(run("docker", "unpause", daemon))
+    assert told["daemon"][1].startswith("the daemon does not answer")
+    assert told["way"][0] == "error"
+
+
+def test_versions_that_do_not_fit(laptop: Laptop) -> None:
+    told = findings(laptop, before="DOCKER_API_VERSION=1.99")
+    assert "too new" in told["versions"][1]
+    assert told["versions"][2].startswith("unset DOCKER_API_VERSION")
+
+
+def test_a_cold_cache_is_a_warning(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.sh("docker builder prune --all --force"))
+    told = findings(laptop)
+    assert told["cache"][0] == "warning"
+    assert told.keys() == {"cache"}
+    builder.build()
+
+
+def test_a_full_disk(builder: Builder, laptop: Laptop) -> None:
+    fill = ["docker", "exec", builder.container("daemon"), "sh", "-c"]
+    folder = "/home/rootless/.local/share/docker"
+    run(*fill, f"dd if=/dev/zero of={folder}/filler bs=1M count=2000")
+    try:
+        told = findings(laptop)
+    finally:
+        passed(run(*fill, f"rm {folder}/filler"))
+    assert told["disk"][0] == "error"
+    assert "full" in told["disk"][1]
+    assert until(lambda: "disk" not in findings(laptop), 30)
+
+
+def test_without_an_image_that_has_df_the_disk_is_not_told(
+    builder: Builder, laptop: Laptop
+) -> None:
+    passed(laptop.sh("docker image rm --force $(docker image ls --quiet)"))
+    try:
+        assert findings(laptop)["disk"][0] == "skipped"
+    finally:
+        builder.load_base()
+        builder.build()
+    assert findings(laptop) == {}, "everything that was wrong in these tests is mended"

@@ -12,7 +12,8 @@ def volume(identity: Identity, role: str, *, opts: pulumi.ResourceOptions) -> do
         f"{identity.name}-{role}",
         name=identity.physical(role),
         labels=[docker.VolumeLabelArgs(label=k, value=v) for k, v in identity.labels.items()],
-        opts=opts,
+        # Docker takes an existing name for the volume itself: the new one would go with the old.
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
     )
 
 

@@ -33,7 +33,12 @@ CHILDREN = {
     "builder-readiness": "command:local:Command",
 }
 TLS_CHILDREN = {
-    **{name: kind for name, kind in CHILDREN.items() if name != "builder-runtime"},
+    **{
+        name: kind
+        for name, kind in CHILDREN.items()
+        if name not in ("builder-runtime", "builder-network")
+    },
+    "builder-tls-network": "docker:index/network:Network",
     "builder-tls-server": "docker:index/volume:Volume",
     "builder-tls-client": "docker:index/volume:Volume",
     "builder-certificates": "docker:index/container:Container",
@@ -78,6 +83,14 @@ def test_tls_adds_certificates_and_drops_the_shared_socket(run_program: Program)
     config = uploads(run["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]["content"]
     assert "DOCKER_HOST=tcp://docker:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/tls" in config
     assert "AllowStreamLocalForwarding no" in config
+
+
+def test_what_has_a_name_on_the_host_goes_before_its_replacement_comes(
+    run_program: Program,
+) -> None:
+    run = run_program()
+    for resource in (*run.of_type(":Network"), *run.of_type(":Volume")):
+        assert resource.request.deleteBeforeReplace, resource.name
 
 
 def test_every_child_has_the_component_as_parent(run_program: Program) -> None:

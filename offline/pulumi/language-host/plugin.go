@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/pulumi/pulumi/sdk/v3/python"
+	pulumirpc "github.com/pulumi/pulumi/sdk/v3/proto/go"
+)
+
+// pluginCommand is the command of a plugin or policy pack. The engine of today names its folder in
+// the field `info` of the request, which this host does not know: field 5, a ProgramInfo with the
+// program's folder in field 2 and the runtime's options in field 4 (pulumi/language.proto).
+func pluginCommand(
+	ctx context.Context, req *pulumirpc.RunPluginRequest, args ...string,
+) (*exec.Cmd, error) {
+	info := field(req.ProtoReflect().GetUnknown(), 5)
+	folder := string(field(info, 2))
+	if folder == "" {
+		return python.Command(ctx, args...)
+	}
+	args[0] = folder
+	options := &structpb.Struct{}
+	if err := proto.Unmarshal(field(info, 4), options); err != nil {
+		return nil, err
+	}
+	virtualenv := options.GetFields()["virtualenv"].GetStringValue()
+	if virtualenv == "" {
+		return python.Command(ctx, args...)
+	}
+	if !filepath.IsAbs(virtualenv) {
+		virtualenv = filepath.Join(folder, virtualenv)
+	}
+	if !python.IsVirtualEnv(virtualenv) {
+		return nil, python.NewVirtualEnvError(virtualenv, virtualenv)
+	}
+	return python.VirtualEnvCommand(virtualenv, "python", args...), nil
+}
+
+// field is the last value of a field with a length in an encoded message; nil when there is none.
+func field(message []byte, number protowire.Number) []byte {
+	var found []byte
+	for len(message) > 0 {
+		tag, kind, length := protowire.ConsumeTag(message)
+		if length < 0 {
+			return found
+		}
+		message = message[length:]
+		if tag == number && kind == protowire.BytesType {
+			value, length := protowire.ConsumeBytes(message)
+			if length < 0 {
+				return found
+			}
+			found, message = value, message[length:]
+			continue
+		}
+		length = protowire.ConsumeFieldValue(tag, kind, message)
+		if length < 0 {
+			return found
+		}
+		message = message[length:]
+	}
+	return found
+}

@@ -1,0 +1,219 @@
+"""The rules as plain functions: what they are given is wrong where they yield a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONTAINER = "docker:index/container:Container"
+IMAGE = "docker:index/remoteImage:RemoteImage"
+VOLUME = "docker:index/volume:Volume"
+PROVIDER = "pulumi:providers:docker"
+BUILDER = "docker-build-machine:index:DockerBuilder"
+
+_SSHD_PORT = 2222
+_UNPINNED = re.compile(r"^(?!sha256:)[^@]*?(/|^)[^:/@]+(:latest)?$")
+# Go prints 1m0s, never 60s or 1m; what is written otherwise differs from what is read back.
+_GO_DURATION = re.compile(
+    r"^(0s|([0-9]+h[0-5]?[0-9]m|[1-5]?[0-9]m)?[1-5]?[0-9](\.[0-9]*[1-9])?s|[0-9]+ms)$"
+)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource as a plan has it."""
+
+    type: str
+    name: str
+    inputs: Mapping[str, Any]
+    """Plain values by their names in the provider's schema; what is not known yet is left out."""
+    protect: bool = False
+    parent: str = ""
+    """URN of the parent."""
+    urn: str = ""
+
+    @property
+    def role(self) -> str:
+        """What it is in its builder: the name without the builder's."""
+        return self.name.removeprefix(f"{self.parent.rsplit('::', 1)[-1]}-")
+
+
+Rule = Callable[[Resource], Iterator[str]]
+StackRule = Callable[[list[Resource]], Iterator[tuple[Resource, str]]]
+
+
+def images_are_pinned(resource: Resource) -> Iterator[str]:
+    """Each image is named with a version or a digest."""
+    field = {IMAGE: "name", CONTAINER: "image"}.get(resource.type, "")
+    image = str(resource.inputs.get(field) or "sha256:")
+    if _UNPINNED.match(image):
+        yield f"{image} may be another image tomorrow: add a version tag other than latest"
+
+
+def no_plain_tcp(resource: Resource) -> Iterator[str]:
+    """No Docker API over TCP without mutual TLS, neither served nor used."""
+    if resource.type == PROVIDER and str(resource.inputs.get("host", "")).startswith("tcp:"):
+        yield "the host's daemon is reached over TCP: use ssh:// or unix://"
+    if resource.type != CONTAINER:
+        return
+    words = [
+        str(word) for name in ("entrypoints", "command") for word in resource.inputs.get(name) or []
+    ]
+    if any("tcp://" in word for word in words) and "--tlsverify" not in words:
+        yield "dockerd would listen on TCP without --tlsverify"
+    variables = dict(
+        str(variable).partition("=")[::2] for variable in resource.inputs.get("envs") or []
+    )
+    if variables.get("DOCKER_HOST", "").startswith("tcp:") and not variables.get(
+        "DOCKER_TLS_VERIFY"
+    ):
+        yield "DOCKER_HOST is tcp:// without DOCKER_TLS_VERIFY"
+    # The image's entrypoint adds TCP 2375 by itself, unless the command starts with dockerd.
+    if variables.get("DOCKER_TLS_CERTDIR") == "" and "dockerd" not in words[:1]:
+        yield "with DOCKER_TLS_CERTDIR empty the image opens TCP 2375 to everybody"
+
+
+def nothing_of_the_host_is_mounted(resource: Resource) -> Iterator[str]:
+    """No folder and no socket of the host: whoever has its docker.sock is root there."""
+    if resource.type != CONTAINER:
+        return
+    mounted = [volume.get("hostPath") for volume in resource.inputs.get("volumes") or []]
+    mounted += [
+        mount.get("source")
+        for mount in resource.inputs.get("mounts") or []
+        if mount.get("type") == "bind"
+    ]
+    for path in filter(None, mounted):
+        yield f"{path} of the host is mounted: use a named volume"
+
+
+def no_namespace_of_the_host(resource: Resource) -> Iterator[str]:
+    """No container lives in the host's network, process or other namespaces."""
+    if resource.type != CONTAINER:
+        return
+    for field in ("networkMode", "pidMode", "ipcMode", "usernsMode"):
+        if resource.inputs.get(field) == "host":
+            yield f"{field} is the host's"
+
+
+def ssh_alone_is_published(resource: Resource) -> Iterator[str]:
+    """The one open port is the gateway's sshd."""
+    if resource.type != CONTAINER:
+        return
+    if resource.inputs.get("publishAllPorts"):
+        yield "all ports are published"
+    for port in resource.inputs.get("ports") or []:
+        if resource.role != "gateway" or int(port.get("internal", 0)) != _SSHD_PORT:
+            yield f"port {port.get('internal')} is published; only the gateway's sshd may be"
+
+
+def the_host_is_known(resource: Resource) -> Iterator[str]:
+    """An ssh:// host has a pinned host key."""
+    if resource.type != PROVIDER or not str(resource.inputs.get("host", "")).startswith("ssh:"):
+        return
+    options = str(resource.inputs.get("sshOpts") or "")
+    for option in ("StrictHostKeyChecking=yes", "KnownHostsCommand="):
+        if option not in options:
+            yield f"the host is reached over ssh without {option}"
+
+
+def values_settle(resource: Resource) -> Iterator[str]:
+    """No value that pulumi-docker reads back otherwise, and so applies again on every update."""
+    if resource.type != CONTAINER:
+        return
+    inputs = resource.inputs
+    if "systempaths=unconfined" in (inputs.get("securityOpts") or []):
+        yield "securityOpts systempaths=unconfined is never read back: replaced on every update"
+    capabilities = inputs.get("capabilities") or {}
+    for capability in [*(capabilities.get("adds") or []), *(capabilities.get("drops") or [])]:
+        if not str(capability).startswith("CAP_") and capability != "ALL":
+            yield f"capability {capability} is read back as CAP_{capability}: never settles"
+    cpus = inputs.get("cpus")
+    if cpus and str(cpus) != str(float(cpus)):
+        yield f'cpus "{cpus}" is read back as "{float(cpus)}": replaced on every update'
+    if inputs.get("memory") and not inputs.get("memorySwap"):
+        yield "memory without memorySwap: updated on every update"
+    for host in inputs.get("hosts") or []:
+        if ":" in str(host.get("ip", "")):
+            yield f"hosts: {host['ip']} is IPv6 and never read back: replaced on every update"
+    for field in ("interval", "timeout", "startPeriod"):
+        duration = (inputs.get("healthcheck") or {}).get(field)
+        if duration and not _GO_DURATION.match(duration):
+            yield f"healthcheck.{field} {duration} is not in Go's form (1m0s): never settles"
+
+
+def _builders(resources: list[Resource]) -> dict[str, Resource]:
+    return {resource.urn: resource for resource in resources if resource.type == BUILDER}
+
+
+def kept_caches_are_protected(resources: list[Resource]) -> Iterator[tuple[Resource, str]]:
+    """The cache volume is protected unless keepCache says that it may go."""
+    builders = _builders(resources)
+    for resource in resources:
+        builder = builders.get(resource.parent)
+        keep = builder is None or builder.inputs.get("keepCache", True)
+        if resource.type == VOLUME and resource.role == "cache" and keep and not resource.protect:
+            yield resource, "the cache is to be kept, and its volume is not protected"
+
+
+def caches_are_kept(resources: list[Resource]) -> Iterator[tuple[Resource, str]]:
+    """A stack that does not keep its cache says so in every preview."""
+    for builder in _builders(resources).values():
+        if builder.inputs.get("keepCache") is False:
+            yield builder, "keepCache is false: the next pulumi destroy DELETES the cache"
+
+
+def privileged_where_declared(resources: list[Resource]) -> Iterator[tuple[Resource, str]]:
+    """Only the daemon is privileged, and only where `isolation` says so."""
+    builders = _builders(resources)
+    for resource in resources:
+        if resource.type != CONTAINER or not resource.inputs.get("privileged"):
+            continue
+        builder = builders.get(resource.parent)
+        isolation = builder.inputs.get("isolation", "privileged") if builder else "unprivileged"
+        if resource.role != "daemon":
+            yield resource, "is privileged; only the daemon may be"
+        elif isolation != "privileged":
+            yield resource, f"is privileged, and isolation is {isolation}"
+
+
+MANDATORY: tuple[Rule, ...] = (
+    images_are_pinned,
+    no_plain_tcp,
+    nothing_of_the_host_is_mounted,
+    no_namespace_of_the_host,
+    ssh_alone_is_published,
+    the_host_is_known,
+)
+ADVISORY: tuple[Rule, ...] = (values_settle,)
+MANDATORY_OF_STACKS: tuple[StackRule, ...] = (kept_caches_are_protected, privileged_where_declared)
+ADVISORY_OF_STACKS: tuple[StackRule, ...] = (caches_are_kept,)
+
+
+def name_of(rule: Rule | StackRule) -> str:
+    """Its name in the policy pack."""
+    return rule.__name__.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What one rule says of one resource."""
+
+    rule: str
+    mandatory: bool
+    resource: str
+    sentence: str
+
+
+def violations(resources: list[Resource]) -> Iterator[Violation]:
+    """What all rules say, as the policy pack would."""
+    for rule in (*MANDATORY, *ADVISORY):
+        for resource in resources:
+            for sentence in rule(resource):
+                yield Violation(name_of(rule), rule in MANDATORY, resource.name, sentence)
+    for of_stack in (*MANDATORY_OF_STACKS, *ADVISORY_OF_STACKS):
+        for resource, sentence in of_stack(resources):
+            mandatory = of_stack in MANDATORY_OF_STACKS
+            yield Violation(name_of(of_stack), mandatory, resource.name, sentence)

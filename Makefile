@@ -1,12 +1,15 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up kit who backup restore down purge test trials
+.PHONY: help up preview kit who backup restore down purge test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: ## from a fresh machine to a builder and a first build; again: nothing changes
 	@machine/up
+
+preview: ## what pulumi up would do, for people; to a stack of your own: make preview STACK=team-a
+	@machine/preview
 
 kit: ## write what a key's owner needs to build on the builder: make kit KEY=ada
 	@machine/client kit --key "$(KEY)"

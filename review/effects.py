@@ -1,0 +1,164 @@
+"""What a plan means for those who build: what stops, for how long, and what is lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from review.plan import NETWORK, BuilderPlan, Step
+
+_REMADE = {
+    "gateway": "restarts the gateway: open connections drop, about 2 s",
+    "janitor": "restarts the janitor; builds do not notice",
+}
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The meaning of one builder's plan."""
+
+    sentences: tuple[str, ...]
+    """For people, the gravest first."""
+    containers_gone: frozenset[str]
+    """Roles of the running containers that go away, for good or to come anew."""
+    drains: bool
+    """Whether builds in flight get time to end before the daemon goes."""
+    deletes_cache: bool
+
+    @property
+    def drops_connections(self) -> bool:
+        return "gateway" in self.containers_gone
+
+
+def effects_of(plan: BuilderPlan) -> Effects:
+    """The effects of the plan's steps."""
+    gone = frozenset(role for role, step in plan.containers() if step.goes)
+    # The changeover drains the daemon; a new network takes the daemon away before that.
+    network_goes_first = any(s.type == NETWORK and s.op == "replace" for s in plan.steps.values())
+    drains = plan.op("changeover") in ("create", "replace") and not network_goes_first
+    deletes_cache = "cache" in plan.steps and _deletes(plan.steps["cache"])
+    if plan.component.op == "create":
+        sentences = ["makes a new builder"]
+    elif plan.op("daemon") == plan.op("gateway") == "delete":
+        kept = [] if "cache" in plan.steps else ["the cache and the host key stay"]
+        sentences = [*_cache(plan), "takes the builder away: builds in flight fail", *kept]
+    else:
+        sentences = [
+            *_cache(plan),
+            *_host(plan),
+            *_daemon(plan, drains),
+            *(sentence for role, sentence in _REMADE.items() if role in gone),
+            *_other_containers(plan),
+            *_host_keys(plan),
+            *_address(plan),
+            *([] if gone else ["nothing restarts"]),
+            *_access(plan),
+        ]
+    return Effects(tuple(sentences), gone, drains, deletes_cache)
+
+
+def _deletes(volume: Step) -> bool:
+    kept = volume.old.get("retainOnDelete") or volume.old.get("protect")
+    return volume.goes and not kept
+
+
+def _cache(plan: BuilderPlan) -> list[str]:
+    volume = plan.steps.get("cache")
+    if volume is None:
+        return []
+    was, will_be = volume.old.get("protect"), volume.new.get("protect")
+    if _deletes(volume):
+        return ["DELETES the cache"]
+    if volume.goes and was:
+        return ["is refused: the cache would go, and it is protected (keepCache)"]
+    if volume.goes:
+        return ["the cache leaves the stack, and its volume stays on the host"]
+    if was and not will_be:
+        return ["the cache is kept no more: the next pulumi destroy DELETES it, and the host key"]
+    if volume.op != "create" and will_be and not was:
+        return ["the cache and the host key are kept from now on"]
+    return []
+
+
+def _host(plan: BuilderPlan) -> list[str]:
+    host = plan.steps.get("host")
+    if host is None or not host.before or not host.after:
+        return []
+    was, will_be = host.before.get("host"), host.after.get("host")
+    if was == will_be:
+        return []
+    return [
+        f"speaks to another Docker host ({will_be}): nothing is moved there, the builder on {was} "
+        "is left behind; use a stack of its own for the new host"
+    ]
+
+
+def _daemon(plan: BuilderPlan, drains: bool) -> list[str]:
+    op = plan.op("daemon")
+    if op == "update":
+        return ["changes the daemon in place; builds go on"]
+    if op not in ("replace", "delete", "create"):
+        return []
+    if not drains:
+        return ["recreates the daemon: builds in flight fail at once; the cache stays"]
+    time = plan.component.after.get("drainTime")
+    waiting = ", new ones wait" if plan.component.before.get("transport") != "tls" else ""
+    return [
+        f"recreates the daemon: builds in flight get {time} to end{waiting}, then they fail; "
+        "the cache stays"
+    ]
+
+
+def _other_containers(plan: BuilderPlan) -> list[str]:
+    verbs = {"create": "adds", "delete": "removes", "replace": "restarts", "update": "changes"}
+    return [
+        f"{verbs[step.op]} the {role}"
+        for role, step in plan.containers()
+        if step.op in verbs
+        and role != "daemon"
+        and not (role in _REMADE and step.op in ("replace", "delete"))
+    ]
+
+
+def _host_keys(plan: BuilderPlan) -> list[str]:
+    sentences = []
+    before, after = (
+        list(inputs.get("hostKeys") or [])
+        for inputs in (plan.component.before, plan.component.after)
+    )
+    if before and after and before[0] != after[0]:
+        known = (
+            "whoever has it in known_hosts connects as before"
+            if after[0] in before
+            else ("nobody has it in known_hosts yet, so EVERY client refuses the builder")
+        )
+        sentences.append(f"presents host key {int(after[0])} instead of {int(before[0])}: {known}")
+    for role, step in plan.steps.items():
+        if not role.startswith("host-key-"):
+            continue
+        number = role.removeprefix("host-key-")
+        if step.op == "create":
+            sentences.append(f"makes host key {number}: hand out the new knownHosts")
+        elif step.op == "delete":
+            sentences.append(f"forgets host key {number}: who knows that one alone is cut off")
+        elif step.op == "replace":
+            sentences.append(f"makes host key {number} ANEW: every client refuses the builder")
+    return sentences
+
+
+def _address(plan: BuilderPlan) -> list[str]:
+    before, after = (
+        (inputs.get("sshHost") or inputs.get("host"), inputs.get("sshPort"))
+        for inputs in (plan.component.before, plan.component.after)
+    )
+    if not plan.component.before or before == after:
+        return []
+    return ["the gateway has another address: every client needs the new sshConfig"]
+
+
+def _access(plan: BuilderPlan) -> list[str]:
+    if plan.op("keys") not in ("replace", "update"):
+        return []
+    return [
+        "who gets in changes with the next login; open connections of a removed key are closed "
+        "within seconds"
+    ]

@@ -1,0 +1,139 @@
+"""What `pulumi preview --json --show-sames` says, by builder and role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from policy.rules import BUILDER, CONTAINER, Resource
+
+NETWORK = "docker:index/network:Network"
+
+# What Pulumi adds to the message that tells why.
+_SAYS_NOTHING = ("preview failed", "an unhandled error occurred: program exited")
+
+# How Pulumi writes what is known only after the update.
+_UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the plan has in mind for one resource."""
+
+    op: str
+    """same, create, update, replace or delete; a replacement is one step."""
+    urn: str
+    old: Values
+    """The resource as the state has it; empty for a new one."""
+    new: Values
+    """The resource as it will be; empty for one that goes."""
+
+    @property
+    def type(self) -> str:
+        return str((self.new or self.old).get("type", ""))
+
+    @property
+    def name(self) -> str:
+        return self.urn.rsplit("::", 1)[-1]
+
+    @property
+    def parent(self) -> str:
+        return str((self.new or self.old).get("parent", ""))
+
+    @property
+    def before(self) -> Values:
+        """Its inputs in the state; secrets are masked by Pulumi."""
+        return self.old.get("inputs") or {}
+
+    @property
+    def after(self) -> Values:
+        return self.new.get("inputs") or {}
+
+    @property
+    def goes(self) -> bool:
+        """Whether what is on the host goes away, for good or to come anew."""
+        return self.op in ("replace", "delete")
+
+
+@dataclass(frozen=True)
+class BuilderPlan:
+    """The steps of one builder."""
+
+    component: Step
+    steps: dict[str, Step] = field(default_factory=dict)
+    """Its children by role: `daemon`, `cache`, `host-key-1`."""
+
+    @property
+    def name(self) -> str:
+        return self.component.name
+
+    def containers(self) -> Iterator[tuple[str, Step]]:
+        """Those that run on; one that runs a script once and ends is none of them."""
+        for role, step in self.steps.items():
+            if step.type == CONTAINER and (step.after or step.before).get("mustRun") is not False:
+                yield role, step
+
+    def op(self, role: str) -> str:
+        return self.steps[role].op if role in self.steps else "same"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one stack."""
+
+    builders: list[BuilderPlan]
+    resources: list[Resource]
+    """Everything that there will be, for the rules."""
+    counts: dict[str, int]
+    """How many resources have each op."""
+    errors: list[str]
+    """Why there is no whole plan, in Pulumi's words."""
+
+    @classmethod
+    def of(cls, preview: Values) -> Plan:
+        steps = [
+            Step(step["op"], step["urn"], step.get("oldState") or {}, step.get("newState") or {})
+            for step in preview.get("steps") or []
+        ]
+        builders = {step.urn: BuilderPlan(step) for step in steps if step.type == BUILDER}
+        for step in steps:
+            if step.parent.split("::")[2:3] == [BUILDER]:
+                # A plan of destroy leaves out what stays.
+                builder = builders.setdefault(
+                    step.parent, BuilderPlan(Step("same", step.parent, {}, {}))
+                )
+                builder.steps[step.name.removeprefix(f"{builder.name}-")] = step
+        return cls(
+            builders=sorted(builders.values(), key=lambda builder: builder.name),
+            resources=[
+                Resource(
+                    type=step.type,
+                    name=step.name,
+                    inputs=_known(step.after),
+                    protect=bool(step.new.get("protect")),
+                    parent=step.parent,
+                    urn=step.urn,
+                )
+                for step in steps
+                if step.new
+            ],
+            counts={op: int(n) for op, n in (preview.get("changeSummary") or {}).items()},
+            errors=[
+                message
+                for said in preview.get("diagnostics") or []
+                if said.get("severity") == "error"
+                and (message := str(said["message"]).strip().removeprefix("error: "))
+                and not message.startswith(_SAYS_NOTHING)
+            ],
+        )
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _known(item) for name, item in value.items() if item != _UNKNOWN}
+    if isinstance(value, list):
+        return [_known(item) for item in value if item != _UNKNOWN]
+    return value

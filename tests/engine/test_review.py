@@ -1,0 +1,140 @@
+"""What a preview tells people, against what then really happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from review.effects import Effects, effects_of
+from review.plan import Plan
+from tests.engine.conftest import (
+    GATEWAY_IMAGE,
+    Builder,
+    free_port,
+    passed,
+    run,
+)
+
+DAEMON, GATEWAY, JANITOR = {"daemon"}, {"gateway"}, {"janitor"}
+Change = Callable[[Builder], None]
+
+
+def setting(**values: Any) -> Change:
+    return lambda builder: builder.settings.update(values)
+
+
+def plan_of(builder: Builder, command: str = "preview", *options: str) -> Plan:
+    said = builder.pulumi(command, "--json", *options)
+    return Plan.of(json.loads(said.stdout))
+
+
+def effects(plan: Plan) -> Effects:
+    assert not plan.errors
+    return effects_of(plan.builders[0])
+
+
+def containers(builder: Builder) -> dict[str, str]:
+    """The running containers of the builder: role and id."""
+    label = f"label=docker-build-machine.owner=docker-build-machine/{builder.stack}/builder"
+    said = passed(run("docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}",
+                      "--filter", label))  # fmt: skip
+    prefix = builder.container("")
+    return {
+        name.removeprefix(prefix): identifier
+        for name, identifier in (line.split() for line in said.splitlines())
+    }
+
+
+def cache_folder(builder: Builder) -> str:
+    """Which folder the cache volume is."""
+    return passed(run("docker", "run", "--rm", "--volume", f"{builder.container('cache')}:/cache",
+                      "--entrypoint", "stat", GATEWAY_IMAGE, "-c", "%i %w", "/cache"))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def other_gateway_image() -> Iterator[str]:
+    name = f"{GATEWAY_IMAGE}-review"
+    passed(run("docker", "build", "--tag", name, "-",
+               input=f"FROM {GATEWAY_IMAGE}\nLABEL review=1\n"))  # fmt: skip
+    yield name
+    run("docker", "image", "rm", name)
+
+
+@pytest.mark.parametrize(
+    ("change", "gone", "said"),
+    [
+        pytest.param(
+            lambda builder: builder.add_key("bob", **{"from": ["127.0.0.1"]}),
+            set(), ["nothing restarts", "who gets in changes"], id="a key more",
+        ),
+        pytest.param(
+            lambda builder: builder.remove_key("bob"),
+            set(), ["nothing restarts", "who gets in changes"], id="a key less",
+        ),
+        pytest.param(
+            setting(memory="2GB"), set(), ["changes the daemon in place", "nothing restarts"],
+            id="memory",
+        ),
+        pytest.param(setting(drainTime="1m"), set(), ["nothing restarts"], id="drainTime"),
+        pytest.param(
+            setting(leftoverAge="2d"), JANITOR, ["restarts the janitor"], id="leftoverAge"
+        ),
+        pytest.param(
+            setting(cpus="1.5"), DAEMON, ["builds in flight get 1m to end, new ones wait"],
+            id="cpus",
+        ),
+        pytest.param(
+            setting(cacheSize="4GB", insecureRegistries=["registry.example:5000"]),
+            DAEMON | JANITOR, ["recreates the daemon", "restarts the janitor"],
+            id="cacheSize and insecureRegistries",
+        ),
+        pytest.param(
+            lambda builder: builder.settings.update(sshPort=free_port()),
+            GATEWAY, ["open connections drop", "every client needs the new sshConfig"],
+            id="sshPort",
+        ),
+        pytest.param(
+            setting(hostKeys=[1, 2]), set(), ["nothing restarts", "makes host key 2"],
+            id="a second host key",
+        ),
+        pytest.param(
+            setting(hostKeys=[2, 1]), GATEWAY, ["presents host key 2 instead of 1: whoever"],
+            id="the second host key first",
+        ),
+        pytest.param(
+            setting(transport="tls"), DAEMON | GATEWAY | JANITOR,
+            ["builds in flight get 1m to end", "open connections drop"], id="transport",
+        ),
+        pytest.param(
+            setting(keepCache=False), set(), ["the next pulumi destroy DELETES it"], id="keepCache"
+        ),
+    ],
+)  # fmt: skip
+def test_a_plan_tells_what_then_happens(
+    builder: Builder, change: Change, gone: set[str], said: list[str]
+) -> None:
+    before, cache = containers(builder), cache_folder(builder)
+    with ExitStack() as open_things:
+        connection = open_things.enter_context(builder.connection())
+        in_flight = (
+            open_things.enter_context(builder.build_in_flight(4)) if "daemon" in gone else None
+        )
+        change(builder)
+        foretold = effects(plan_of(builder, "preview", "--show-sames"))
+        builder.up()
+        after = containers(builder)
+        dropped = connection.poll() is not None
+    went = {role for role in before if before[role] != after.get(role)}
+    assert went == foretold.containers_gone == gone
+    assert dropped == foretold.drops_connections
+    assert cache_folder(builder) == cache
+    assert not foretold.deletes_cache
+    if in_flight:
+        assert (in_flight[0].returncode == 0) == foretold.drains
+    for sentence in said:
+        assert any(sentence in told for told in foretold.sentences), foretold.sentences
+    assert ("nothing restarts" in foretold.sentences) == (not gone)

@@ -1,0 +1,172 @@
+"""The page that a preview makes for people, and which stacks a change affects."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.ssh_key import PublicKey
+from policy.rules import BUILDER, CONTAINER, IMAGE, VOLUME
+from review import preview
+from review.effects import effects_of
+from review.page import page
+from review.plan import Plan
+from tests.unit.conftest import KEY, OTHER_KEY
+
+STACK_URN = "urn:pulumi:dev::docker-build-machine::pulumi:pulumi:Stack::docker-build-machine-dev"
+BUILDER_URN = f"urn:pulumi:dev::docker-build-machine::{BUILDER}::builder"
+ADA = {"name": "ada", "publicKey": KEY, "from": [], "principals": []}
+BOB = {"name": "bob", "publicKey": OTHER_KEY, "from": ["10.0.0.0/8"], "principals": []}
+FINGERPRINT, OTHER_FINGERPRINT = (PublicKey.parse(key).fingerprint for key in (KEY, OTHER_KEY))
+
+
+def step(
+    op: str, type_: str, role: str, old: dict[str, Any] | None, new: dict[str, Any] | None,
+    **state: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """One step as Pulumi prints it; `old` and `new` are inputs, `state` stands beside them."""
+    urn = f"{BUILDER_URN.rsplit('::', 2)[0]}::{BUILDER}${type_}::builder-{role}"
+    about = {"urn": urn, "type": type_, "parent": BUILDER_URN, **state}
+    return {
+        "op": op,
+        "urn": urn,
+        "oldState": None if old is None else {**about, "inputs": old},
+        "newState": None if new is None else {**about, "inputs": new},
+    }
+
+
+def plan(old: dict[str, Any] | None, new: dict[str, Any], *steps: dict[str, Any]) -> Plan:
+    """A plan that changes the settings of the builder from `old` to `new`."""
+    about = {"urn": BUILDER_URN, "type": BUILDER, "parent": STACK_URN}
+    component = {
+        "op": "update",
+        "urn": BUILDER_URN,
+        "oldState": {**about, **({} if old is None else {"inputs": old})},
+        "newState": {**about, "inputs": new},
+    }
+    return Plan.of({"steps": [component, *steps], "changeSummary": {"update": 1, "same": 3}})
+
+
+def test_keys_are_shown_by_name_and_fingerprint() -> None:
+    shown = page("dev", plan({"keys": [ADA]}, {"keys": [BOB]}))
+    assert f"| key **removed** | `ada` `{FINGERPRINT}` |" in shown
+    assert f"| key **added** | `bob` `{OTHER_FINGERPRINT}` from `10.0.0.0/8` |" in shown
+    assert KEY not in shown
+
+
+def test_a_key_whose_conditions_change_is_shown_before_and_after() -> None:
+    shown = page("dev", plan({"keys": [ADA]}, {"keys": [{**ADA, "until": "2030-01-01"}]}))
+    assert f"| `ada` `{FINGERPRINT}` → `ada` `{FINGERPRINT}` until `2030-01-01` |" in shown
+
+
+def test_settings_and_images_are_shown_from_and_to() -> None:
+    images = step("replace", IMAGE, "daemon-image", {"name": "d:1"}, {"name": "d:2"})
+    old = {"keys": [ADA], "cpus": "", "daemonImage": "d:1", "drainTime": "10m"}
+    shown = page("dev", plan(old, {**old, "cpus": "1.5", "daemonImage": "d:2"}, images))
+    assert "| daemon image | `d:1` → `d:2` |" in shown
+    assert '| `cpus` | `""` → `1.5` |' in shown
+    assert "drainTime" not in shown
+    assert shown.count("d:2") == 1
+
+
+def test_a_state_without_settings_is_said_to_be_one() -> None:
+    shown = page("dev", plan(None, {"keys": [ADA], "cpus": "2"}))
+    assert "| settings | the state was written by a version that did not record them |" in shown
+
+
+def test_nothing_in_a_value_ends_the_table_the_code_or_the_block() -> None:
+    value = "a|b`c\n| **it means** | nothing |"
+    shown = page("dev", plan({"keys": [], "x": ""}, {"keys": [], "x": value}))
+    assert r"`a\|b'c \| **it means** \| nothing \|`" in shown
+    failed = Plan.of({"diagnostics": [{"severity": "error", "message": "error: no\n```\n# yes"}]})
+    assert page("dev", failed).count("```") == 2
+
+
+def test_what_has_no_part_in_the_page_is_not_in_it() -> None:
+    """Inputs of containers are never shown, whether Pulumi masks them or not."""
+    secret = {"uploads": [{"file": "/k", "content": "hunter2"}], "envs": ["PASSWORD=hunter2"]}
+    gateway = step("replace", CONTAINER, "gateway", {**secret, "envs": []}, secret)
+    shown = page("dev", plan({"keys": [ADA]}, {"keys": [ADA]}, gateway))
+    assert "restarts the gateway" in shown
+    assert "hunter2" not in shown
+
+
+def test_a_plan_that_failed_is_no_plan_and_tells_why() -> None:
+    said = [
+        {"severity": "error", "message": "error: cpus = 'x' must be a number"},
+        {"severity": "error", "message": "error: preview failed"},
+        {"severity": "warning", "message": "warning: using a plugin from $PATH"},
+    ]
+    shown = page("dev", Plan.of({"diagnostics": said}))
+    assert "**There is no plan:**" in shown
+    assert "cpus = 'x' must be a number" in shown
+    assert "preview failed" not in shown
+    assert "plugin" not in shown
+
+
+def test_a_rule_of_the_policy_pack_that_is_broken_is_shown() -> None:
+    gateway = step("create", CONTAINER, "gateway", None, {"networkMode": "host"})
+    shown = page("dev", plan({"keys": [ADA]}, {"keys": [ADA]}, gateway))
+    assert "**refused** (no-namespace-of-the-host): `builder-gateway` networkMode is" in shown
+
+
+@pytest.mark.parametrize(
+    ("state", "deletes", "said"),
+    [
+        ({}, True, "DELETES the cache"),
+        ({"retainOnDelete": True}, False, "the cache leaves the stack, and its volume stays"),
+        ({"protect": True}, False, "is refused: the cache would go, and it is protected"),
+    ],
+)
+def test_a_cache_that_would_go(state: dict[str, Any], deletes: bool, said: str) -> None:
+    volume = step("replace", VOLUME, "cache", {"name": "c"}, {"name": "d"}, **state)
+    effects = effects_of(plan({"keys": [ADA]}, {"keys": [ADA]}, volume).builders[0])
+    assert effects.deletes_cache == deletes
+    assert effects.sentences[0].startswith(said)
+
+
+def test_a_daemon_that_goes_without_the_changeover_cuts_its_builds() -> None:
+    daemon = step("replace", CONTAINER, "daemon", {"cpus": "1.0"}, {"cpus": "2.0"})
+    changeover = step("replace", "command:local:Command", "changeover", {}, {})
+    settings = {"keys": [ADA], "drainTime": "5m"}
+    cut = effects_of(plan(settings, settings, daemon).builders[0])
+    drained = effects_of(plan(settings, settings, daemon, changeover).builders[0])
+    assert "builds in flight fail at once" in cut.sentences[0]
+    assert "builds in flight get 5m to end" in drained.sentences[0]
+    assert (cut.drains, drained.drains) == (False, True)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t.example", *arguments],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "affected"),
+    [
+        ("README.md", []),
+        ("Pulumi.team-a.yaml", ["team-a"]),
+        ("components/builder.py", ["team-a", "team-b"]),
+        ("requirements.txt", ["team-a", "team-b"]),
+    ],
+)
+def test_a_change_affects_the_stacks_that_it_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, affected: list[str]
+) -> None:
+    (tmp_path / "components").mkdir()
+    for name in ("Pulumi.team-a.yaml", "Pulumi.team-b.yaml", "Pulumi.yaml", changed):
+        (tmp_path / name).write_text("before\n")
+    git(tmp_path, "init", "--initial-branch", "main")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "before")
+    git(tmp_path, "switch", "-c", "change")
+    (tmp_path / changed).write_text("after\n")
+    git(tmp_path, "commit", "-am", "after")
+    monkeypatch.setattr(preview, "ROOT", tmp_path)
+    assert preview.all_stacks() == ["team-a", "team-b"]
+    assert preview.affected_stacks("main") == affected

@@ -1,6 +1,6 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up preview kit who backup restore down purge test trials
+.PHONY: help up preview kit ci who backup restore down purge test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -13,6 +13,9 @@ preview: ## what pulumi up would do, for people; to a stack of your own: make pr
 
 kit: ## write what a key's owner needs to build on the builder: make kit KEY=ada
 	@machine/client kit --key "$(KEY)"
+
+ci: ## write files with which a CI builds on it: make ci KIND=github OUT=../app IMAGE=ghcr.io/acme/app
+	@machine/client ci $(KIND) $(if $(OUT),--out "$(OUT)") $(if $(IMAGE),--image "$(IMAGE)")
 
 who: ## who is connected to the builder now, and who was lately
 	@machine/who

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from client import kit
+from client import ci, kit
 from client.stack import Stack, StackError
 
-VERBS = {"kit": kit}
+VERBS = {"kit": kit, "ci": ci}
 
 
 def main(arguments: list[str] | None = None) -> int:

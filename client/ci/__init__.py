@@ -1,0 +1,114 @@
+"""Files with which a CI builds on the builder.
+
+Every kind's job sources the same ci/builder.sh (builder.sh here) and runs the same lines (job.sh);
+what differs is the envelope, a plain file in templates/. `@name@` in them stands for a value; where
+it is alone on its line, each line of the value gets that line's indentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from client.stack import Stack, StackError
+
+JOB_IMAGE = "docker:29-cli"
+"""Image of the jobs that run in a container: docker, buildx, ssh and git."""
+
+SOCKET = "/run/builder/docker.sock"
+"""The daemon's socket in the gateway, which clients may forward."""
+
+_FOLDER = Path(__file__).parent
+_SNIPPET = {"ci/builder.sh": "builder.sh"}
+
+KINDS: dict[str, dict[str, str]] = {
+    "gitlab": {".gitlab-ci.yml": "templates/gitlab.yml", **_SNIPPET},
+    "gitlab-runner": {
+        ".gitlab-ci.yml": "templates/gitlab-runner.yml",
+        "config.toml": "templates/gitlab-runner.toml",
+        "ssh_config": "templates/gitlab-runner.ssh_config",
+    },
+    "github": {".github/workflows/image.yml": "templates/github.yml", **_SNIPPET},
+    "circleci": {".circleci/config.yml": "templates/circleci.yml", **_SNIPPET},
+    "buildkite": {".buildkite/pipeline.yml": "templates/buildkite.yml", **_SNIPPET},
+    "jenkins": {"Jenkinsfile": "templates/Jenkinsfile", **_SNIPPET},
+    "bitbucket": {"bitbucket-pipelines.yml": "templates/bitbucket.yml", **_SNIPPET},
+    "forgejo": {".forgejo/workflows/image.yml": "templates/forgejo.yml", **_SNIPPET},
+    "gitea": {".gitea/workflows/image.yml": "templates/forgejo.yml", **_SNIPPET},
+    "woodpecker": {".woodpecker/image.yml": "templates/woodpecker.yml", **_SNIPPET},
+    "drone": {".drone.yml": "templates/drone.yml", **_SNIPPET},
+}
+"""For each kind of CI, where its files lie in a repository, and the template of each."""
+
+
+def render(kind: str, stack: Stack, image: str) -> dict[str, str]:
+    """The files of one kind, by their path in the repository that is built.
+
+    `image` is what jobs push, without a tag, where the CI has no registry of its own.
+    """
+    values = {
+        "alias": stack.alias,
+        "ssh_config": str(stack.outputs["sshConfig"]).strip(),
+        "known_hosts": stack.known_hosts.strip(),
+        "socket": SOCKET,
+        "image": image,
+        "registry": image.split("/")[0],
+        "job_image": JOB_IMAGE,
+        "job": (_FOLDER / "job.sh").read_text().strip(),
+    }
+    if kind == "buildkite":  # its agent fills in what a single $ names before the job runs
+        values["job"] = values["job"].replace("$", "$$")
+    return {
+        path: _fill((_FOLDER / template).read_text(), values)
+        for path, template in KINDS[kind].items()
+    }
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    def block(match: re.Match[str]) -> str:
+        return "\n".join(f"{match[1]}{line}" for line in values[match[2]].splitlines())
+
+    text = re.sub(r"^([ \t]*)@(\w+)@$", block, template, flags=re.MULTILINE)
+    return re.sub(r"@([a-z_]+)@", lambda match: values[match[1]], text)
+
+
+def _image(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not REGISTRY/NAME without a tag, such as registry.example.com/team/app"
+        )
+    return text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes beside the stack."""
+    parser.add_argument("kind", choices=KINDS, help="the CI")
+    parser.add_argument("--out", type=Path, help="folder of the repository; without it, print them")
+    parser.add_argument(
+        "--image",
+        type=_image,
+        default="registry.example.com/team/app",
+        help="what is pushed, without a tag; GitLab knows it by itself",
+    )
+
+
+def run(stack: Stack, options: argparse.Namespace) -> int:
+    """Print the files, or write those that are not there yet."""
+    files = render(options.kind, stack, options.image)
+    if options.out is None:
+        for path, text in files.items():
+            print(f"# ==> {path}\n{text}")
+        return 0
+    targets = {options.out / path: text for path, text in files.items()}
+    for target, text in targets.items():
+        if target.exists() and target.read_text() != text:
+            raise StackError(
+                f"{target} is there and differs, so nothing was written; next: move it away, or "
+                "print the new one without --out and merge them"
+            )
+    for target, text in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        print(target)
+    return 0

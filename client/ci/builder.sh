@@ -1,0 +1,121 @@
+# shellcheck shell=sh
+# The way from a CI job to the builder @alias@. Source it at the start of a job's script, in any
+# POSIX shell with ssh and docker: DOCKER_HOST leads to the builder until that shell ends, and then
+# nothing is left behind. Rendered by docker-build-machine; it holds no secret.
+#   BUILDER_KEY  the private key, from the CI's secret store: the path of its file, its text, or its
+#                text in base64 for a store that keeps no line breaks
+
+{ set +x; } 2>/dev/null # a traced script would print the job's secrets, here and in what follows
+
+builder_fail() {
+	printf 'builder @alias@: %s\n' "$1" >&2
+	[ -z "${builder_dir:-}" ] || rm -rf "$builder_dir"
+	exit 1
+}
+
+builder_key() {
+	if [ -f "$BUILDER_KEY" ]; then
+		cat "$BUILDER_KEY"
+	else
+		case $BUILDER_KEY in
+		*'PRIVATE KEY'*) printf '%s\n' "$BUILDER_KEY" ;;
+		*) printf '%s\n' "$BUILDER_KEY" | base64 -d ;;
+		esac
+	fi | tr -d '\r'
+	echo # stores like to drop the last line break, without which ssh refuses the key
+}
+
+builder_configure() {
+	umask 077
+	builder_key >"$builder_dir/key" 2>/dev/null
+	ssh-keygen -y -P '' -f "$builder_dir/key" >/dev/null 2>&1 || return 1
+	cat >"$builder_dir/known_hosts" <<'KNOWN_HOSTS'
+@known_hosts@
+KNOWN_HOSTS
+	# Of each option ssh takes the first value; KnownHostsCommand is unknown before OpenSSH 8.5.
+	cat >"$builder_dir/config" <<CONFIG
+IgnoreUnknown KnownHostsCommand
+Host @alias@
+  BatchMode yes
+  ConnectTimeout 15
+  ConnectionAttempts 3
+  LogLevel ERROR
+  IdentityFile $builder_dir/key
+  IdentitiesOnly yes
+  IdentityAgent none
+  UserKnownHostsFile $builder_dir/known_hosts
+  KnownHostsCommand none
+  ControlPath $builder_dir/%C
+CONFIG
+	cat >>"$builder_dir/config" <<'CONFIG'
+@ssh_config@
+Match all
+  Include ~/.ssh/config
+  Include /etc/ssh/ssh_config
+CONFIG
+	# Logins of this job stay in its own folder; those that were there before go on working.
+	mkdir "$builder_dir/docker"
+	[ ! -f "$builder_docker/config.json" ] || cp "$builder_docker/config.json" "$builder_dir/docker/"
+	[ ! -d "$builder_docker/cli-plugins" ] || ln -s "$builder_docker/cli-plugins" "$builder_dir/docker/"
+}
+
+# Keeps the daemon's socket forwarded for as long as the job's shell lives, however that ends.
+builder_hold() {
+	while :; do
+		ssh -F "$builder_dir/config" -N -o ControlMaster=no -o ControlPath=none \
+			-o ExitOnForwardFailure=yes -o StreamLocalBindUnlink=yes \
+			-L "$builder_dir/docker.sock:@socket@" @alias@ 2>"$builder_dir/log" &
+		builder_ssh=$!
+		while sleep 1 && kill -0 $$ && [ -d "$builder_dir" ]; do
+			kill -0 "$builder_ssh" || break
+		done
+		kill "$builder_ssh" || :
+		# What never came about is for the job to report.
+		[ -e "$builder_dir/open" ] || return 1
+		kill -0 $$ || break
+	done
+	builder_off
+}
+
+builder_off() {
+	ssh -F "$builder_dir/config" -O exit @alias@ 2>/dev/null || :
+	rm -rf "$builder_dir"
+}
+
+if [ -z "${builder_dir:-}" ]; then
+	for builder_tool in ssh ssh-keygen docker; do
+		command -v "$builder_tool" >/dev/null ||
+			builder_fail "$builder_tool is missing in the job's image; next: take docker:29-cli, or install openssh-client and docker-cli"
+	done
+	[ -n "${BUILDER_KEY:-}" ] ||
+		builder_fail 'BUILDER_KEY is not set; next: put the private key into the secret store of the CI and let this job have it (jobs of forks and of unprotected branches often do not)'
+	builder_dir=$(mktemp -d /tmp/builder.XXXXXX)
+	builder_docker=${DOCKER_CONFIG:-${HOME:-}/.docker}
+	(builder_configure) ||
+		builder_fail 'BUILDER_KEY is no private key without passphrase; next: store the whole file, or what base64 makes of it, in the secret store'
+	(builder_hold) </dev/null >/dev/null 2>&1 &
+	builder_holder=$!
+	trap builder_off EXIT
+	while [ ! -S "$builder_dir/docker.sock" ]; do
+		kill -0 "$builder_holder" 2>/dev/null ||
+			builder_fail "no way in: $(cat "$builder_dir/log"); next: if the key was refused, let the stack's keys list it; if the host key was, render this file anew from the stack"
+		sleep 0.1
+	done
+	: >"$builder_dir/open"
+
+	# What a job or its image may say of another daemon or another buildx builder.
+	unset BUILDER_KEY DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH BUILDX_BUILDER
+	export DOCKER_CONFIG="$builder_dir/docker" DOCKER_BUILDKIT=1 DOCKER_HOST="unix://$builder_dir/docker.sock"
+	builder_way='forwarded socket'
+	docker version >/dev/null 2>&1 || {
+		# A daemon that starts, or transport: tls. Over plain ssh the gateway waits for the one and knows the other.
+		mkdir "$builder_dir/bin"
+		printf '#!/bin/sh\nexec %s -F %s/config "$@"\n' "$(command -v ssh)" "$builder_dir" >"$builder_dir/bin/ssh"
+		chmod 0755 "$builder_dir/bin/ssh"
+		export PATH="$builder_dir/bin:$PATH" DOCKER_HOST=ssh://@alias@
+		builder_way='plain ssh'
+	}
+	builder_version=$(docker version --format '{{.Server.Version}}') ||
+		builder_fail 'the gateway lets this job in, but the daemon does not answer; next: ask who runs the builder'
+	printf 'builder @alias@: Docker %s, %s\n' "$builder_version" "$builder_way" >&2
+fi

@@ -1,0 +1,13 @@
+# shellcheck shell=bash
+# actionlint, which reads the workflows of GitHub and its kin, from its Go modules; built once.
+
+have_actionlint() {
+	local folder
+	folder=${XDG_CACHE_HOME:-$HOME/.cache}/docker-build-machine/actionlint-$(sha256sum <"$ROOT/machine/actionlint/go.sum" | cut -c 1-16)
+	if [[ ! -x $folder/actionlint ]]; then
+		have_go
+		quietly 'actionlint from Go modules' env GOTOOLCHAIN=auto GOFLAGS=-buildvcs=false \
+			go -C "$ROOT/machine/actionlint" build -o "$folder/actionlint" github.com/rhysd/actionlint/cmd/actionlint
+	fi
+	ln -sfn "$folder/actionlint" "$STATE/bin/actionlint"
+}

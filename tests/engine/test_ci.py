@@ -1,0 +1,475 @@
+"""The files for each CI: their script part, run as that CI's agent would, against a real builder.
+
+A job runs in a container with docker and ssh, an empty home and nothing of this machine but its
+network; its variables are what the rendered file takes from the CI's secret store.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import secrets
+import shlex
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from client.ci import KINDS, render
+from client.stack import Stack
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    Builder,
+    NewBuilder,
+    make_key,
+    passed,
+    run,
+)
+
+PASSWORD = "pushes-only-in-tests"
+HTPASSWD = "robot:$2b$05$pAVG4LPbn/j/ZwTpghRqD.EK/5/aMTzZAvzn7nNnz/DKtm1L/tDVC\n"
+IMAGE = "localhost:5000/team/app"
+REGISTRY_IMAGE = "localhost/registry:2.8.3"
+
+
+@dataclass
+class Job:
+    """What the agent of a CI makes of a rendered file."""
+
+    command: list[str]
+    env: dict[str, str]
+    volumes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Store:
+    """The secret store and the predefined variables of a CI, for one commit."""
+
+    key: Path
+    commit: str = field(default_factory=lambda: secrets.token_hex(20))
+
+    def text(self) -> str:
+        """The key in a store that drops the last line break."""
+        return self.key.read_text().strip()
+
+    def base64(self) -> str:
+        return base64.b64encode(self.key.read_bytes()).decode()
+
+    def file(self) -> str:
+        """The key as the path of a file that everybody may read."""
+        return "/secrets/key"
+
+    def values(self, key: str) -> dict[str, str]:
+        return {"BUILDER_KEY": key, "REGISTRY_USER": "robot", "REGISTRY_PASSWORD": PASSWORD}
+
+
+def filled(env: dict[str, Any], values: dict[str, str]) -> dict[str, str]:
+    """The values of a file's environment, with what the CI fills in."""
+    pattern = r"\$\{\{ (?:secrets|github)\.(\w+) \}\}|\$\{(\w+)\}|\$(\w+)"
+    return {
+        name: re.sub(pattern, lambda m: values[m[1] or m[2] or m[3]], value)
+        for name, value in env.items()
+    }
+
+
+def gitlab(files: dict[str, str], store: Store) -> Job:
+    job = yaml.safe_load(files[".gitlab-ci.yml"])["build-image"]
+    given = {
+        "CI_REGISTRY": "localhost:5000",
+        "CI_REGISTRY_USER": "robot",
+        "CI_REGISTRY_PASSWORD": PASSWORD,
+        "CI_REGISTRY_IMAGE": IMAGE,
+        "CI_COMMIT_SHORT_SHA": store.commit,
+        "BUILDER_KEY": store.file(),
+    }
+    script = "\n".join(job["script"])
+    # GitLab's shell executor pipes into eval, so that the script runs in a subshell.
+    wrapped = f"set -eo pipefail; set +o noclobber; : | eval {shlex.quote(script)}; exit 0"
+    return Job(["bash", "-c", wrapped], {**given, **filled(job.get("variables", {}), given)})
+
+
+def gitlab_runner(files: dict[str, str], store: Store) -> Job:
+    job = gitlab(files, store)
+    del job.env["BUILDER_KEY"]
+    config = tomllib.loads(files["config.toml"])["runners"][0]
+    job.env |= dict(variable.split("=", 1) for variable in config["environment"])
+    job.env["HOME"] = "/root"
+    etc = store.key.parent / "etc"
+    etc.mkdir(exist_ok=True)
+    (etc / "ssh_config").write_text(files["ssh_config"])
+    (etc / "key").write_bytes(store.key.read_bytes())
+    (etc / "key").chmod(0o600)
+    job.volumes = [
+        volume.replace("/etc/gitlab-runner/builder", str(etc))
+        for volume in config["docker"]["volumes"]
+    ]
+    return job
+
+
+def github(files: dict[str, str], store: Store) -> Job:
+    (workflow,) = (yaml.safe_load(text) for path, text in files.items() if path.endswith(".yml"))
+    step = workflow["jobs"]["image"]["steps"][-1]
+    values = {**store.values(store.text()), "sha": store.commit}
+    # Without `shell` the runner takes bash -e and, in an image that has no bash, sh -e.
+    shell = "sh" if "container" in workflow["jobs"]["image"] else "bash"
+    return Job([shell, "-e", "-c", step["run"]], filled(step["env"], values))
+
+
+def circleci(files: dict[str, str], store: Store) -> Job:
+    job = yaml.safe_load(files[".circleci/config.yml"])["jobs"]["image"]
+    env = {**store.values(store.base64()), "CIRCLE_SHA1": store.commit, **job["environment"]}
+    return Job(["bash", "-eo", "pipefail", "-c", job["steps"][-1]["run"]["command"]], env)
+
+
+def buildkite(files: dict[str, str], store: Store) -> Job:
+    (step,) = yaml.safe_load(files[".buildkite/pipeline.yml"])["steps"]
+    assert {*store.values("")} == {*step["secrets"]}
+    # The upload of a pipeline fills in single dollars and takes one of two away.
+    env = filled(step["env"], {"BUILDKITE_COMMIT": store.commit})
+    assert not re.search(r"(?<!\$)\$(?!\$)", step["command"].replace("$$", ""))
+    command = step["command"].replace("$$", "$")
+    return Job(["bash", "-e", "-c", command], {**env, **store.values(store.text())})
+
+
+def jenkins(files: dict[str, str], store: Store) -> Job:
+    text = files["Jenkinsfile"]
+    environment = re.search(r"environment \{\s+(\w+) = '([^']*)'\s+\}", text)
+    script = re.search(r"sh '''\n(.*?)'''", text, re.DOTALL)
+    assert environment is not None
+    assert script is not None
+    env = {environment[1]: environment[2], "GIT_COMMIT": store.commit}
+    # Groovy takes a backslash for an escape.
+    assert "\\" not in script[1]
+    return Job(["sh", "-xe", "-c", script[1]], {**env, **store.values(store.file())})
+
+
+def bitbucket(files: dict[str, str], store: Store) -> Job:
+    pipelines = yaml.safe_load(files["bitbucket-pipelines.yml"])["pipelines"]
+    script = "\n".join(pipelines["branches"]["main"][0]["step"]["script"])
+    env = {**store.values(store.base64()), "BITBUCKET_COMMIT": store.commit}
+    return Job(["sh", "-e", "-c", script], env)
+
+
+def _piped(step: dict[str, Any], store: Store, commit: str) -> Job:
+    """Woodpecker and Drone: the script comes to the shell by its standard input."""
+    given = store.values(store.text())
+    env = {
+        name: given[value["from_secret"].upper()] if isinstance(value, dict) else value
+        for name, value in step["environment"].items()
+    }
+    # Both fill in what stands in braces before the job runs.
+    assert "${" not in "".join(step["commands"])
+    script = "".join(f"echo + {shlex.quote(command)}\n{command}\n" for command in step["commands"])
+    env = filled({"IMAGE": env.pop("IMAGE")}, {commit: store.commit}) | env
+    env["CI_SCRIPT"] = base64.b64encode(script.encode()).decode()
+    return Job(["sh", "-c", "echo $CI_SCRIPT | base64 -d | /bin/sh -e"], env)
+
+
+def woodpecker(files: dict[str, str], store: Store) -> Job:
+    (step,) = yaml.safe_load(files[".woodpecker/image.yml"])["steps"]
+    return _piped(step, store, "CI_COMMIT_SHA")
+
+
+def drone(files: dict[str, str], store: Store) -> Job:
+    (step,) = yaml.safe_load(files[".drone.yml"])["steps"]
+    return _piped(step, store, "DRONE_COMMIT_SHA")
+
+
+AGENTS: dict[str, Callable[[dict[str, str], Store], Job]] = {
+    "gitlab": gitlab,
+    "gitlab-runner": gitlab_runner,
+    "github": github,
+    "circleci": circleci,
+    "buildkite": buildkite,
+    "jenkins": jenkins,
+    "bitbucket": bitbucket,
+    "forgejo": github,
+    "gitea": github,
+    "woodpecker": woodpecker,
+    "drone": drone,
+}
+
+
+@dataclass
+class Ci:
+    """A repository with a Dockerfile, and containers in which jobs run on it."""
+
+    folder: Path
+    builder: Builder
+    stack: Stack
+
+    def checkout(self, files: dict[str, str]) -> Path:
+        """A fresh checkout of the repository with the rendered files in it."""
+        repository = self.folder / secrets.token_hex(4)
+        files = {"Dockerfile": f"FROM {BASE_IMAGE}\nRUN echo hello >/built\n", **files}
+        for path, text in files.items():
+            (repository / path).parent.mkdir(parents=True, exist_ok=True)
+            (repository / path).write_text(text)
+        return repository
+
+    def start(self, job: Job, files: dict[str, str], key: Path) -> list[str]:
+        """The docker command that runs the job to its end."""
+        shared = self.folder / secrets.token_hex(4)
+        shared.mkdir()
+        (shared / "key").write_bytes(key.read_bytes())
+        (shared / "key").chmod(0o666)
+        # From a file, as agents do it over the API: no value is in the list of processes.
+        env = {"HOME": "/home/job", **job.env}
+        # DOCKER_HOST is read by the docker at hand too.
+        given = (f"DOCKER_HOST={env[n]}" if n == "DOCKER_HOST" else n for n in env)
+        names = [option for variable in given for option in ("--env", variable)]
+        volumes = [f"{self.checkout(files)}:/repo:ro", f"{shared}:/secrets:ro", *job.volumes]
+        self.env = {name: value for name, value in env.items() if name != "DOCKER_HOST"}
+        return [
+            "docker", "run", "--rm", "--network", "host", "--user", "0:0", "--entrypoint", "",
+            "--workdir", "/repo", "--tmpfs", "/home/job", *names,
+            *(option for volume in volumes for option in ("--volume", volume)),
+            DAEMON_IMAGE, *job.command,
+        ]  # fmt: skip
+
+    def run(self, job: Job, files: dict[str, str], key: Path) -> tuple[int, str]:
+        """Exit code of the job and its log."""
+        result = run(*self.start(job, files, key), env=self.env)
+        return result.returncode, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ci]:
+    """A builder with a registry in it that wants a login."""
+    builder = new_builder()
+    builder.up()
+    builder.load_base()
+    image = REGISTRY_IMAGE
+    if run("docker", "image", "inspect", image).returncode == 0:
+        builder.load(image)
+    else:
+        image = "registry:2.8.3"
+    folder = tmp_path_factory.mktemp("ci")
+    (folder / "htpasswd").write_text(HTPASSWD)
+    passed(builder.docker(
+        "create", "--name", "registry", "--publish", "127.0.0.1:5000:5000",
+        "--env", "REGISTRY_AUTH=htpasswd", "--env", "REGISTRY_AUTH_HTPASSWD_REALM=tests",
+        "--env", "REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd", image,
+    ))  # fmt: skip
+    passed(builder.docker("cp", str(folder / "htpasswd"), "registry:/htpasswd"))
+    passed(builder.docker("start", "registry"))
+    names = ("sshAlias", "sshConfig", "knownHosts", "dockerHost")
+    yield Ci(folder, builder, Stack({name: builder.output(name) for name in names}, {}))
+    builder.docker("rm", "--force", "--volumes", "registry")
+
+
+@contextmanager
+def processes_seen() -> Iterator[set[str]]:
+    """The command lines of all processes that begin meanwhile, in and out of containers."""
+    seen: set[str] = set()
+    done = threading.Event()
+    young_until = dict.fromkeys(os.listdir("/proc"), 0.0)
+
+    def look() -> None:
+        while not done.wait(0.002):
+            now = time.monotonic()
+            for entry in os.listdir("/proc"):
+                # Those of half a second ago may still turn into another program.
+                if now < young_until.setdefault(entry, now + 0.5):
+                    with suppress(OSError):
+                        line = Path(f"/proc/{entry}/cmdline").read_bytes()
+                        seen.add(line.replace(b"\0", b" ").decode(errors="replace"))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_every_kind_has_an_agent_here() -> None:
+    assert [*AGENTS] == [*KINDS]
+
+
+def test_actionlint_has_nothing_to_say_of_the_workflows(ci: Ci) -> None:
+    config = ci.folder / "actionlint.yaml"
+    config.write_text("self-hosted-runner: {labels: [docker]}\n")
+    for kind in ("github", "forgejo", "gitea"):
+        files = render(kind, ci.stack, IMAGE)
+        (workflow,) = (text for path, text in files.items() if path.endswith(".yml"))
+        command = ("actionlint", "-config-file", str(config), "-")
+        passed(run(*command, input=workflow))
+        assert run(*command, input=workflow.replace("secrets.", "secret.")).returncode == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rendered_job_builds_and_pushes_and_shows_no_secret(ci: Ci, kind: str) -> None:
+    key = ci.builder.folder / "ada"
+    store = Store(key)
+    files = render(kind, ci.stack, IMAGE)
+    job = AGENTS[kind](files, store)
+    with processes_seen() as seen:
+        code, log = ci.run(job, files, key)
+    assert code == 0, log
+    assert "forwarded socket" in log or kind == "gitlab-runner"
+    tags = "/var/lib/registry/docker/registry/v2/repositories/team/app/_manifests/tags"
+    passed(ci.builder.docker("exec", "registry", "ls", f"{tags}/{store.commit}"))
+    assert any("docker login" in line for line in seen)
+    for secret in (key.read_text().splitlines()[2], store.base64(), PASSWORD):
+        assert secret not in log
+        assert not any(secret in line for line in seen)
+
+
+def test_a_later_job_of_another_kind_builds_warm(ci: Ci) -> None:
+    key = ci.builder.folder / "ada"
+    for kind in ("gitlab", "github"):
+        files = render(kind, ci.stack, IMAGE)
+        code, log = ci.run(AGENTS[kind](files, Store(key)), files, key)
+        assert code == 0
+    assert "CACHED" in log
+
+
+SHELLS = {"dash": "dash", "bash": "bash", "busybox": "busybox sh"}
+
+# What is left of a job whose shell has ended, after five seconds at most.
+LEFT = """
+left() { ls -d /tmp/builder.* 2>/dev/null; busybox ps -o args | grep '[s]sh -F'; }
+for _ in $(busybox seq 50); do [ -n "$(left)" ] || break; sleep 0.1; done
+echo "left: $(left)"
+"""
+
+
+@dataclass
+class Snippet:
+    """Runs scripts that source ci/builder.sh, for what it does by itself."""
+
+    ci: Ci
+    busybox: Path
+
+    def run(
+        self, script: str, shell: str = "dash", key: str | None = None, stack: Stack | None = None
+    ) -> tuple[int, str]:
+        """Exit code of the script in that shell; what it said, and what it left behind."""
+        ada = self.ci.builder.folder / "ada"
+        job = Job(
+            [
+                "sh",
+                "-c",
+                f"{SHELLS[shell]} -eux -c {shlex.quote(script)}; code=$?\n{LEFT}exit $code",
+            ],
+            {"BUILDER_KEY": Store(ada).text() if key is None else key},
+            [f"{self.busybox}:/usr/local/bin/busybox:ro"],
+        )
+        return self.ci.run(job, render("gitlab", stack or self.ci.stack, IMAGE), ada)
+
+
+@pytest.fixture(scope="module")
+def snippet(ci: Ci) -> Snippet:
+    busybox = ci.folder / "busybox"
+    container = passed(run("docker", "create", BASE_IMAGE)).strip()
+    passed(run("docker", "cp", "--follow-link", f"{container}:/bin/busybox", str(busybox)))
+    passed(run("docker", "rm", container))
+    return Snippet(ci, busybox)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_traced_job_of_a_dind_image_reaches_the_builder_and_leaves_nothing(
+    snippet: Snippet, shell: str
+) -> None:
+    code, log = snippet.run(
+        """
+        export DOCKER_HOST=tcp://docker:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=/certs/client
+        export DOCKER_CONTEXT=elsewhere BUILDX_BUILDER=cold
+        mkdir "$HOME/.docker"
+        echo '{"auths": {"registry.before": {"auth": "YTpi"}}}' >"$HOME/.docker/config.json"
+        . ci/builder.sh
+        grep -q registry.before "$DOCKER_CONFIG/config.json"
+        printf %s pushes-only-in-tests |
+            docker login --username robot --password-stdin localhost:5000
+        docker build --quiet --tag warm .
+        ! grep -q localhost:5000 "$HOME/.docker/config.json"
+        [ -z "${BUILDER_KEY:-}" ]
+        busybox ps -o args | grep -q '[s]sh -F /tmp/builder'
+        """,
+        shell,
+    )
+    assert code == 0, log
+    assert "forwarded socket" in log
+    assert "left: \n" in log
+    assert "PRIVATE KEY" not in log
+    assert (snippet.ci.builder.folder / "ada").read_text().splitlines()[2] not in log
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_job_that_fails_keeps_its_exit_code_and_leaves_nothing(
+    snippet: Snippet, shell: str
+) -> None:
+    code, log = snippet.run(". ci/builder.sh; docker run --rm nosuch:image; echo on", shell)
+    assert code == 125, log
+    assert "left: \n" in log
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_killed_job_leaves_nothing(snippet: Snippet, shell: str) -> None:
+    code, log = snippet.run(". ci/builder.sh; kill -9 $$", shell)
+    assert code == 137, log
+    assert "forwarded socket" in log
+    assert "left: \n" in log
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_lost_connection_comes_back(snippet: Snippet, shell: str) -> None:
+    code, log = snippet.run(
+        """
+        . ci/builder.sh
+        kill $(busybox pidof ssh)
+        ! docker version
+        for _ in $(busybox seq 50); do docker version && exit; sleep 0.1; done
+        exit 3
+        """,
+        shell,
+    )
+    assert code == 0, log
+    assert "left: \n" in log
+
+
+def test_what_keeps_a_job_out_is_said(snippet: Snippet) -> None:
+    code, log = snippet.run(". ci/builder.sh", key="")
+    assert code == 1
+    assert "BUILDER_KEY is not set; next: put the private key into the secret store" in log
+    code, log = snippet.run(". ci/builder.sh", key="c2VjcmV0Cg==")
+    assert code == 1
+    assert "BUILDER_KEY is no private key without passphrase" in log
+    make_key(snippet.ci.folder / "stranger")
+    stranger = (snippet.ci.folder / "stranger").read_text()
+    code, log = snippet.run(". ci/builder.sh", key=stranger)
+    assert code == 1
+    assert "Permission denied (publickey)" in log
+    assert "left: \n" in log
+    other = make_key(snippet.ci.folder / "host")
+    outputs = dict(snippet.ci.stack.outputs)
+    name = outputs["knownHosts"].split()[0]
+    code, log = snippet.run(
+        ". ci/builder.sh", stack=Stack({**outputs, "knownHosts": f"{name} {other}\n"}, {})
+    )
+    assert code == 1
+    assert "Host key verification failed" in log
+    assert "left: \n" in log
+
+
+def test_a_job_waits_by_plain_ssh_for_a_daemon_that_is_away(snippet: Snippet) -> None:
+    daemon = snippet.ci.builder.container("daemon")
+    passed(run("docker", "stop", daemon))
+    back = threading.Timer(3, lambda: run("docker", "start", daemon))
+    back.start()
+    code, log = snippet.run(". ci/builder.sh; docker build --quiet --tag waited .")
+    back.join()
+    assert code == 0, log
+    assert "plain ssh" in log
+    assert "left: \n" in log

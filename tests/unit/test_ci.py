@@ -1,0 +1,154 @@
+"""The files for each CI, against the schema or the parser of its kind."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import check_jsonschema
+import pytest
+import tree_sitter
+import tree_sitter_groovy
+import yaml
+from click.testing import CliRunner, Result
+
+from client import ci
+from client.stack import Stack, StackError
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMVQGDzXmV"
+STACK = Stack(
+    {
+        "sshAlias": "team-a-builder",
+        "dockerHost": "ssh://builder@build.example:2222",
+        "sshConfig": "Host team-a-builder\n  HostName build.example\n  Port 2222\n",
+        "knownHosts": f"[build.example]:2222 {HOST_KEY}\n",
+    },
+    {},
+)
+IMAGE = "registry.example.com/team/app"
+
+# What check-jsonschema brings along, by the name of its schema.
+SCHEMAS = {
+    "gitlab": "gitlab-ci",
+    "gitlab-runner": "gitlab-ci",
+    "github": "github-workflows",
+    "circleci": "circle-ci",
+    "buildkite": "buildkite",
+    "bitbucket": "bitbucket-pipelines",
+    "forgejo": "github-workflows",
+    "gitea": "github-workflows",
+    "woodpecker": "woodpecker-ci",
+    "drone": "drone-ci",
+}
+
+
+def validation(schema: str, *files: Path) -> Result:
+    """What check-jsonschema says of them."""
+    command = ["--builtin-schema", f"vendor.{schema}", *map(str, files)]
+    return CliRunner().invoke(check_jsonschema.main, command)
+
+
+def damaged(tree: Any) -> Any:
+    """The same with an object where every kind of CI wants a list or a text."""
+    steps = {"script", "run", "command", "commands", "steps"}
+    if isinstance(tree, dict):
+        return {k: {"a": 1} if k in steps else damaged(value) for k, value in tree.items()}
+    return [damaged(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def written(folder: Path, kind: str) -> dict[str, Path]:
+    """The rendered files of a kind, by their path in the repository."""
+    files = {path: folder / kind / path for path in ci.KINDS[kind]}
+    for path, text in ci.render(kind, STACK, IMAGE).items():
+        files[path].parent.mkdir(parents=True, exist_ok=True)
+        files[path].write_text(text)
+    return files
+
+
+@pytest.mark.parametrize("schema", sorted({*SCHEMAS.values()}))
+def test_each_file_fits_its_schema_and_a_damaged_one_does_not(schema: str, tmp_path: Path) -> None:
+    kinds = [kind for kind, name in SCHEMAS.items() if name == schema]
+    files = [
+        file for kind in kinds for path, file in written(tmp_path, kind).items() if ".yml" in path
+    ]
+    result = validation(schema, *files)
+    assert result.exit_code == 0, result.output
+    files[0].write_text(yaml.safe_dump(damaged(yaml.safe_load(files[0].read_text()))))
+    result = validation(schema, files[0])
+    assert (result.exit_code, "Schema validation errors" in result.output) == (1, True)
+
+
+def test_every_kind_but_jenkins_has_a_schema() -> None:
+    assert {*ci.KINDS} - {*SCHEMAS} == {"jenkins"}
+
+
+def test_the_jenkinsfile_is_groovy(tmp_path: Path) -> None:
+    text = written(tmp_path, "jenkins")["Jenkinsfile"].read_text()
+    parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_groovy.language()))
+    assert not parser.parse(text.encode()).root_node.has_error
+    assert parser.parse(text.replace("])", ")").encode()).root_node.has_error
+
+
+def test_the_runner_leads_docker_to_the_builder_by_mounted_files(tmp_path: Path) -> None:
+    files = written(tmp_path, "gitlab-runner")
+    (runner,) = tomllib.loads(files["config.toml"].read_text())["runners"]
+    assert "DOCKER_HOST=ssh://team-a-builder" in runner["environment"]
+    mounts = {mount.split(":")[1] for mount in runner["docker"]["volumes"]}
+    assert mounts == {"/root/.ssh/config", "/root/.ssh/builder"}
+    assert "IdentityFile ~/.ssh/builder" in files["ssh_config"].read_text()
+
+
+@pytest.mark.parametrize("kind", ci.KINDS)
+def test_every_value_is_filled_in(kind: str, tmp_path: Path) -> None:
+    for path, file in written(tmp_path, kind).items():
+        assert not re.search(r"(?<!:)@\w+@", file.read_text()), path
+
+
+@pytest.mark.parametrize("kind", set(ci.KINDS) - {"gitlab-runner"})
+def test_every_kind_sources_the_same_snippet_and_runs_the_same_lines(
+    kind: str, tmp_path: Path
+) -> None:
+    files = written(tmp_path, kind)
+    snippet = files.pop("ci/builder.sh").read_text()
+    assert f"[build.example]:2222 {HOST_KEY}" in snippet
+    (file,) = files.values()
+    lines = [line.strip().replace("$$", "$") for line in file.read_text().splitlines()]
+    job = (Path(ci.__file__).parent / "job.sh").read_text().splitlines()
+    start = lines.index(job[0])
+    assert lines[start : start + len(job)] == job
+
+
+def options(**given: object) -> argparse.Namespace:
+    return argparse.Namespace(kind="github", image=IMAGE, **given)
+
+
+def test_files_are_written_once_and_those_of_others_are_left_alone(tmp_path: Path) -> None:
+    assert ci.run(STACK, options(out=tmp_path)) == 0
+    assert ci.run(STACK, options(out=tmp_path)) == 0
+    workflow = tmp_path / ".github" / "workflows" / "image.yml"
+    workflow.write_text("mine\n")
+    (tmp_path / "ci" / "builder.sh").unlink()
+    with pytest.raises(StackError, match=r"image\.yml is there and differs"):
+        ci.run(STACK, options(out=tmp_path))
+    assert workflow.read_text() == "mine\n"
+    assert not (tmp_path / "ci" / "builder.sh").exists()
+
+
+@pytest.mark.parametrize(
+    "image", ["app", "registry.example.com/team/app:1", "Registry/app", "a b/c"]
+)
+def test_an_image_needs_a_registry_and_no_tag(image: str) -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    ci.add_arguments(parser)
+    with pytest.raises(argparse.ArgumentError, match="is not REGISTRY/NAME"):
+        parser.parse_args(["github", "--image", image])
+
+
+def test_the_forwarded_socket_is_the_one_that_the_gateway_permits() -> None:
+    from components.daemon import SOCKET_NAME
+    from components.gateway import SOCKET_DIRECTORY
+
+    assert f"{SOCKET_DIRECTORY}/{SOCKET_NAME}" == ci.SOCKET

@@ -1,6 +1,6 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up preview kit ci who backup restore down purge test trials
+.PHONY: help up preview kit ci status backup restore down purge test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -17,8 +17,8 @@ kit: ## write what a key's owner needs to build on the builder: make kit KEY=ada
 ci: ## write files with which a CI builds on it: make ci KIND=github OUT=../app IMAGE=ghcr.io/acme/app
 	@machine/client ci $(KIND) $(if $(OUT),--out "$(OUT)") $(if $(IMAGE),--image "$(IMAGE)")
 
-who: ## who is connected to the builder now, and who was lately
-	@machine/who
+status: ## the builder at a glance: make status, make status HTML=status.html
+	@machine/client status $(if $(HTML),--html "$(HTML)")
 
 backup: ## write the cache to a file: make backup FILE=cache.tar
 	@machine/backup

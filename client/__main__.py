@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from client import ci, kit
+from client import ci, kit, status
 from client.stack import Stack, StackError
 
-VERBS = {"kit": kit, "ci": ci}
+VERBS = {"kit": kit, "ci": ci, "status": status}
 
 
 def main(arguments: list[str] | None = None) -> int:

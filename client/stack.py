@@ -36,6 +36,8 @@ class Stack:
     outputs: dict[str, Any]
     settings: dict[str, Any]
     """By the names of Pulumi.yaml; lists as lists, everything else as text."""
+    name: str | None = None
+    """None for the stack that is selected."""
 
     @classmethod
     def read(cls, name: str | None = None, config_file: str | None = None) -> Stack:
@@ -48,10 +50,16 @@ class Stack:
         return cls(
             outputs,
             {
-                name.removeprefix(f"{_PROJECT}:"): entry.get("objectValue", entry.get("value"))
-                for name, entry in config.items()
+                setting.removeprefix(f"{_PROJECT}:"): entry.get("objectValue", entry.get("value"))
+                for setting, entry in config.items()
             },
+            name,
         )
+
+    def resources(self) -> list[dict[str, Any]]:
+        """The resources of the stack's state; secrets stay encrypted."""
+        exported = _pulumi("stack", "export", *(["--stack", self.name] if self.name else []))
+        return list(exported["deployment"]["resources"])
 
     @property
     def alias(self) -> str:
@@ -87,7 +95,9 @@ class Stack:
 
 
 def _pulumi(*words: str) -> dict[str, Any]:
-    command = ["pulumi", "--non-interactive", *words, "--json"]
+    command = ["pulumi", "--non-interactive", *words]
+    if words[:2] != ("stack", "export"):
+        command.append("--json")
     try:
         result = subprocess.run(
             command, cwd=ROOT, text=True, capture_output=True, timeout=_PULUMI_SECONDS, check=False

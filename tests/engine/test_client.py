@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.engine.laptop import Laptop, write_kit
 
 CONTEXT = "docker context ls --format '{{if .Current}}{{.Name}} {{.DockerEndpoint}}{{end}}'"
 DOCKERFILE = f"FROM {BASE_IMAGE}\nRUN echo built >/built\n"
+ROLES = ("daemon", "gateway", "janitor")
 BUILD = "docker build --progress=plain - 2>&1"
 
 
@@ -146,12 +149,10 @@ def test_what_a_crash_left_behind_is_in_nobody_s_way(builder: Builder, laptop: L
 
 def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop: Laptop) -> None:
     passed(laptop.builder("on"))
-    base = shlex.quote(f"FROM {BASE_IMAGE}\nRUN sleep 3; date +%s%N >/slow\n")
-    passed(
-        laptop.sh(
-            f"(echo {base} | docker build - >~/slow.log 2>&1; echo $? >~/slow.rc) & sleep 1.5"
-        )
-    )
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 3; echo {secrets.token_hex(4)} >/slow\n"
+    passed(laptop.sh("cat >~/slow", input=dockerfile))
+    build = "(docker build - <~/slow >~/slow.log 2>&1; echo $? >~/slow.rc) &"
+    passed(laptop.sh(f"rm -f ~/slow.rc; {build} sleep 1.5"))
     passed(laptop.builder("off"))
     assert current(laptop).startswith("default ")
     assert until(lambda: not processes(laptop, "builder watch"))
@@ -233,3 +234,49 @@ def test_the_key_is_found_by_its_fingerprint(builder: Builder, kit: Path) -> Non
         passed(laptop.install(kit))
         assert "under another name" in passed(laptop.sh(f"ssh -G {alias} | grep identityfile"))
         passed(laptop.sh(f"DOCKER_HOST=ssh://{alias} docker version"))
+
+
+def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.builder("on"))
+    token = secrets.token_hex(4)
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN echo {token}\nRUN echo again\n"
+    for _ in range(2):
+        passed(laptop.sh("docker build -", input=dockerfile))
+    assert laptop.sh("docker build -", input=f"FROM {BASE_IMAGE}\nRUN false\n").returncode == 1
+    passed(laptop.sh("rm -f ~/stranger*; ssh-keygen -q -t ed25519 -N '' -f ~/stranger"))
+    laptop.sh(
+        "ssh -F none -i ~/stranger -o BatchMode=yes -o IdentitiesOnly=yes "
+        f"-o UserKnownHostsFile=~/.builder/{name(builder)}/known_hosts "
+        f"-p {builder.settings['sshPort']} builder@127.0.0.1"
+    )
+    stranger = passed(laptop.sh("ssh-keygen -lf ~/stranger")).split()[1]
+    assert until(lambda: any(stranger in line for line in builder.audit()))
+    shown = json.loads(passed(builder.client("status", "--json")))
+    assert [(b["steps"], b["cached"], b["failed"]) for b in shown["builds"][-3:]] == [
+        (2, 0, False), (2, 2, False), (1, 0, True)
+    ]  # fmt: skip
+    assert shown["running"] == 0
+    assert shown["containers"] == dict.fromkeys(ROLES, "running (healthy)")
+    assert shown["cache_cap"] == 5 * 10**9
+    assert 0 < shown["disk_free"] < shown["disk"]
+    [ada] = shown["keys"]
+    assert ada["name"] == "ada"
+    assert ada["connected"] == len(shown["connections"]) >= 1
+    assert ada["last_login"] > "2026"
+    assert (shown["refusals"][-1]["fingerprint"], shown["refusals"][-1]["name"]) == (stranger, "-")
+    assert shown["host_keys"] == [{"generation": 1, "presented": True, "days": 0}]
+    with builder.build_in_flight(10):
+        assert " 1 now; of the last " in passed(builder.client("status"))
+
+
+def test_the_status_is_a_page_too_and_says_what_is_wrong(builder: Builder, tmp_path: Path) -> None:
+    target = tmp_path / "status.html"
+    passed(builder.client("status", "--html", str(target)))
+    assert f"<h1>{name(builder)}</h1>" in target.read_text()
+    passed(run("docker", "stop", builder.container("janitor")))
+    try:
+        told = builder.client("status")
+    finally:
+        passed(run("docker", "start", builder.container("janitor")))
+    assert told.returncode == 1
+    assert f"look at   {builder.container('janitor')} is exited; next: docker logs" in told.stdout

@@ -1,0 +1,341 @@
+"""Show a builder at a glance: version, cache, disk, builds, keys and their last use, host keys.
+
+For who runs the builder: it asks the Docker host, where clients have no business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from client.history import Build, recent_builds
+from client.host import Host
+from client.page import page
+from client.stack import Stack, StackError
+from client.words import ago, size
+from components.daemon import DATA_DIRECTORY
+from components.settings import parse_size
+
+_ROLES = ("daemon", "gateway", "janitor")
+_LOG_LINES = 20_000
+_VISIT = re.compile(r"^\s*(\S+) (login|refused) name=(\S+) .*key=(\S+) from=(\S+):\d+")
+_REFUSALS = 5
+_OLD_KEY_DAYS = 365
+
+
+@dataclass(frozen=True)
+class KeyUse:
+    """One key of the stack and who came with it."""
+
+    name: str
+    fingerprint: str
+    until: str
+    """Last day, empty for none."""
+    is_authority: bool
+    connected: int
+    last_login: str
+    """As the gateway's log says it (UTC), empty when it does not remember one."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One login or refusal, as the gateway's log tells it."""
+
+    time: str
+    """ISO 8601, UTC."""
+    refused: bool
+    name: str
+    """Of the key, - for one that the stack does not know."""
+    fingerprint: str
+    address: str
+
+    @classmethod
+    def parse(cls, log: str) -> list[Visit]:
+        """Those in the log's lines, in their order."""
+        found = [match for line in log.splitlines() if (match := _VISIT.match(line))]
+        return [cls(match[1], match[2] == "refused", *match.groups()[2:]) for match in found]
+
+
+@dataclass(frozen=True)
+class HostKeyAge:
+    """One generation of the gateway's host key."""
+
+    generation: int
+    presented: bool
+    days: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What there is to know about a builder at one moment."""
+
+    builder: str
+    asked: float
+    """When, in seconds since 1970."""
+    version: str
+    up_since: float
+    containers: dict[str, str]
+    """State of each container, by role."""
+    cache: int
+    """Bytes."""
+    cache_cap: int
+    images: int
+    disk: int
+    disk_free: int
+    builds: list[Build]
+    no_history: str
+    """Why the daemon does not tell its builds; empty when it does."""
+    keys: list[KeyUse]
+    connections: list[Visit]
+    """Those that are open now."""
+    refusals: list[Visit]
+    """The last five that the gateway remembers."""
+    host_keys: list[HostKeyAge]
+    certificate_until: str
+    """Last day of the certificates between gateway and daemon, empty without TLS."""
+    notices: list[str]
+    """What somebody should look at."""
+
+    @property
+    def running(self) -> int:
+        return sum(build.seconds is None for build in self.builds)
+
+    @property
+    def ended(self) -> list[Build]:
+        return [build for build in self.builds if build.seconds is not None]
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """Cached steps among all steps of the builds that have ended, 0 to 1."""
+        steps = sum(build.steps for build in self.ended)
+        return sum(build.cached for build in self.ended) / steps if steps else None
+
+    @property
+    def median_seconds(self) -> float | None:
+        ended = [build.seconds for build in self.ended if build.seconds is not None]
+        return statistics.median(ended) if ended else None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this verb."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for machines")
+    form.add_argument("--html", type=Path, metavar="FILE", help="write one page")
+
+
+def run(stack: Stack, options: argparse.Namespace) -> int:
+    """Print or write the status; 1 when something needs somebody's attention."""
+    status = gather(stack)
+    if options.json:
+        print(json.dumps(as_json(status), indent=2))
+    elif options.html:
+        options.html.write_text(page(status))
+        print(f"{options.html} shows {status.builder}")
+    else:
+        print(as_text(status))
+    return 1 if status.notices else 0
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """The status with what follows from it."""
+    derived = {"running": status.running, "hit_ratio": status.hit_ratio}
+    return {**asdict(status), **derived, "median_seconds": status.median_seconds}
+
+
+def gather(stack: Stack) -> Status:
+    """Ask the Docker host and the stack's state. Raises StackError when nobody answers."""
+    host, alias = Host.of(stack), stack.alias
+    asked = datetime.datetime.now(datetime.UTC).timestamp()
+    notices: list[str] = []
+    inspected = {
+        entry["Name"].removeprefix(f"/{alias}-"): entry
+        for entry in json.loads(
+            host.docker("container", "inspect", *(f"{alias}-{role}" for role in _ROLES))
+        )
+    }
+    containers = {role: _state(inspected[role]) for role in _ROLES}
+    notices += [
+        f"{alias}-{role} is {state}; next: docker logs {alias}-{role}, on the host"
+        for role, state in containers.items()
+        if not re.match(r"running( \(healthy\)| \(starting\))?$", state)
+    ]
+
+    def in_daemon(*words: str) -> str:
+        try:
+            return host.docker("exec", f"{alias}-daemon", *words)
+        except StackError as error:
+            notices.append(str(error))
+            return ""
+
+    usage = {
+        (line := json.loads(text))["Type"]: parse_size(line["Size"])
+        for text in in_daemon("docker", "system", "df", "--format", "{{json .}}").splitlines()
+    }
+    disk = in_daemon("df", "-Pk", DATA_DIRECTORY).split()[-6:]
+    configuration = in_daemon("cat", "/etc/docker-build-machine/daemon.json")
+    gc = json.loads(configuration or "{}").get("builder", {}).get("gc", {})
+    try:
+        dial = ("exec", "--interactive", f"{alias}-daemon", "docker", "buildx", "dial-stdio")
+        builds, no_history = recent_builds(host.command(*dial)), ""
+    except OSError as error:
+        builds, no_history = [], f"the daemon does not tell ({error})"
+    host_keys = _host_keys(stack, asked)
+    gateway = f"{alias}-gateway"
+    visits = Visit.parse(_or_nothing(host, "logs", "--tail", str(_LOG_LINES), gateway))
+    who = _or_nothing(host, "exec", gateway, "warden", "who").split("lately")[0]
+    connections = Visit.parse(who)
+    status = Status(
+        builder=alias,
+        asked=asked,
+        version=in_daemon("docker", "version", "--format", "{{.Server.Version}}").strip(),
+        up_since=_timestamp(inspected["daemon"]["State"]["StartedAt"]),
+        containers=containers,
+        cache=usage.get("Build Cache", 0),
+        cache_cap=int(str(gc.get("defaultKeepStorage", "0B")).removesuffix("B")),
+        images=usage.get("Images", 0),
+        disk=int(disk[1]) * 1024 if disk else 0,
+        disk_free=int(disk[3]) * 1024 if disk else 0,
+        builds=builds,
+        no_history=no_history,
+        keys=_keys(stack, connections, visits),
+        connections=connections,
+        refusals=[visit for visit in visits if visit.refused][-_REFUSALS:],
+        host_keys=host_keys,
+        certificate_until=_certificate(stack, in_daemon),
+        notices=notices,
+    )
+    if status.disk and status.disk_free < status.disk * 0.05:
+        notices.append(
+            f"the disk is nearly full, {size(status.disk_free)} free; next: a larger disk, a "
+            "smaller cacheSize, or fewer keepImages"
+        )
+    notices += [
+        f"host key {key.generation} is {key.days} days old; next: rotate it (docs/access.md)"
+        for key in host_keys
+        if key.presented and key.days > _OLD_KEY_DAYS
+    ]
+    return status
+
+
+def _state(inspected: dict[str, Any]) -> str:
+    state = inspected["State"]
+    health = state.get("Health", {}).get("Status", "")
+    running = state["Status"] == "running"
+    return f"{state['Status']} ({health})" if health and running else str(state["Status"])
+
+
+def _timestamp(text: str) -> float:
+    """Of Docker's and Pulumi's times, which have nanoseconds."""
+    return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
+
+
+def _host_keys(stack: Stack, asked: float) -> list[HostKeyAge]:
+    """By the time at which the stack's state says that each was made."""
+    generations = stack.settings.get("hostKeys") or [1]
+    ages = []
+    for resource in stack.resources():
+        match = re.search(r"::builder-host-key-(\d+)$", resource["urn"])
+        if match and int(match[1]) in generations:
+            days = int((asked - _timestamp(resource["created"])) // 86400)
+            ages.append(HostKeyAge(int(match[1]), int(match[1]) == generations[0], days))
+    return sorted(ages, key=lambda key: not key.presented)
+
+
+def _or_nothing(host: Host, *words: str) -> str:
+    """What docker prints there; nothing when it fails, which its container's state explains."""
+    try:
+        return host.docker(*words)
+    except StackError:
+        return ""
+
+
+def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[KeyUse]:
+    last = {visit.name: visit.time for visit in visits if not visit.refused}
+    connected = [visit.name for visit in connections]
+    settings = {entry["name"]: entry for entry in stack.settings.get("keys") or []}
+    return [
+        KeyUse(
+            key.name,
+            key.public_key.fingerprint,
+            str(settings[key.name].get("until") or ""),
+            key.is_authority,
+            connected.count(key.name),
+            last.get(key.name, ""),
+        )
+        for key in stack.keys
+    ]
+
+
+def _certificate(stack: Stack, in_daemon: Any) -> str:
+    if stack.settings.get("transport") != "tls":
+        return ""
+    text = in_daemon("openssl", "x509", "-enddate", "-noout", "-in", "/certs/server/cert.pem")
+    match = re.search(r"notAfter=(.*)", text)
+    if not match:
+        return ""
+    end = datetime.datetime.strptime(match[1].strip(), "%b %d %H:%M:%S %Y %Z")
+    return f"{end:%Y-%m-%d}"
+
+
+def as_text(status: Status) -> str:
+    """The status for a terminal."""
+    since = datetime.datetime.fromtimestamp(status.up_since, datetime.UTC)
+    up = f"Docker {status.version}, up since {since:%Y-%m-%d %H:%M} UTC"
+    share = f" ({status.cache / status.cache_cap:.0%})" if status.cache_cap else ""
+    rows = [
+        ("cache", f"{size(status.cache)} of {size(status.cache_cap)}{share}"),
+        ("images", size(status.images)),
+        ("disk", f"{size(status.disk_free)} of {size(status.disk)} free"),
+        ("builds", f"{status.running} now; {builds_text(status)}"),
+        *(("key", f"{key.name:12} {key_text(key, status.asked)}") for key in status.keys),
+        *(
+            ("now", f"{visit.name} from {visit.address} since {visit.time}")
+            for visit in status.connections
+        ),
+        *(
+            ("refused", f"{visit.name} {visit.fingerprint} from {visit.address} at {visit.time}")
+            for visit in status.refusals
+        ),
+        *(("host key", host_key_text(key)) for key in status.host_keys),
+    ]
+    if status.certificate_until:
+        rows.append(("TLS", f"certificates until {status.certificate_until}"))
+    rows.append(("parts", ", ".join(f"{role} {is_}" for role, is_ in status.containers.items())))
+    rows += [("look at", notice) for notice in status.notices]
+    return "\n".join([f"{status.builder}: {up}", *(f"  {name:9} {text}" for name, text in rows)])
+
+
+def builds_text(status: Status) -> str:
+    """The recent builds in a few words."""
+    if status.hit_ratio is None or status.median_seconds is None:
+        return status.no_history or "none remembered"
+    failed = sum(build.failed for build in status.ended)
+    return (
+        f"of the last {len(status.ended)}: {status.hit_ratio:.0%} of the steps cached, "
+        f"{failed} failed, half took less than {status.median_seconds:.1f} s"
+    )
+
+
+def key_text(key: KeyUse, asked: float) -> str:
+    """Use and end of one key."""
+    words = ["certificates"] if key.is_authority else []
+    if key.connected:
+        words.append(f"{key.connected} connected")
+    words.append(
+        f"last login {ago(asked - _timestamp(key.last_login))}" if key.last_login
+        else "no login remembered"
+    )  # fmt: skip
+    if key.until:
+        words.append(f"until {key.until}")
+    return ", ".join(words)
+
+
+def host_key_text(key: HostKeyAge) -> str:
+    """Age and use of one host key."""
+    return f"generation {key.generation}, {key.days} days old{', presented' * key.presented}"

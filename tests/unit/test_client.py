@@ -1,0 +1,171 @@
+"""What python -m client writes and shows, from a stack that is only told of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from client import kit, status, words
+from client.history import Build, parse_event, with_steps
+from client.page import page
+from client.stack import Stack, StackError
+from tests.unit.conftest import KEY, OTHER_KEY
+
+OUTPUTS = {
+    "sshAlias": "team-a-builder",
+    "dockerHost": "ssh://builder@build.example:2222",
+    "knownHosts": f"[build.example]:2222 {KEY}\n",
+}
+
+
+def stack(**settings: Any) -> Stack:
+    keys = [
+        {"name": "ada", "publicKey": f"{KEY} ada@laptop"},
+        {"name": "ci-ca", "publicKey": OTHER_KEY, "principals": ["ci"]},
+    ]
+    return Stack(OUTPUTS, {"keys": keys, **settings})
+
+
+def shown(**changes: Any) -> status.Status:
+    values: dict[str, Any] = {
+        "builder": "team-a-builder", "asked": 1_000_000.0, "version": "29.7.2",
+        "up_since": 1_000_000.0 - 90_000, "containers": {"daemon": "running (healthy)"},
+        "cache": 2 * 10**9, "cache_cap": 8 * 10**9, "images": 0, "disk": 10**11,
+        "disk_free": 4 * 10**10, "builds": [], "no_history": "", "keys": [],
+        "connections": [], "refusals": [], "host_keys": [], "certificate_until": "", "notices": [], **changes,
+    }  # fmt: skip
+    return status.Status(**values)
+
+
+def test_a_kit_has_these_files_and_no_others() -> None:
+    files = kit.kit_files(stack(), stack().key("ada"))
+    assert set(files) == {
+        "builder", "README.md", "team-a-builder/ssh_config", "team-a-builder/known_hosts",
+        "team-a-builder/key.pub",
+    }  # fmt: skip
+    assert files["team-a-builder/known_hosts"] == OUTPUTS["knownHosts"]
+    assert files["team-a-builder/key.pub"] == f"{KEY} ada\n"
+    assert not re.search(r"@[a-z]+@", files["README.md"]), "every place of the page is filled"
+
+
+def test_an_authority_gets_a_kit_without_a_key() -> None:
+    assert "team-a-builder/key.pub" not in kit.kit_files(stack(), stack().key("ci-ca"))
+
+
+def test_the_ssh_configuration_is_strict_and_names_no_algorithm() -> None:
+    config = kit.ssh_config(stack())
+    assert config.startswith(
+        "Host team-a-builder\n  HostName build.example\n  Port 2222\n  User builder\n"
+        "  StrictHostKeyChecking yes\n"
+    )
+    assert "Algorithms" not in config
+    windows = kit.windows_config(stack())
+    assert "Control" not in windows
+    assert "  StrictHostKeyChecking yes\n" in windows
+
+
+def test_an_unknown_key_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(StackError, match=r"--key eve: .* allowed: ada, ci-ca; next: "):
+        stack().key("eve")
+
+
+def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
+    key = status.KeyUse("<b>ada</b>", "SHA256:x", "2027-01-31", False, 2, "1970-01-12T13:44:40Z")
+    html = page(
+        shown(
+            keys=[key],
+            builds=[Build(999_000.0, 2.5, 4, 3, False), Build(999_900.0, None, 0, 0, False)],
+            notices=["<script>alert(1)</script>"],
+        )
+    )
+    assert "<b>ada</b>" not in html
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "75%" in html
+    assert "16 minutes ago: 2.5 s, 3 of 4 steps from the cache" in html
+    assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", html)
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_a_builder_without_builds_and_keys_has_a_page_too() -> None:
+    assert "no builds" in page(shown(cache_cap=0, disk=0))
+    assert "none remembered" in status.as_text(shown())
+
+
+def test_the_text_tells_the_same() -> None:
+    visit = status.Visit("1970-01-12T13:00:00Z", True, "-", "SHA256:y", "192.0.2.7")
+    text = status.as_text(
+        shown(builds=[Build(999_000.0, 2.0, 4, 1, True)], refusals=[visit], notices=["mend it"])
+    )
+    assert "team-a-builder: Docker 29.7.2, up since 1970-01-11 12:46 UTC" in text
+    assert "2.0 GB of 8.0 GB (25%)" in text
+    assert "0 now; of the last 1: 25% of the steps cached, 1 failed" in text
+    assert "refused   - SHA256:y from 192.0.2.7 at 1970-01-12T13:00:00Z" in text
+    assert "look at   mend it" in text
+
+
+def test_logins_and_refusals_are_read_from_the_gateway_s_log() -> None:
+    log = (
+        "2026-11-25T03:46:08Z login name=ada key=SHA256:a from=192.0.2.7:52582\n"
+        "[gateway] configured for user builder\n"
+        "  2026-11-25T03:46:09Z refused name=- key=SHA256:b from=2001:db8::1:52 user=root\n"
+        "2026-11-25T03:46:10Z login name=ca certificate=job serial=1 key=SHA256:c "
+        "from=192.0.2.8:1\n"
+    )
+    assert [(v.name, v.refused, v.fingerprint, v.address) for v in status.Visit.parse(log)] == [
+        ("ada", False, "SHA256:a", "192.0.2.7"),
+        ("-", True, "SHA256:b", "2001:db8::1"),
+        ("ca", False, "SHA256:c", "192.0.2.8"),
+    ]
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """A field as protobuf writes it, of less than 128."""
+    if isinstance(value, int):
+        return bytes([number << 3, value])
+    return bytes([number << 3 | 2, len(value)]) + value
+
+
+def test_a_build_is_read_from_buildkit_s_history() -> None:
+    record = field(1, b"ref") + field(6, field(1, 100)) + field(7, field(1, 102)) + b"\x7a\x00"
+    assert dict(parse_event(field(1, 1) + field(2, record))) == {
+        "ref": Build(100.0, 2.0, 0, 0, False)
+    }
+    assert not list(parse_event(field(1, 2) + field(2, record))), "a deleted one"
+    running = field(1, b"ref") + field(6, field(1, 100))
+    assert dict(parse_event(field(2, running)))["ref"].seconds is None
+
+
+def test_only_a_dockerfile_s_own_steps_count() -> None:
+    names = {
+        b"[internal] load build definition from Dockerfile": 1,
+        b"[1/3] FROM docker.io/library/alpine:3.22": 1,
+        b"[2/3] RUN make": 1,
+        b"[linux/amd64 tests 3/3] COPY . .": 0,
+        b"exporting to image": 0,
+    }
+
+    def answers() -> Iterator[bytes]:
+        for name, cached in names.items():
+            yield field(1, field(3, name) + (field(4, 1) if cached else b""))
+        yield field(1, field(3, b"[2/3] RUN make"))
+
+    assert with_steps(Build(0, 1, 0, 0, False), answers()) == Build(0, 1, 2, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (21 * 10**9, "21.0 GB"), (5 * 10**14, "500 TB")],
+)  # fmt: skip
+def test_sizes(count: int, text: str) -> None:
+    assert words.size(count) == text
+
+
+def test_times() -> None:
+    assert [words.ago(s) for s in (5, 60, 7200, 86400)] == [
+        "just now", "1 minute ago", "2 hours ago", "1 day ago"
+    ]  # fmt: skip
+    assert [words.span(s) for s in (60, 3700, 90_000)] == ["1 min", "1 h 1 min", "1 d 1 h"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engine.conftest import (
     BASE_IMAGE,
+    DAEMON_IMAGE,
     OLDER_DAEMON_IMAGE,
     ROOT,
     Builder,
@@ -15,6 +18,7 @@ from tests.engine.conftest import (
     Result,
     passed,
     run,
+    until,
 )
 
 # The second layer hides what the first had, by an extended attribute of overlayfs.
@@ -45,9 +49,15 @@ def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_new_builder_starts_warm_from_the_archive(new_builder: NewBuilder, archive: Path) -> None:
-    moved = new_builder()
-    moved.up()
+@pytest.fixture(scope="module")
+def moved(new_builder: NewBuilder) -> Builder:
+    """Another builder, deployed, with nothing in it."""
+    empty = new_builder()
+    empty.up()
+    return empty
+
+
+def test_a_new_builder_starts_warm_from_the_archive(moved: Builder, archive: Path) -> None:
     passed(load(moved, archive))
     assert moved.build().count("CACHED") == 3
     assert passed(moved.docker("run", "--rm", "built", "cat", "/built")) == "hello\n"
@@ -55,6 +65,62 @@ def test_a_new_builder_starts_warm_from_the_archive(new_builder: NewBuilder, arc
     kept = f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep visit /kept/visits\n"
     passed(moved.docker("build", "-", input=kept))
     assert "unchanged" in moved.up("--expect-no-changes")
+
+
+@pytest.fixture
+def compose() -> Iterator[str]:
+    """A compose file's daemon as many have it: TLS on TCP, its cache in an anonymous volume."""
+    name = f"compose-{secrets.token_hex(3)}-docker-1"
+    passed(run("docker", "run", "--detach", "--privileged", "--name", name, "--volume",
+               f"{name}-data:/var/lib/docker", DAEMON_IMAGE))  # fmt: skip
+    try:
+        assert until(lambda: run(*inside(name), "version").returncode == 0, 60)
+        yield name
+    finally:
+        run("docker", "rm", "--force", "--volumes", name)
+        run("docker", "volume", "rm", f"{name}-data")
+
+
+def inside(container: str) -> tuple[str, ...]:
+    """docker at the daemon in this container."""
+    socket = "DOCKER_HOST=unix:///run/user/1000/docker.sock"
+    return ("docker", "exec", "--interactive", "--env", socket, container, "docker")
+
+
+def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
+    moved: Builder, compose: str, tmp_path: Path
+) -> None:
+    if BASE_IMAGE.startswith("localhost/"):
+        passed(run("docker", "save", "--output", str(tmp_path / "base.tar"), BASE_IMAGE))
+        with (tmp_path / "base.tar").open() as base:
+            passed(run(*inside(compose), "load", stdin=base))
+    context = str(ROOT / "tests" / "engine" / "context")
+    passed(run("docker", "cp", context, f"{compose}:/home/rootless/context"))
+    build = (
+        "build",
+        "--build-arg",
+        f"BASE={BASE_IMAGE}",
+        "--tag",
+        "built",
+        "/home/rootless/context",
+    )
+    passed(run(*inside(compose), *build))
+
+    archive = tmp_path / "cache.tar"
+    with archive.open("wb") as stream:
+        saved = run(str(ROOT / "machine" / "cache"), "save", compose, stdout=stream)
+    assert saved.returncode == 0, saved.stderr
+    passed(load(moved, archive))
+    assert moved.build().count("CACHED") == 3
+    kept = f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep visit /kept/visits\n"
+    passed(moved.docker("build", "-", input=kept))
+    assert "unchanged" in moved.up("--expect-no-changes")
+
+
+def test_a_container_that_is_no_rootless_daemon_is_refused(builder: Builder) -> None:
+    said = run(str(ROOT / "machine" / "cache"), "save", builder.container("gateway"))
+    assert said.returncode == 1
+    assert "is not that of a rootless daemon; next: carry images over" in said.stderr
 
 
 def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from client.stack import Stack, StackError
 JOB_IMAGE = "docker:29-cli"
 """Image of the jobs that run in a container: docker, buildx, ssh and git."""
 
-SOCKET = "/run/builder/docker.sock"
-"""The daemon's socket in the gateway, which clients may forward."""
+SOCKETS = "/run/builder"
+"""Where the sockets that clients may forward are in the gateway."""
 
 _FOLDER = Path(__file__).parent
 _SNIPPET = {"ci/builder.sh": "builder.sh"}
@@ -51,7 +51,7 @@ def render(kind: str, stack: Stack, image: str) -> dict[str, str]:
         "alias": stack.alias,
         "ssh_config": str(stack.outputs["sshConfig"]).strip(),
         "known_hosts": stack.known_hosts.strip(),
-        "socket": SOCKET,
+        "sockets": SOCKETS,
         "image": image,
         "registry": image.split("/")[0],
         "job_image": JOB_IMAGE,

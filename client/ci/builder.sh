@@ -59,12 +59,14 @@ CONFIG
 	[ ! -d "$builder_docker/cli-plugins" ] || ln -s "$builder_docker/cli-plugins" "$builder_dir/docker/"
 }
 
-# Keeps the daemon's socket forwarded for as long as the job's shell lives, however that ends.
+# Keeps the sockets forwarded for as long as the job's shell lives, however that ends. The gateway
+# lets a key through to one of them: the daemon's, or with the role build the guard's.
 builder_hold() {
 	while :; do
 		ssh -F "$builder_dir/config" -N -o ControlMaster=no -o ControlPath=none \
 			-o ExitOnForwardFailure=yes -o StreamLocalBindUnlink=yes \
-			-L "$builder_dir/docker.sock:@socket@" @alias@ 2>"$builder_dir/log" &
+			-L "$builder_dir/docker.sock:@sockets@/docker.sock" \
+			-L "$builder_dir/guard.sock:@sockets@/guard.sock" @alias@ 2>"$builder_dir/log" &
 		builder_ssh=$!
 		while sleep 1 && kill -0 $$ && [ -d "$builder_dir" ]; do
 			kill -0 "$builder_ssh" || break
@@ -96,7 +98,7 @@ if [ -z "${builder_dir:-}" ]; then
 	(builder_hold) </dev/null >/dev/null 2>&1 &
 	builder_holder=$!
 	trap builder_off EXIT
-	while [ ! -S "$builder_dir/docker.sock" ]; do
+	while [ ! -S "$builder_dir/guard.sock" ]; do
 		kill -0 "$builder_holder" 2>/dev/null ||
 			builder_fail "no way in: $(cat "$builder_dir/log"); next: if the key was refused, let the stack's keys list it; if the host key was, render this file anew from the stack"
 		sleep 0.1
@@ -105,17 +107,23 @@ if [ -z "${builder_dir:-}" ]; then
 
 	# What a job or its image may say of another daemon or another buildx builder.
 	unset BUILDER_KEY DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH BUILDX_BUILDER
-	export DOCKER_CONFIG="$builder_dir/docker" DOCKER_BUILDKIT=1 DOCKER_HOST="unix://$builder_dir/docker.sock"
+	export DOCKER_CONFIG="$builder_dir/docker" DOCKER_BUILDKIT=1
+	for builder_socket in docker guard; do
+		export DOCKER_HOST="unix://$builder_dir/$builder_socket.sock"
+		builder_version=$(docker version --format '{{.Server.Version}}' 2>/dev/null) && break
+		builder_version=
+	done
 	builder_way='forwarded socket'
-	docker version >/dev/null 2>&1 || {
-		# A daemon that starts, or transport: tls. Over plain ssh the gateway waits for the one and knows the other.
+	if [ -z "$builder_version" ]; then
+		# A daemon that starts, or transport: tls. Over plain ssh the gateway waits for the one and
+		# knows the other.
 		mkdir "$builder_dir/bin"
 		printf '#!/bin/sh\nexec %s -F %s/config "$@"\n' "$(command -v ssh)" "$builder_dir" >"$builder_dir/bin/ssh"
 		chmod 0755 "$builder_dir/bin/ssh"
 		export PATH="$builder_dir/bin:$PATH" DOCKER_HOST=ssh://@alias@
 		builder_way='plain ssh'
-	}
-	builder_version=$(docker version --format '{{.Server.Version}}') ||
-		builder_fail 'the gateway lets this job in, but the daemon does not answer; next: ask who runs the builder'
+		builder_version=$(docker version --format '{{.Server.Version}}') ||
+			builder_fail 'the gateway lets this job in, but the daemon does not answer; next: ask who runs the builder'
+	fi
 	printf 'builder @alias@: Docker %s, %s\n' "$builder_version" "$builder_way" >&2
 fi

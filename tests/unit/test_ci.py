@@ -147,8 +147,10 @@ def test_an_image_needs_a_registry_and_no_tag(image: str) -> None:
         parser.parse_args(["github", "--image", image])
 
 
-def test_the_forwarded_socket_is_the_one_that_the_gateway_permits() -> None:
+def test_the_sockets_are_forwarded_from_where_the_gateway_has_them() -> None:
     from components.daemon import SOCKET_NAME
     from components.gateway import SOCKET_DIRECTORY
 
-    assert f"{SOCKET_DIRECTORY}/{SOCKET_NAME}" == ci.SOCKET
+    assert SOCKET_DIRECTORY == ci.SOCKETS
+    snippet = (Path(ci.__file__).parent / "builder.sh").read_text()
+    assert f"@sockets@/{SOCKET_NAME}" in snippet

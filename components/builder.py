@@ -9,6 +9,7 @@ import pulumi_docker as docker
 from components.arguments import arguments_of
 from components.daemon import DATA_DIRECTORY, RUNTIME_DIRECTORY, SOCKET, SOCKET_NAME, Daemon
 from components.daemon.cache_policy import CachePolicy
+from components.daemon.isolation import Isolation
 from components.daemon.tls import Tls
 from components.gateway import SOCKET_DIRECTORY, USER, Gateway
 from components.gateway.access import Access
@@ -17,7 +18,7 @@ from components.gateway.host_key import HostKey
 from components.host import DockerHost
 from components.identity import Identity
 from components.janitor import declare_janitor
-from components.network import private_network
+from components.network import entrance, private_network
 from components.settings import Settings
 from components.volumes import cache_volume, volume
 
@@ -109,6 +110,8 @@ class DockerBuilder(pulumi.ComponentResource):
             else None
         )
         network = private_network(identity, containers_talk=tls is not None, opts=checked)
+        # Over the shared socket the gateway and the janitor need no network to the daemon.
+        gateway_network = network if tls else entrance(identity, opts=checked)
         cache = cache_volume(identity, keep=settings.keep_cache, opts=checked)
         disk = host.run(
             f"{name}-disk",
@@ -138,6 +141,9 @@ class DockerBuilder(pulumi.ComponentResource):
             docker_client = [f"DOCKER_HOST=unix://{SOCKET_DIRECTORY}/{SOCKET_NAME}"]
             before_daemon = [preflight]
 
+        isolation = Isolation.declare(
+            identity, settings, host=host, image=daemon_image, opts=checked
+        )
         daemon = Daemon.declare(
             identity,
             settings,
@@ -147,14 +153,15 @@ class DockerBuilder(pulumi.ComponentResource):
             network=network,
             cache=cache,
             transport_volumes=daemon_volumes,
-            opts=after(*before_daemon),
+            isolation=isolation,
+            opts=after(*before_daemon, *isolation.checked),
         )
         declare_janitor(
             identity,
             settings,
             policy,
             image=daemon_image,
-            network=network,
+            network=network if tls else None,
             cache=cache,
             docker_client=docker_client,
             transport_volumes=gateway_volumes,
@@ -172,7 +179,7 @@ class DockerBuilder(pulumi.ComponentResource):
             identity,
             settings,
             image=gateway_image,
-            network=network,
+            network=gateway_network,
             access=access_volume,
             transport_volumes=gateway_volumes,
             host_keys=keys,

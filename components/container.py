@@ -17,11 +17,22 @@ def upload(
     return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
 
 
+def confined(*capabilities: str) -> dict[str, Any]:
+    """Inputs of a container whose processes have these capabilities, and never gain others."""
+    return {
+        "capabilities": docker.ContainerCapabilitiesArgs(
+            adds=[f"CAP_{name}" for name in capabilities], drops=["ALL"]
+        ),
+        "security_opts": ["no-new-privileges:true"],
+    }
+
+
 def _container(
     identity: Identity,
     role: str,
     *,
     image: docker.RemoteImage,
+    labels: dict[str, str] | None = None,
     opts: pulumi.ResourceOptions,
     **inputs: Any,
 ) -> docker.Container:
@@ -33,7 +44,7 @@ def _container(
         log_opts=LOG_ROTATION,
         labels=[
             docker.ContainerLabelArgs(label=label, value=value)
-            for label, value in identity.labels.items()
+            for label, value in {**identity.labels, **(labels or {})}.items()
         ],
         opts=opts,
         **inputs,
@@ -83,10 +94,12 @@ def one_shot(
     volumes: list[docker.ContainerVolumeArgs],
     uploads: list[docker.ContainerUploadArgs],
     envs: list[str],
+    capabilities: tuple[str, ...] = (),
     opts: pulumi.ResourceOptions,
 ) -> docker.Container:
     """A container that runs `script` once as root, without network, and ends.
 
+    Root has `capabilities` alone.
     It is replaced, and so runs again, when anything about it changes.
     """
     return _container(
@@ -102,4 +115,5 @@ def one_shot(
         attach=True,
         must_run=False,
         opts=opts,
+        **confined(*capabilities),
     )

@@ -341,6 +341,7 @@ class Settings(_Model):
     revoked: tuple[Revocation, ...] = ()
     host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
     transport: Literal["socket", "tls"] = "socket"
+    isolation: Literal["unprivileged", "privileged"] = "unprivileged"
     daemon_image: Annotated[str, AfterValidator(_check_image)] = "docker:29.7.2-dind-rootless"
     gateway_image: Annotated[str, AfterValidator(_check_image)] = (
         "lscr.io/linuxserver/openssh-server:10.3_p1-r1-ls238"

@@ -124,7 +124,12 @@ def values_settle(resource: Resource) -> Iterator[str]:
     if resource.type != CONTAINER:
         return
     inputs = resource.inputs
-    if "systempaths=unconfined" in (inputs.get("securityOpts") or []):
+    labels = {pair.get("label") for pair in inputs.get("labels") or []}
+    # Where a label stands for them, the options are ignored and it is compared.
+    if (
+        "systempaths=unconfined" in (inputs.get("securityOpts") or [])
+        and "docker-build-machine.isolation" not in labels
+    ):
         yield "securityOpts systempaths=unconfined is never read back: replaced on every update"
     capabilities = inputs.get("capabilities") or {}
     for capability in [*(capabilities.get("adds") or []), *(capabilities.get("drops") or [])]:

@@ -12,6 +12,7 @@ import pulumi_docker as docker
 
 from components.container import LOG_ROTATION, service, upload
 from components.daemon.cache_policy import CachePolicy
+from components.daemon.isolation import Isolation
 from components.host import DockerHost
 from components.identity import Identity
 from components.settings import Settings, parse_age, parse_size
@@ -25,6 +26,10 @@ SOCKET = f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
 NETWORK_ALIAS = "docker"
 STORAGE_DRIVER = "overlay2"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
+# Of the docker CLI that health check and scripts run beside the daemon. Builds can write to the
+# folder that it would use otherwise, and it runs plugins from there. This one is root's and empty.
+_CLIENT_DIRECTORY = "/etc/docker-build-machine/client"
+_ISOLATION_LABEL = "docker-build-machine.isolation"
 _STOP_SECONDS = 30
 _MIB = 1024 * 1024
 
@@ -79,6 +84,7 @@ class Daemon:
         network: docker.Network,
         cache: docker.Volume,
         transport_volumes: list[docker.ContainerVolumeArgs],
+        isolation: Isolation,
         opts: pulumi.ResourceOptions,
     ) -> Daemon:
         """Declare the daemon's container.
@@ -110,7 +116,7 @@ class Daemon:
                 str(parse_age(settings.drain_time)),
             ],
             # What replaces the container; memory is changed in place.
-            triggers=[image.image_id, config, " ".join(words), cpus or ""],
+            triggers=[image.image_id, config, " ".join(words), cpus or "", isolation.label],
             only_triggered=True,
             opts=opts,
         )
@@ -120,13 +126,20 @@ class Daemon:
             image=image,
             health=["docker", "version", "--format", "{{.Server.Version}}"],
             stop_seconds=_STOP_SECONDS,
+            labels={_ISOLATION_LABEL: isolation.label},
             opts=pulumi.ResourceOptions.merge(
-                opts, pulumi.ResourceOptions(depends_on=[changeover])
+                opts,
+                pulumi.ResourceOptions(
+                    depends_on=[changeover],
+                    # The label stands for them: the provider would see a change every time.
+                    ignore_changes=["securityOpts"],
+                ),
             ),
             command=words,
-            privileged=True,
             envs=[
                 f"DOCKER_HOST=unix://{SOCKET}",
+                f"DOCKER_CONFIG={_CLIENT_DIRECTORY}",
+                "BUILDX_CONFIG=/run/xdg/buildx",
                 "DOCKER_TLS_CERTDIR=/certs",
                 # Pid files and the like go with every start; the volume holds the socket alone.
                 "XDG_RUNTIME_DIR=/run/xdg",
@@ -138,6 +151,7 @@ class Daemon:
             volumes=[
                 docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),
                 *transport_volumes,
+                *isolation.volumes,
             ],
             uploads=[
                 upload(_CONFIG_FILE, config),
@@ -146,5 +160,6 @@ class Daemon:
             memory=memory,
             memory_swap=memory,
             cpus=cpus,
+            **isolation.inputs,
         )
         return cls(container, changeover)

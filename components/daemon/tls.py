@@ -48,6 +48,8 @@ class Tls:
                 docker.ContainerVolumeArgs(volume_name=client.name, container_path="/client"),
             ],
             uploads=[],
+            # The files become uid 1000's.
+            capabilities=("CHOWN", "FOWNER"),
             opts=opts,
         )
         return cls(server, client, certificates)

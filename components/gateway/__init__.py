@@ -9,7 +9,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.container import service, upload
+from components.container import confined, service, upload
 from components.daemon import SOCKET_NAME
 from components.daemon.tls import CLIENT_DIRECTORY, Tls
 from components.gateway.host_key import HostKey
@@ -23,6 +23,11 @@ _FILES = Path(__file__).parent
 _LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
+# sshd itself runs as USER and has none. Root needs them to set USER up and to start services as it
+# (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID) and to end its connections (KILL).
+# The files of a session are some 2 MB; hundreds at once must fit.
+_MEMORY_MIB = 2048
+_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 
 
 def _dial_command(settings: Settings) -> str:
@@ -97,5 +102,8 @@ class Gateway:
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
                 upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             ],
+            memory=_MEMORY_MIB,
+            memory_swap=_MEMORY_MIB,
+            **confined(*_CAPABILITIES),
         )
         return cls(container)

@@ -183,12 +183,14 @@ class DockerHost:
         script: str,
         arguments: list[pulumi.Input[str]],
         *,
+        data: str = "",
         triggers: list[pulumi.Input[str]] | None = None,
         only_triggered: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> command.local.Command:
         """Run one of this folder's scripts on the host, again whenever an argument changes.
 
+        The script finds `data`, which would be too much for an argument, in the variable `data`.
         With `only_triggered`, again when one of `triggers` changes, and for nothing else.
         A pulumi_command.remote.Command would need a private key of its own; ssh uses the agent,
         the configuration and the pinned key that the provider uses too.
@@ -196,7 +198,7 @@ class DockerHost:
         return command.local.Command(
             name,
             create=pulumi.Output.all(*arguments).apply(lambda words: self.shell(*words)),
-            stdin=(_SCRIPTS / script).read_text(),
+            stdin=(f"data={shlex.quote(data)}\n" if data else "") + (_SCRIPTS / script).read_text(),
             update=":" if only_triggered else None,
             triggers=triggers,
             logging=command.local.Logging.STDERR,

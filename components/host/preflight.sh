@@ -168,7 +168,7 @@ if [ "$gateway_port" != "$port" ] &&
 fi
 
 set --
-for role in cache runtime access tls-server tls-client; do set -- "$@" "$prefix-$role"; done
+for role in cache runtime access sysfs tls-server tls-client; do set -- "$@" "$prefix-$role"; done
 foreign=$(docker volume inspect --format "{{.Name}} {{index .Labels \"$owner_label\"}}" "$@" 2>/dev/null |
 	awk -v owner="$owner" '$2 != owner')
 while read -r name holder; do

@@ -7,12 +7,11 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.container import service, upload
+from components.container import confined, service
 from components.daemon.cache_policy import CachePolicy
 from components.identity import Identity
 from components.settings import Settings, parse_age
 
-_SCRIPT = "/usr/local/bin/janitor"
 _DATA_DIRECTORY = "/data"
 # Named in janitor.sh too.
 _WORK_DIRECTORY = "/run/janitor"
@@ -25,7 +24,7 @@ def declare_janitor(
     policy: pulumi.Output[CachePolicy],
     *,
     image: docker.RemoteImage,
-    network: docker.Network,
+    network: docker.Network | None,
     cache: docker.Volume,
     docker_client: list[str],
     transport_volumes: list[docker.ContainerVolumeArgs],
@@ -34,7 +33,8 @@ def declare_janitor(
     """Declare the janitor's container.
 
     It speaks to the daemon as any client does, and sees the cache volume (for the free space
-    alone) read-only. `docker_client` are the environment variables of the docker CLI.
+    alone) read-only. `docker_client` are the environment variables of the docker CLI, `network`
+    is what that needs.
     """
     return service(
         identity,
@@ -43,7 +43,9 @@ def declare_janitor(
         health=["sh", "-c", f'test -n "$(find {_WORK_DIRECTORY}/alive -mmin -10)"'],
         stop_seconds=_STOP_SECONDS,
         opts=opts,
-        entrypoints=["sh", _SCRIPT],
+        # Docker uploads nothing into a container whose root is read-only.
+        entrypoints=["sh", "-c", (Path(__file__).parent / "janitor.sh").read_text(), "janitor"],
+        read_only=True,
         envs=policy.apply(
             lambda policy: [
                 f"JANITOR_LEFTOVER_SECONDS={parse_age(settings.leftover_age)}",
@@ -54,12 +56,16 @@ def declare_janitor(
             ]
         ).apply(lambda envs: [*envs, *docker_client]),
         tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},
-        networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name)],
+        **(
+            {"networks_advanced": [docker.ContainerNetworksAdvancedArgs(name=network.name)]}
+            if network
+            else {"network_mode": "none"}
+        ),
         volumes=[
             docker.ContainerVolumeArgs(
                 volume_name=cache.name, container_path=_DATA_DIRECTORY, read_only=True
             ),
             *transport_volumes,
         ],
-        uploads=[upload(_SCRIPT, (Path(__file__).parent / "janitor.sh").read_text(), "0755")],
+        **confined(),
     )

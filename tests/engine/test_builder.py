@@ -12,13 +12,13 @@ REGISTRY = "localhost/registry:2.8.3"
 
 def test_a_preview_comes_before_anything_is_there(new_builder: NewBuilder) -> None:
     shown = passed(new_builder().pulumi("preview"))
-    assert "18 to create" in shown
+    assert "21 to create" in shown
 
 
 def test_a_second_up_changes_nothing_and_so_does_one_after_a_refresh(builder: Builder) -> None:
-    assert "18 unchanged" in builder.up("--expect-no-changes")
+    assert "21 unchanged" in builder.up("--expect-no-changes")
     passed(builder.pulumi("refresh"))
-    assert "18 unchanged" in builder.up("--expect-no-changes")
+    assert "21 unchanged" in builder.up("--expect-no-changes")
 
 
 def test_a_second_build_is_all_cached_and_cache_mounts_are_warm(builder: Builder) -> None:

@@ -111,6 +111,13 @@ def said(*resources: Resource) -> set[str]:
                 {"securityOpts": ["seccomp=unconfined"]},
                 {"securityOpts": ["systempaths=unconfined"]},
             ),
+            (
+                {
+                    "securityOpts": ["systempaths=unconfined"],
+                    "labels": [{"label": "docker-build-machine.isolation", "value": "a"}],
+                },
+                {"securityOpts": ["systempaths=unconfined"], "labels": [{"label": "b"}]},
+            ),
         ]
     ],
 )  # fmt: skip

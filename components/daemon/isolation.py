@@ -1,0 +1,143 @@
+"""How far the daemon's container is kept from its host: what the setting `isolation` means."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_docker as docker
+
+from components.host import DockerHost
+from components.identity import Identity
+from components.settings import Settings
+from components.volumes import volume
+
+_SYSCALLS = Path(__file__).parent / "syscalls"
+# What newuidmap and newgidmap need to give the daemon its range of users and groups. The daemon
+# itself runs as an ordinary user and holds none.
+_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
+# The rootless network's; every other device of the host stays outside.
+_DEVICES = ("/dev/net/tun",)
+_OPTIONS = (
+    # Docker's own profile forbids mounts, the daemon's own among them.
+    "apparmor=unconfined",
+    # The kernel lets a user namespace mount /proc only where nothing of it is hidden.
+    "systempaths=unconfined",
+)
+# The same holds for a writable /sys, which privileged containers of the builder (buildx's among
+# them) get: a whole one must be mounted somewhere. Here nobody but root comes to it.
+_SYSFS_DIRECTORY = "/root/sys"
+_SYSFS = {"type": "sysfs", "device": "sysfs"}
+# Of socket(2): AF_ALG, which is the kernel's own code, and AF_VSOCK, which goes past every network
+# namespace to the hypervisor.
+_FORBIDDEN_FAMILIES = (38, 40)
+# Of personality(2): Linux, 32 bits, and what they are now.
+_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
+_ARCHITECTURES = {
+    "X86_64": ["X86", "X32"],
+    "AARCH64": ["ARM"],
+    "S390X": [],
+    "PPC64LE": [],
+    "RISCV64": [],
+}
+
+
+def seccomp_profile() -> str:
+    """The system calls of the daemon's container, as Docker takes them (JSON)."""
+
+    def allow(name: str, operation: str, value: int) -> dict[str, object]:
+        argument = {"index": 0, "value": value, "op": f"SCMP_CMP_{operation}"}
+        return {"names": [name], "action": "SCMP_ACT_ALLOW", "args": [argument]}
+
+    lines = [line.partition("#")[0] for line in _SYSCALLS.read_text().splitlines()]
+    names = sorted({name for line in lines for name in line.split()})
+    low, high = _FORBIDDEN_FAMILIES
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "archMap": [
+            {
+                "architecture": f"SCMP_ARCH_{name}",
+                "subArchitectures": [f"SCMP_ARCH_{other}" for other in others],
+            }
+            for name, others in _ARCHITECTURES.items()
+        ],
+        "syscalls": [
+            {"names": names, "action": "SCMP_ACT_ALLOW"},
+            allow("socket", "LT", low),
+            *(allow("socket", "EQ", family) for family in range(low + 1, high)),
+            allow("socket", "GT", high),
+            *(allow("personality", "EQ", value) for value in _PERSONALITIES),
+        ],
+    }
+    return json.dumps(profile, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What the daemon's container is given, and what stands for it where it is compared."""
+
+    inputs: dict[str, Any]
+    """Inputs of the container."""
+    volumes: list[docker.ContainerVolumeArgs]
+    label: str
+    """Differs whenever the rest does: the provider never reads `systempaths` back, so that the
+    security options themselves are not compared."""
+    checked: list[pulumi.Resource]
+    """What has seen that a container like this can run a rootless daemon there."""
+
+    @classmethod
+    def declare(
+        cls,
+        identity: Identity,
+        settings: Settings,
+        *,
+        host: DockerHost,
+        image: docker.RemoteImage,
+        opts: pulumi.ResourceOptions,
+    ) -> Isolation:
+        """Declare what the mode needs on the host, and the check of it."""
+        if settings.isolation == "privileged":
+            return cls({"privileged": True}, [], "privileged", [])
+        profile = seccomp_profile()
+        sysfs = volume(identity, "sysfs", driver_opts=_SYSFS, opts=opts)
+        options = [
+            "--cap-drop=ALL",
+            *(f"--cap-add={name}" for name in _CAPABILITIES),
+            *(f"--device={path}" for path in _DEVICES),
+            *(f"--security-opt={option}" for option in _OPTIONS),
+        ]
+        checked = host.run(
+            f"{identity.name}-isolation",
+            "isolation.sh",
+            [
+                image.image_id,
+                settings.daemon_image,
+                sysfs.name,
+                _SYSFS_DIRECTORY,
+                *options,
+            ],
+            data=profile,
+            opts=opts,
+        )
+        digest = hashlib.sha256(shlex.join([profile, *options]).encode()).hexdigest()
+        return cls(
+            {
+                "capabilities": docker.ContainerCapabilitiesArgs(
+                    adds=list(_CAPABILITIES), drops=["ALL"]
+                ),
+                "devices": [docker.ContainerDeviceArgs(host_path=path) for path in _DEVICES],
+                "security_opts": [f"seccomp={profile}", *_OPTIONS],
+            },
+            [
+                docker.ContainerVolumeArgs(
+                    volume_name=sysfs.name, container_path=_SYSFS_DIRECTORY, read_only=False
+                )
+            ],
+            f"unprivileged {digest[:12]}",
+            [checked],
+        )

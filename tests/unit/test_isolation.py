@@ -1,0 +1,146 @@
+"""What each container may do: exact powers, and what must be absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.conftest import Run
+
+Program = Callable[..., Run]
+
+LONG_RUNNING = ("builder-daemon", "builder-gateway", "builder-janitor")
+
+
+def label(run: Run) -> str:
+    labels = {pair["label"]: pair["value"] for pair in run["builder-daemon"].inputs["labels"]}
+    return str(labels["docker-build-machine.isolation"])
+
+
+def profile(run: Run) -> Any:
+    options = run["builder-daemon"].inputs["securityOpts"]
+    return json.loads(next(o for o in options if o.startswith("seccomp=")).removeprefix("seccomp="))
+
+
+def allowed(run: Run) -> set[str]:
+    """The system calls that are allowed whatever their arguments."""
+    return {
+        name for rule in profile(run)["syscalls"] if not rule.get("args") for name in rule["names"]
+    }
+
+
+def test_no_container_is_privileged(run_program: Program) -> None:
+    for container in run_program().of_type(":Container"):
+        assert "privileged" not in container.inputs, container.name
+
+
+def test_only_the_daemon_is_privileged_and_only_when_told_to(run_program: Program) -> None:
+    run = run_program(isolation="privileged")
+    privileged = [c.name for c in run.of_type(":Container") if c.inputs.get("privileged")]
+    assert privileged == ["builder-daemon"]
+    daemon = run["builder-daemon"].inputs
+    assert not {"capabilities", "devices", "securityOpts"} & set(daemon)
+    assert not {"builder-isolation", "builder-sysfs"} & set(run.resources)
+    assert label(run) == "privileged"
+
+
+def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: Program) -> None:
+    daemon = run_program()["builder-daemon"].inputs
+    assert daemon["capabilities"] == {"adds": ["CAP_SETUID", "CAP_SETGID"], "drops": ["ALL"]}
+    assert daemon["devices"] == [{"hostPath": "/dev/net/tun"}]
+    others = [o for o in daemon["securityOpts"] if not o.startswith("seccomp=")]
+    assert others == ["apparmor=unconfined", "systempaths=unconfined"]
+    assert not {"user", "pidMode", "sysctls", "groupAdds"} & set(daemon)
+
+
+def test_the_profile_allows_namespaces_and_no_way_into_the_kernel(run_program: Program) -> None:
+    run = run_program()
+    assert profile(run)["defaultAction"] == "SCMP_ACT_ERRNO"
+    names = allowed(run)
+    assert {"clone", "unshare", "mount", "pivot_root", "setns"} <= names
+    for name in (
+        *("bpf", "perf_event_open", "init_module", "finit_module", "delete_module", "kexec_load"),
+        *("kexec_file_load", "open_by_handle_at", "userfaultfd", "io_uring_setup", "iopl"),
+        *("ioperm", "reboot", "swapon", "settimeofday", "clock_settime", "acct", "quotactl"),
+        *("add_key", "request_key", "kcmp", "syslog", "socket", "socketcall", "personality"),
+    ):
+        assert name not in names, name
+
+
+def test_no_socket_goes_past_the_network_namespace(run_program: Program) -> None:
+    rules = [rule for rule in profile(run_program())["syscalls"] if rule["names"] == ["socket"]]
+    tests = {(arg["op"], arg["value"]) for rule in rules for arg in rule["args"]}
+    # AF_ALG is 38, AF_VSOCK 40.
+    assert tests == {("SCMP_CMP_LT", 38), ("SCMP_CMP_EQ", 39), ("SCMP_CMP_GT", 40)}
+
+
+def test_a_change_of_the_mode_replaces_the_daemon_and_nothing_else_does(
+    run_program: Program,
+) -> None:
+    """The provider never reads `systempaths` back: the label is compared in its place."""
+    unprivileged, privileged = run_program(), run_program(isolation="privileged")
+    assert list(unprivileged["builder-daemon"].request.ignoreChanges) == ["securityOpts"]
+    assert label(unprivileged) == label(run_program()) != label(privileged)
+    assert label(unprivileged) in unprivileged["builder-changeover"].inputs["triggers"]
+
+
+@pytest.mark.parametrize("transport", ["socket", "tls"])
+def test_all_others_have_no_power_but_what_they_need(run_program: Program, transport: str) -> None:
+    needed = {
+        "builder-gateway": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"],
+        "builder-janitor": [],
+        "builder-keys": [],
+        "builder-certificates": ["CHOWN", "FOWNER"],
+    }
+    for container in run_program(transport=transport).of_type(":Container"):
+        if container.name == "builder-daemon":
+            continue
+        inputs = container.inputs
+        assert inputs["securityOpts"] == ["no-new-privileges:true"], container.name
+        assert inputs["capabilities"]["drops"] == ["ALL"], container.name
+        added = [f"CAP_{name}" for name in needed[container.name]]
+        assert inputs["capabilities"].get("adds", []) == added, container.name
+        assert "devices" not in inputs, container.name
+
+
+def test_over_the_socket_only_the_daemon_has_a_way_out(run_program: Program) -> None:
+    run = run_program()
+    networks = {c.name: c.inputs.get("networksAdvanced") for c in run.of_type(":Container")}
+    assert [n["name"] for n in networks.pop("builder-daemon") or []] == ["dev-builder-network"]
+    assert networks.pop("builder-gateway") == [{"name": "dev-builder-entrance"}]
+    for name, attached in networks.items():
+        assert attached is None, name
+        assert run[name].inputs["networkMode"] == "none", name
+    options = {
+        name.removeprefix("com.docker.network.bridge."): value
+        for name, value in run["builder-entrance"].inputs["options"].items()
+    }
+    assert options == {"enable_icc": "false", "enable_ip_masquerade": "false"}
+
+
+def test_over_tls_gateway_and_janitor_reach_the_daemon(run_program: Program) -> None:
+    run = run_program(transport="tls")
+    for name in LONG_RUNNING:
+        attached = [network["name"] for network in run[name].inputs["networksAdvanced"]]
+        assert attached == ["dev-builder-network"]
+
+
+def test_a_full_gateway_takes_nothing_from_its_host(run_program: Program) -> None:
+    gateway = run_program()["builder-gateway"].inputs
+    assert gateway["memory"] == gateway["memorySwap"] == 2048
+
+
+def test_nothing_can_write_the_janitors_root(run_program: Program) -> None:
+    janitor = run_program()["builder-janitor"].inputs
+    assert janitor["readOnly"]
+    assert "uploads" not in janitor
+
+
+def test_the_docker_cli_beside_the_daemon_runs_nothing_that_a_build_left(
+    run_program: Program,
+) -> None:
+    envs = run_program()["builder-daemon"].inputs["envs"]
+    assert "DOCKER_CONFIG=/etc/docker-build-machine/client" in envs

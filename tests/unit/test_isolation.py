@@ -125,7 +125,7 @@ def test_over_tls_gateway_and_janitor_reach_the_daemon(run_program: Program) -> 
     run = run_program(transport="tls")
     for name in LONG_RUNNING:
         attached = [network["name"] for network in run[name].inputs["networksAdvanced"]]
-        assert attached == ["dev-builder-network"]
+        assert attached == ["dev-builder-tls-network"]
 
 
 def test_a_full_gateway_takes_nothing_from_its_host(run_program: Program) -> None:

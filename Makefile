@@ -1,12 +1,15 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up preview kit ci status backup restore down purge test trials
+.PHONY: help up team preview kit ci status backup restore down purge test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: ## from a fresh machine to a builder and a first build; again: nothing changes
 	@machine/up
+
+team: ## a builder of its own for one more team: make team NAME=web; again: nothing changes
+	@machine/team
 
 preview: ## what pulumi up would do, for people; to a stack of your own: make preview STACK=team-a
 	@machine/preview

@@ -5,20 +5,20 @@ have_client() {
 	local real_ssh
 	hash -r
 	real_ssh=$(type -aP ssh | grep -v "^$STATE" | head -n 1)
-	mkdir -p "$STATE/client/bin"
+	mkdir -p "$CLIENT/bin"
 	# ssh ends at once when the folder of its ControlPath is missing.
 	[[ -d $HOME/.ssh ]] || mkdir -m 0700 "$HOME/.ssh"
 	{
 		output sshConfig | sed "/^$/d"
-		echo "  IdentityFile $STATE/client/id_ed25519"
+		echo "  IdentityFile $CLIENT/id_ed25519"
 		echo '  IdentitiesOnly yes'
-	} >"$STATE/client/ssh_config"
-	printf '#!/bin/sh\nexec %s -F %q "$@"\n' "$real_ssh" "$STATE/client/ssh_config" >"$STATE/client/bin/ssh"
-	chmod 0755 "$STATE/client/bin/ssh"
+	} >"$CLIENT/ssh_config"
+	printf '#!/bin/sh\nexec %s -F %q "$@"\n' "$real_ssh" "$CLIENT/ssh_config" >"$CLIENT/bin/ssh"
+	chmod 0755 "$CLIENT/bin/ssh"
 }
 
 # client COMMAND...: as a client of the builder.
-client() { PATH=$STATE/client/bin:$PATH DOCKER_HOST=ssh://$(output sshAlias) DOCKER_BUILDKIT=1 "$@" 9>&-; }
+client() { PATH=$CLIENT/bin:$PATH DOCKER_HOST=ssh://$(output sshAlias) DOCKER_BUILDKIT=1 "$@" 9>&-; }
 
 first_build() {
 	if [[ $base_image == localhost/* ]]; then

@@ -3,13 +3,17 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=$ROOT/.state
-STACK=dev
+STACK=${STACK:-dev}
 export ROOT STATE STACK
 export PATH=$STATE/bin:$ROOT/.venv/bin:$PATH
 export PULUMI_BACKEND_URL=file://$STATE/backend
 export PULUMI_CONFIG_PASSPHRASE_FILE=$STATE/passphrase
 export PULUMI_SKIP_UPDATE_CHECK=1
 umask 022
+# Each stack has a client of its own: one team's key is not another's.
+CLIENT=$STATE/client
+[[ $STACK == dev ]] || CLIENT=$STATE/clients/$STACK
+export CLIENT
 mkdir -p "$STATE/bin" "$STATE/log" "$STATE/backend"
 
 . machine/terminal.sh

@@ -8,10 +8,14 @@ default_image() {
 	"$ROOT/.venv/bin/python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["config"][sys.argv[2]]["default"])' "$ROOT/Pulumi.yaml" "$1"
 }
 
-have_images() {
+default_images() {
 	daemon_image=$(default_image daemonImage)
 	gateway_image=$(default_image gatewayImage)
 	base_image=$FIRST_BUILD_BASE
+}
+
+have_images() {
+	default_images
 	local image out_of_reach=
 	for image in "$daemon_image" "$gateway_image"; do
 		docker image inspect "$image" >/dev/null 2>&1 && continue

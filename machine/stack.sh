@@ -1,11 +1,31 @@
 # shellcheck shell=bash
-# The stack `dev` on this machine: its configuration and state are kept in .state, not in git.
+# The stack of this run. The configuration of `dev` is this machine's alone and kept in .state; that
+# of a team is Pulumi.<team>.yaml, for git. The state of all is in .state.
 
 stack_config=$STATE/Pulumi.$STACK.yaml
+[[ $STACK == dev ]] || stack_config=$ROOT/Pulumi.$STACK.yaml
+
+have_key() {
+	mkdir -p "$CLIENT"
+	[[ -f $CLIENT/id_ed25519 ]] || quietly 'Client key' ssh-keygen -q -t ed25519 -N '' -C "$(id -un)@$(hostname)" -f "$CLIENT/id_ed25519"
+}
+
+# is_remote: whether the stack's host is another machine.
+is_remote() { grep -q '^ *docker-build-machine:host: ssh://' "$ROOT/Pulumi.$STACK.yaml" "$stack_config" 2>/dev/null; }
 
 have_stack() {
-	mkdir -p "$STATE/client" "$STATE/project"
-	[[ -f $STATE/client/id_ed25519 ]] || quietly 'Client key' ssh-keygen -q -t ed25519 -N '' -C "$(id -un)@$(hostname)" -f "$STATE/client/id_ed25519"
+	[[ -f $ROOT/Pulumi.$STACK.yaml ]] || fail "STACK = $STACK has no Pulumi.$STACK.yaml; next: make team NAME=$STACK"
+	have_key
+	if [[ $STACK != dev ]]; then
+		pulumi --cwd "$ROOT" stack ls --json | grep -q "\"name\": \"$STACK\"" ||
+			quietly "Stack $STACK" pulumi --cwd "$ROOT" --non-interactive stack init "$STACK" --no-select
+		local image
+		for image in daemonImage=$daemon_image gatewayImage=$gateway_image; do
+			[[ ${image#*=} != localhost/* ]] || quietly "Stand-in ${image%%=*}" pulumi --cwd "$ROOT" config set --stack "$STACK" "${image%%=*}" "${image#*=}"
+		done
+		return
+	fi
+	mkdir -p "$STATE/project"
 	# `stack init` writes the encryption salt beside Pulumi.yaml; a project folder of its own keeps
 	# the committed Pulumi.dev.yaml clean.
 	if ! ls "$STATE"/backend/.pulumi/stacks/*/"$STACK".json >/dev/null 2>&1; then
@@ -13,7 +33,7 @@ have_stack() {
 		quietly "Stack $STACK" pulumi --cwd "$STATE/project" --non-interactive stack init "$STACK" --no-select
 	fi
 	"$ROOT/.venv/bin/python" "$ROOT/machine/stack_config.py" "$ROOT/Pulumi.$STACK.yaml" "$stack_config" \
-		"$STATE/client/id_ed25519.pub" "$daemon_image" "$gateway_image"
+		"$CLIENT/id_ed25519.pub" "$daemon_image" "$gateway_image"
 }
 
 # stack COMMAND...: pulumi on this stack.

@@ -35,7 +35,8 @@ def shown(**changes: Any) -> status.Status:
         "up_since": 1_000_000.0 - 90_000, "containers": {"daemon": "running (healthy)"},
         "cache": 2 * 10**9, "cache_cap": 8 * 10**9, "images": 0, "disk": 10**11,
         "disk_free": 4 * 10**10, "builds": [], "no_history": "", "keys": [],
-        "connections": [], "refusals": [], "host_keys": [], "certificate_until": "", "notices": [], **changes,
+        "connections": [], "refusals": [], "host_keys": [], "certificate_until": "", "notices": [],
+        **changes,
     }  # fmt: skip
     return status.Status(**values)
 

@@ -206,6 +206,11 @@ class Ci:
     folder: Path
     builder: Builder
     stack: Stack
+    shells: str
+    """Those that the image of the jobs has beside sh, which agents take in their place."""
+
+    def shell(self, name: str) -> str:
+        return name if f"/{name}\n" in self.shells else "sh"
 
     def checkout(self, files: dict[str, str]) -> Path:
         """A fresh checkout of the repository with the rendered files in it."""
@@ -216,29 +221,23 @@ class Ci:
             (repository / path).write_text(text)
         return repository
 
-    def start(self, job: Job, files: dict[str, str], key: Path) -> list[str]:
-        """The docker command that runs the job to its end."""
+    def run(self, job: Job, files: dict[str, str], key: Path) -> tuple[int, str]:
+        """Exit code of the job and its log."""
         shared = self.folder / secrets.token_hex(4)
         shared.mkdir()
         (shared / "key").write_bytes(key.read_bytes())
         (shared / "key").chmod(0o666)
-        # From a file, as agents do it over the API: no value is in the list of processes.
+        # By name alone, so that no value is in the list of processes; agents use the API. But
+        # DOCKER_HOST would lead the docker at hand elsewhere.
         env = {"HOME": "/home/job", **job.env}
-        # DOCKER_HOST is read by the docker at hand too.
-        given = (f"DOCKER_HOST={env[n]}" if n == "DOCKER_HOST" else n for n in env)
-        names = [option for variable in given for option in ("--env", variable)]
+        to = [f"--env=DOCKER_HOST={env.pop('DOCKER_HOST')}"] if "DOCKER_HOST" in env else []
         volumes = [f"{self.checkout(files)}:/repo:ro", f"{shared}:/secrets:ro", *job.volumes]
-        self.env = {name: value for name, value in env.items() if name != "DOCKER_HOST"}
-        return [
+        result = run(
             "docker", "run", "--rm", "--network", "host", "--user", "0:0", "--entrypoint", "",
-            "--workdir", "/repo", "--tmpfs", "/home/job", *names,
-            *(option for volume in volumes for option in ("--volume", volume)),
-            DAEMON_IMAGE, *job.command,
-        ]  # fmt: skip
-
-    def run(self, job: Job, files: dict[str, str], key: Path) -> tuple[int, str]:
-        """Exit code of the job and its log."""
-        result = run(*self.start(job, files, key), env=self.env)
+            "--workdir", "/repo", "--tmpfs", "/home/job", *to, *(f"--env={name}" for name in env),
+            *(f"--volume={volume}" for volume in volumes),
+            DAEMON_IMAGE, self.shell(job.command[0]), *job.command[1:], env=env,
+        )  # fmt: skip
         return result.returncode, result.stdout + result.stderr
 
 
@@ -263,7 +262,9 @@ def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Ite
     passed(builder.docker("cp", str(folder / "htpasswd"), "registry:/htpasswd"))
     passed(builder.docker("start", "registry"))
     names = ("sshAlias", "sshConfig", "knownHosts", "dockerHost")
-    yield Ci(folder, builder, Stack({name: builder.output(name) for name in names}, {}))
+    look = ("docker", "run", "--rm", "--entrypoint", "", DAEMON_IMAGE, "sh", "-c")
+    shells = run(*look, "command -v bash; command -v dash").stdout
+    yield Ci(folder, builder, Stack({name: builder.output(name) for name in names}, {}), shells)
     builder.docker("rm", "--force", "--volumes", "registry")
 
 
@@ -335,7 +336,7 @@ def test_a_later_job_of_another_kind_builds_warm(ci: Ci) -> None:
     assert "CACHED" in log
 
 
-SHELLS = {"dash": "dash", "bash": "bash", "busybox": "busybox sh"}
+SHELLS = ("dash", "bash", "busybox")
 
 # What is left of a job whose shell has ended, after five seconds at most.
 LEFT = """
@@ -357,12 +358,9 @@ class Snippet:
     ) -> tuple[int, str]:
         """Exit code of the script in that shell; what it said, and what it left behind."""
         ada = self.ci.builder.folder / "ada"
+        command = "busybox sh" if shell == "busybox" else self.ci.shell(shell)
         job = Job(
-            [
-                "sh",
-                "-c",
-                f"{SHELLS[shell]} -eux -c {shlex.quote(script)}; code=$?\n{LEFT}exit $code",
-            ],
+            ["sh", "-c", f"{command} -eux -c {shlex.quote(script)}; code=$?\n{LEFT}exit $code"],
             {"BUILDER_KEY": Store(ada).text() if key is None else key},
             [f"{self.busybox}:/usr/local/bin/busybox:ro"],
         )

@@ -89,8 +89,8 @@ class DockerBuilder(pulumi.ComponentResource):
                 str(settings.prepare).lower(),
             ],
             opts=child,
-        ).checked
-        checked = after(preflight)
+        )
+        checked = after(preflight.checked)
 
         presented = settings.host_keys[0]
         keys = [
@@ -125,7 +125,7 @@ class DockerBuilder(pulumi.ComponentResource):
         if tls:
             daemon_volumes, gateway_volumes = tls.daemon_volumes(), tls.gateway_volumes()
             docker_client = tls.docker_client()
-            before_daemon: list[pulumi.Resource] = [preflight, tls.certificates]
+            before_daemon: list[pulumi.Resource] = [preflight.checked, tls.certificates]
         else:
             runtime = volume(identity, "runtime", opts=checked)
             daemon_volumes = [
@@ -139,7 +139,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 )
             ]
             docker_client = [f"DOCKER_HOST=unix://{SOCKET_DIRECTORY}/{SOCKET_NAME}"]
-            before_daemon = [preflight]
+            before_daemon = [preflight.checked]
 
         isolation = Isolation.declare(
             identity, settings, host=host, image=daemon_image, opts=checked
@@ -183,6 +183,7 @@ class DockerBuilder(pulumi.ComponentResource):
             access=access_volume,
             transport_volumes=gateway_volumes,
             host_keys=keys,
+            host=preflight.facts,
             # The daemon creates the socket's folder, the keys exist before the first login.
             opts=after(daemon.container, access.installed),
         )

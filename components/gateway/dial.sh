@@ -1,6 +1,6 @@
 #!/bin/sh
-# What sshd runs for every session: a pipe from the client to the daemon's socket. While the daemon
-# starts, or is being replaced, the client waits instead of failing.
+# A pipe from the client to the daemon's socket, for sessions that did not find it there at once.
+# While the daemon starts, or is being replaced, the client waits instead of failing.
 # Usage: dial SOCKET
 socket=$1
 tries=0

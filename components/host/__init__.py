@@ -43,6 +43,8 @@ class HostFacts:
     """Free inodes there: enough or short."""
     clock: str = ""
     """Against the machine that runs Pulumi: right or wrong."""
+    acks: str = ""
+    """When TCP acknowledges at once (tcp_pingpong_thresh, Linux 6.7): tunable or fixed."""
     conflicts: str = ""
     """How many ports and volumes of the builder something else has."""
 

@@ -189,6 +189,7 @@ fact overlay "$overlay"
 fact disk "$disk"
 fact inodes "$inodes"
 fact clock "$clock"
+fact acks "$([ -e /proc/sys/net/ipv4/tcp_pingpong_thresh ] && echo tunable || echo fixed)"
 fact conflicts "$conflicts"
 
 [ "$verb" = check ] || exit 0

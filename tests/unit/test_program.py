@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit import conftest as mocked
 from tests.unit.conftest import KEY, OTHER_KEY, PRIVATE_KEY, Registered, Run
 
 Program = Callable[..., Run]
@@ -263,7 +264,8 @@ def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> N
     config = uploads(run_program()["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]
     lines = [line.strip() for line in config["content"].splitlines()]
     for line in (
-        "ForceCommand exec sh /usr/local/lib/gateway/dial /run/builder/docker.sock",
+        "ForceCommand nc -N -U /run/builder/docker.sock 2>/dev/null || "
+        "exec sh /usr/local/lib/gateway/dial /run/builder/docker.sock",
         "AuthenticationMethods publickey",
         "PasswordAuthentication no",
         "PermitOpen [/run/builder/docker.sock]:*",
@@ -276,6 +278,23 @@ def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> N
         assert line in lines
     assert not any(line.lower().startswith(("subsystem", "acceptenv")) for line in lines)
     assert "$" not in config["content"]
+
+
+def test_large_packets_are_set_on_both_sides_of_the_rootless_network(run_program: Program) -> None:
+    run = run_program()
+    envs = run["builder-daemon"].inputs["envs"]
+    assert "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns" in envs
+    assert f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={daemon_json(run)['mtu']}" in envs
+    assert daemon_json(run)["mtu"] == 65520
+
+
+def test_the_gateway_acknowledges_at_once_where_the_kernel_can(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_program()["builder-gateway"].inputs["sysctls"] == {}
+    monkeypatch.setattr(mocked, "LOOK", mocked.LOOK + "acks=tunable\n")
+    sysctls = run_program()["builder-gateway"].inputs["sysctls"]
+    assert sysctls == {"net.ipv4.tcp_pingpong_thresh": "255"}
 
 
 def test_keys_are_one_line_each_and_named_with_their_fingerprint(run_program: Program) -> None:

@@ -29,7 +29,9 @@ fail() {
 now() { date +%s; }
 
 home=${BUILDER_HOME:-$HOME/.builder}
-remote_socket=/run/builder/docker.sock
+# In the gateway: the daemon's own and, for keys that may only build, the guard's.
+remote=/run/builder
+remote_sockets='docker.sock guard.sock'
 mark='# docker-build-machine: builder uninstall takes this line and the next away'
 config=$HOME/.ssh/config
 
@@ -57,8 +59,10 @@ within() {
 }
 
 # What is said about the builder must not depend on what the shell has set for others.
+forget_others() { unset DOCKER_HOST DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_API_VERSION; }
+
 docker_here() { (
-	unset DOCKER_HOST DOCKER_CONTEXT
+	forget_others
 	within 60 docker "$@"
 ); }
 
@@ -98,19 +102,27 @@ connect() { master || ssh "$@" -fNT "$name" </dev/null; }
 
 # answers URL: the version of the daemon there.
 answers() { (
-	unset DOCKER_CONTEXT
+	forget_others
 	DOCKER_HOST=$1 within 8 docker version --format '{{.Server.Version}}' 2>/dev/null
 ); }
+
+# mux COMMAND SOCKET: forwards $sock to that socket of the gateway, or cancels that.
+mux() { within 5 ssh -O "$1" -L "$sock:$remote/$2" "$name" >/dev/null 2>&1; }
+
+unforward() {
+	for each in $remote_sockets; do mux cancel "$each"; done
+	rm -f "$sock"
+}
 
 # The local socket leads to the daemon: sets version.
 forward() {
 	[ -S "$sock" ] && version=$(answers "unix://$sock") && return
-	within 5 ssh -O cancel -L "$sock:$remote_socket" "$name" >/dev/null 2>&1
-	rm -f "$sock"
-	within 5 ssh -O forward -L "$sock:$remote_socket" "$name" >/dev/null 2>&1 || return
-	version=$(answers "unix://$sock") && return
-	within 5 ssh -O cancel -L "$sock:$remote_socket" "$name" >/dev/null 2>&1
-	rm -f "$sock"
+	unforward
+	for each in $remote_sockets; do
+		mux forward "$each" || return
+		version=$(answers "unix://$sock") && return
+		unforward
+	done
 	return 1
 }
 
@@ -188,8 +200,7 @@ watch() {
 # No forwarded socket, plain ssh.
 rest() {
 	rm -f "$folder/watched"
-	within 5 ssh -O cancel -L "$sock:$remote_socket" "$name" >/dev/null 2>&1
-	rm -f "$sock"
+	unforward
 	point "ssh://$name"
 }
 
@@ -312,9 +323,11 @@ exclude() {
 	[ -f "$config" ] || return
 	at=$(grep -nxF "$mark" "$config" | head -n 1 | cut -d : -f 1)
 	if [ -n "$at" ]; then
+		after=$((at + 1))
+		! sed -n "${after}p" "$config" | grep -q '^Include ' || after=$((at + 2))
 		{
 			[ "$at" -eq 1 ] || head -n $((at - 1)) "$config"
-			tail -n "+$((at + 2))" "$config"
+			tail -n "+$after" "$config"
 		} | rewrite "$config"
 	fi
 	if [ -f "$home/made-config" ] && [ ! -s "$config" ]; then rm "$config"; fi
@@ -508,7 +521,13 @@ check_context() {
 		found error context "there is no Docker context $name" 'builder on'
 	elif [ -n "${DOCKER_HOST:-}" ]; then
 		case $DOCKER_HOST in
-		"unix://$sock" | "ssh://$name") found ok context "DOCKER_HOST=$DOCKER_HOST" ;;
+		"unix://$sock" | "ssh://$name")
+			if [ -z "${DOCKER_TLS_VERIFY:-}" ]; then
+				found ok context "DOCKER_HOST=$DOCKER_HOST"
+			else
+				found error context "DOCKER_TLS_VERIFY=$DOCKER_TLS_VERIFY in this shell, left from another daemon, makes docker look for certificates" 'unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH'
+			fi
+			;;
 		*) found error context "DOCKER_HOST=$DOCKER_HOST of this shell hides every Docker context, also $chosen" "unset DOCKER_HOST, or eval \"\$(builder env)\"" ;;
 		esac
 	elif [ -n "${DOCKER_CONTEXT:-}" ] && [ "$DOCKER_CONTEXT" != "$name" ]; then

@@ -19,7 +19,9 @@ _PAGE = Path(__file__).parent / "kit.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
-    parser.add_argument("--key", required=True, help="name of the person's or job's key, of `keys`")
+    parser.add_argument(
+        "--key", required=True, help="name of the person's or job's key in `keys`, or its .pub file"
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -84,11 +84,14 @@ class Stack:
         ]
 
     def key(self, name: str) -> Key:
-        """The key of this name. Raises StackError when there is none."""
+        """The key of this name, or that of a .pub file. Raises StackError when there is none."""
         keys = {key.name: key for key in self.keys}
+        if name.endswith(".pub") and Path(name).is_file():
+            public_key = PublicKey.parse(Path(name).read_text())
+            name = next((key.name for key in self.keys if key.public_key == public_key), name)
         if name not in keys:
             raise StackError(
-                f"--key {name}: this stack has no key of that name; allowed: "
+                f"--key {name}: this stack has no such key; allowed: "
                 f"{', '.join(sorted(keys))}; next: name one of them, or add it to the setting keys"
             )
         return keys[name]

@@ -1,24 +1,41 @@
 # shellcheck shell=bash
-# A client on this machine: its ssh configuration in .state, and a first build through the builder.
+# A client on this machine, of a kit and with a home in .state, and a first build through the builder.
+
+kit=$CLIENT/kit
+
+have_kit() {
+	quietly 'Client kit' "$ROOT/.venv/bin/python" -m client kit --stack "$STACK" --config-file "$stack_config" \
+		--key "$CLIENT/id_ed25519.pub" --out "$kit"
+}
+
+# in_client_home COMMAND...: where ssh, too, reads the configuration of .state; by itself it takes
+# the home of /etc/passwd.
+in_client_home() { HOME=$CLIENT/home BUILDER_HOME=$STATE/b PATH=$CLIENT/bin:$PATH "$@" 9>&-; }
 
 have_client() {
 	local real_ssh
 	hash -r
 	real_ssh=$(type -aP ssh | grep -v "^$STATE" | head -n 1)
-	mkdir -p "$CLIENT/bin"
-	# ssh ends at once when the folder of its ControlPath is missing.
-	[[ -d $HOME/.ssh ]] || mkdir -m 0700 "$HOME/.ssh"
-	{
-		output sshConfig | sed "/^$/d"
-		echo "  IdentityFile $CLIENT/id_ed25519"
-		echo '  IdentitiesOnly yes'
-	} >"$CLIENT/ssh_config"
-	printf '#!/bin/sh\nexec %s -F %q "$@"\n' "$real_ssh" "$CLIENT/ssh_config" >"$CLIENT/bin/ssh"
+	mkdir -p "$CLIENT/bin" "$CLIENT/home"
+	printf '#!/bin/sh\nexec %s -F %q "$@"\n' "$real_ssh" "$CLIENT/home/.ssh/config" >"$CLIENT/bin/ssh"
 	chmod 0755 "$CLIENT/bin/ssh"
+	alias=$(output sshAlias)
+	quietly 'A client of this kit' in_client_home sh "$kit/builder" install --identity "$CLIENT/id_ed25519"
+	eval "$(in_client_home "$STATE/b/builder" env "$alias" 2>"$STATE/log/builder-env.log")"
+	[[ -n ${DOCKER_HOST:-} ]] || {
+		cat "$STATE/log/builder-env.log" >&2
+		in_client_home "$STATE/b/builder" doctor "$alias" >&2 || true
+		fail 'the client does not reach the builder; next: see the lines above'
+	}
+	client_docker_host=$DOCKER_HOST
+	unset DOCKER_HOST
 }
 
 # client COMMAND...: as a client of the builder.
-client() { PATH=$CLIENT/bin:$PATH DOCKER_HOST=ssh://$(output sshAlias) DOCKER_BUILDKIT=1 "$@" 9>&-; }
+client() { PATH=$CLIENT/bin:$PATH DOCKER_HOST=$client_docker_host DOCKER_BUILDKIT=1 "$@" 9>&-; }
+
+# Leaves neither a connection nor a process.
+end_client() { in_client_home "$STATE/b/builder" uninstall "$alias" 2>/dev/null; }
 
 first_build() {
 	if [[ $base_image == localhost/* ]]; then

@@ -211,6 +211,13 @@ def test_a_variable_hides_the_context(builder: Builder, laptop: Laptop) -> None:
     assert found == f"DOCKER_CONTEXT=default of this shell hides the context {name(builder)}"
 
 
+def test_a_variable_of_another_daemon_is_left(builder: Builder, laptop: Laptop) -> None:
+    left = f"DOCKER_TLS_VERIFY=1 DOCKER_HOST=ssh://{name(builder)}"
+    assert "ca.pem" in laptop.sh(f"{left} docker version").stderr
+    check, _, next_step = the_error(laptop, before=left)
+    assert (check, next_step) == ("context", "unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH")
+
+
 def test_docker_builds_elsewhere(builder: Builder, laptop: Laptop) -> None:
     with changed(laptop, "docker context use default", f"docker context use {name(builder)}"):
         told = findings(laptop)
@@ -305,9 +312,10 @@ def test_the_gateway_is_away_and_the_daemon_is(builder: Builder, laptop: Laptop)
 
 
 def test_versions_that_do_not_fit(laptop: Laptop) -> None:
-    told = findings(laptop, before="DOCKER_API_VERSION=1.99")
-    assert "too new" in told["versions"][1]
-    assert told["versions"][2].startswith("unset DOCKER_API_VERSION")
+    check, found, next_step = the_error(laptop, before="DOCKER_API_VERSION=1.99")
+    assert check == "versions"
+    assert "too new" in found
+    assert next_step.startswith("unset DOCKER_API_VERSION")
 
 
 def test_a_cold_cache_is_a_warning(builder: Builder, laptop: Laptop) -> None:

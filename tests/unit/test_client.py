@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,11 @@ def test_the_ssh_configuration_is_strict_and_names_no_algorithm() -> None:
 def test_an_unknown_key_is_refused_with_those_that_there_are() -> None:
     with pytest.raises(StackError, match=r"--key eve: .* allowed: ada, ci-ca; next: "):
         stack().key("eve")
+
+
+def test_a_key_is_found_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "id.pub").write_text(f"{KEY} another comment\n")
+    assert stack().key(str(tmp_path / "id.pub")).name == "ada"
 
 
 def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:

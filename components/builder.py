@@ -15,6 +15,7 @@ from components.gateway import SOCKET_DIRECTORY, USER, Gateway
 from components.gateway.access import Access
 from components.gateway.client import known_hosts_lines, ssh_config
 from components.gateway.host_key import HostKey
+from components.guard import declare_guard
 from components.host import DockerHost
 from components.identity import Identity
 from components.janitor import declare_janitor
@@ -187,6 +188,17 @@ class DockerBuilder(pulumi.ComponentResource):
             # The daemon creates the socket's folder, the keys exist before the first login.
             opts=after(daemon.container, access.installed),
         )
+        guard = None
+        if settings.has_build_keys:
+            guard_image = docker.RemoteImage(
+                f"{name}-guard-image",
+                name=settings.guard_image,
+                keep_locally=True,
+                opts=checked,
+            )
+            guard = declare_guard(
+                identity, image=guard_image, runtime=daemon_volumes, opts=after(daemon.container)
+            )
         ready = host.run(
             f"{name}-readiness",
             "readiness.sh",
@@ -197,12 +209,14 @@ class DockerBuilder(pulumi.ComponentResource):
                 SOCKET,
                 DATA_DIRECTORY,
                 str(_READY_SECONDS),
+                guard.name if guard else "",
             ],
             triggers=[
                 daemon.changeover.id,
                 daemon.container.id,
                 gateway.container.id,
                 access.installed.id,
+                *([guard.id] if guard else []),
             ],
             opts=child,
         )

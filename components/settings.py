@@ -223,6 +223,8 @@ class AuthorizedKey(_Model):
     principals: tuple[str, ...] = ()
     """When given, the key is a certificate authority: a certificate that it signed gets in with
     one of these principals (ssh-keygen(1), -n), the key itself does not."""
+    role: Literal["admin", "build"] = "admin"
+    """What those who got in with it may do: everything, or build, pull, push, tag and read."""
 
     @pydantic.field_validator("name")
     @classmethod
@@ -271,18 +273,6 @@ class AuthorizedKey(_Model):
     def last_second(self) -> str:
         """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
         return f"{self.until:%Y%m%d}235959" if self.until else ""
-
-    @property
-    def line(self) -> str:
-        """The key's line of authorized_keys: everything off but the one forwarded socket."""
-        options = ["restrict", "port-forwarding"]
-        if self.is_authority:
-            options += ["cert-authority", f'principals="{",".join(self.principals)}"']
-        if self.from_:
-            options.append(f'from="{",".join(self.from_)}"')
-        if self.until:
-            options.append(f'expiry-time="{self.last_second}Z"')
-        return f"{','.join(options)} {self.public_key} {self.name}"
 
 
 class Revocation(_Model):
@@ -346,6 +336,7 @@ class Settings(_Model):
     gateway_image: Annotated[str, AfterValidator(_check_image)] = (
         "lscr.io/linuxserver/openssh-server:10.3_p1-r1-ls238"
     )
+    guard_image: Annotated[str, AfterValidator(_check_image)] = "python:3.13.9-alpine3.22"
     cache_size: Annotated[str, _check_disk_space("1GB")] = "40%"
     min_free_space: Annotated[str, _check_disk_space("100MB")] = "10%"
     keep_cache: bool = True
@@ -411,6 +402,21 @@ class Settings(_Model):
                 "name, or remove the entry if the authority is gone"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_roles(self) -> Self:
+        limited = [key.name for key in self.keys if key.role == "build"]
+        if limited and self.transport == "tls":
+            raise ValueError(
+                f"keys gives {', '.join(limited)} the role build, which transport = tls cannot "
+                "serve; next: pulumi config set transport socket, or give them no role"
+            )
+        return self
+
+    @property
+    def has_build_keys(self) -> bool:
+        """Whether there is a key that the guard has to serve."""
+        return any(key.role == "build" for key in self.keys)
 
     @property
     def ssh_name(self) -> str:

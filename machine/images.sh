@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The images of daemon and gateway, and the base image of the first build.
+# The images of daemon and gateway, of the guard where there is one, and the base image of the first
+# build.
 
 FIRST_BUILD_BASE=alpine:3.22
 
@@ -11,13 +12,15 @@ default_image() {
 default_images() {
 	daemon_image=$(default_image daemonImage)
 	gateway_image=$(default_image gatewayImage)
+	guard_image=$(default_image guardImage)
 	base_image=$FIRST_BUILD_BASE
 }
 
+# have_images [guard]: sets daemon_image, gateway_image, guard_image and base_image.
 have_images() {
 	default_images
 	local image out_of_reach=
-	for image in "$daemon_image" "$gateway_image"; do
+	for image in "$daemon_image" "$gateway_image" ${1:+"$guard_image"}; do
 		docker image inspect "$image" >/dev/null 2>&1 && continue
 		step "Pull $image"
 		timeout 600 docker pull --quiet "$image" >"$STATE/log/pull.log" 2>&1 || {
@@ -29,10 +32,11 @@ have_images() {
 		note "STAND-IN: $out_of_reach cannot be pulled; images are built from Debian packages"
 		command -v mmdebstrap >/dev/null || have_packages mmdebstrap
 		local built
-		built=$("$ROOT/offline/images/build" daemon gateway busybox) || fail 'the images could not be built; next: see the lines above'
+		built=$("$ROOT/offline/images/build" daemon gateway "$@" busybox) || fail 'the images could not be built; next: see the lines above'
 		daemon_image=$(sed -n 's/^daemon //p' <<<"$built")
 		gateway_image=$(sed -n 's/^gateway //p' <<<"$built")
+		[[ $# -eq 0 ]] || guard_image=$(sed -n 's/^guard //p' <<<"$built")
 		base_image=$(sed -n 's/^busybox //p' <<<"$built")
 	fi
-	note "Images: $daemon_image, $gateway_image"
+	note "Images: $daemon_image, $gateway_image${1:+, $guard_image}"
 }

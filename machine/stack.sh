@@ -33,7 +33,7 @@ have_stack() {
 		quietly "Stack $STACK" pulumi --cwd "$STATE/project" --non-interactive stack init "$STACK" --no-select
 	fi
 	"$ROOT/.venv/bin/python" "$ROOT/machine/stack_config.py" "$ROOT/Pulumi.$STACK.yaml" "$stack_config" \
-		"$CLIENT/id_ed25519.pub" "$daemon_image" "$gateway_image"
+		"$CLIENT/id_ed25519.pub" "$daemon_image" "$gateway_image" "$guard_image"
 }
 
 # stack COMMAND...: pulumi on this stack.

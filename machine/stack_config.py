@@ -1,6 +1,6 @@
 """Write this machine's stack configuration: the committed one, its own values, the local facts.
 
-Usage: stack_config.py COMMITTED LOCAL PUBLIC_KEY_FILE DAEMON_IMAGE GATEWAY_IMAGE
+Usage: stack_config.py COMMITTED LOCAL PUBLIC_KEY_FILE DAEMON_IMAGE GATEWAY_IMAGE GUARD_IMAGE
 """
 
 import getpass
@@ -23,12 +23,12 @@ def merged(
     return {**local, "config": config}
 
 
-def main(committed: str, local: str, key_file: str, daemon: str, gateway: str) -> None:
+def main(committed: str, local: str, key_file: str, daemon: str, gateway: str, guard: str) -> None:
     """Merge the files; the encryption salt of the local one is kept."""
     target = Path(local)
     before = yaml.safe_load(target.read_text()) if target.exists() else {}
     name = re.sub(r"[^a-zA-Z0-9._-]", "-", getpass.getuser())
-    images = {"daemonImage": daemon, "gatewayImage": gateway}
+    images = {"daemonImage": daemon, "gatewayImage": gateway, "guardImage": guard}
     settings = merged(
         yaml.safe_load(Path(committed).read_text()),
         before or {},

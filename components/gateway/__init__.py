@@ -13,6 +13,7 @@ from components.container import confined, service, upload
 from components.daemon import SOCKET_NAME
 from components.daemon.tls import CLIENT_DIRECTORY, Tls
 from components.gateway.host_key import HostKey
+from components.guard import SOCKET_NAME as GUARD_SOCKET_NAME
 from components.host import HostFacts
 from components.identity import Identity
 from components.settings import Settings
@@ -20,6 +21,8 @@ from components.settings import Settings
 USER = "builder"
 ACCESS_DIRECTORY = "/access"
 SOCKET_DIRECTORY = "/run/builder"
+# Which socket a session gets, from its key's line of authorized_keys; without it, the guard's.
+SOCKET_VARIABLE = "BUILDER_SOCKET"
 _FILES = Path(__file__).parent
 _LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
@@ -37,7 +40,7 @@ def _dial_command(settings: Settings) -> str:
     nc ends with 0 unless it was never connected: only then is there a script to start, which waits.
     """
     if settings.transport == "socket":
-        socket = f"{SOCKET_DIRECTORY}/{SOCKET_NAME}"
+        socket = f"{SOCKET_DIRECTORY}/${{{SOCKET_VARIABLE}:-{GUARD_SOCKET_NAME}}}"
         return f"nc -N -U {socket} 2>/dev/null || exec sh {_LIBRARY}/dial {socket}"
     variables = " ".join(Tls.docker_client())
     return f"{variables} exec {CLIENT_DIRECTORY}/docker system dial-stdio"
@@ -46,6 +49,7 @@ def _dial_command(settings: Settings) -> str:
 def sshd_config(settings: Settings) -> str:
     """sshd's whole configuration; the image's own is replaced by it."""
     over_socket = settings.transport == "socket"
+    sockets = [f"[{SOCKET_DIRECTORY}/{name}]:*" for name in (SOCKET_NAME, GUARD_SOCKET_NAME)]
     template = string.Template((_FILES / "sshd_config").read_text())
     return template.substitute(
         user=USER,
@@ -53,7 +57,7 @@ def sshd_config(settings: Settings) -> str:
         authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
         revoked_keys=f"{ACCESS_DIRECTORY}/revoked_keys",
         socket_forwarding="local" if over_socket else "no",
-        permit_open=f"[{SOCKET_DIRECTORY}/{SOCKET_NAME}]:*" if over_socket else "none",
+        permit_open=" ".join(sockets) if over_socket else "none",
     )
 
 

@@ -10,6 +10,9 @@ import pulumi
 import pulumi_docker as docker
 
 from components.container import one_shot, upload
+from components.daemon import SOCKET_NAME
+from components.gateway import SOCKET_DIRECTORY, SOCKET_VARIABLE
+from components.guard import SOCKET_NAME as GUARD_SOCKET_NAME
 from components.identity import Identity
 from components.settings import AuthorizedKey, Revocation
 
@@ -65,17 +68,37 @@ def _summary(key: AuthorizedKey) -> str:
         "certificates of": ",".join(key.principals),
         "from": ",".join(key.from_),
         "until": str(key.until or ""),
+        "role": "" if key.role == "admin" else key.role,
     }
     words = [f"{name} {value}" for name, value in conditions.items() if value]
     return " ".join([key.public_key.fingerprint, *words])
 
 
+def _line(key: AuthorizedKey) -> str:
+    """The key's line of authorized_keys: everything off but the socket of its role.
+
+    Without the environment variable, which ForceCommand reads, a session gets the guard's too.
+    """
+    name = SOCKET_NAME if key.role == "admin" else GUARD_SOCKET_NAME
+    options = ["restrict", "port-forwarding", f'permitopen="[{SOCKET_DIRECTORY}/{name}]:*"']
+    if key.role == "admin":
+        options.append(f'environment="{SOCKET_VARIABLE}={SOCKET_NAME}"')
+    if key.is_authority:
+        options += ["cert-authority", f'principals="{",".join(key.principals)}"']
+    if key.from_:
+        options.append(f'from="{",".join(key.from_)}"')
+    if key.until:
+        options.append(f'expiry-time="{key.last_second}Z"')
+    return f"{','.join(options)} {key.public_key} {key.name}"
+
+
 def _files(keys: list[AuthorizedKey], revoked: tuple[Revocation, ...]) -> dict[str, str]:
     """What access.sh installs: sshd's two files, and the warden's list of the same in its terms."""
-    files = {"authorized_keys": "".join(f"{key.line}\n" for key in keys)}
+    files = {"authorized_keys": "".join(f"{_line(key)}\n" for key in keys)}
     listed = [
         f"{'ca' if key.is_authority else 'key'} {key.public_key.fingerprint} {key.name} "
-        f"{key.last_second or '-'} {','.join(key.from_) or '-'} {','.join(key.principals) or '-'}"
+        f"{key.last_second or '-'} {','.join(key.from_) or '-'} {','.join(key.principals) or '-'} "
+        f"{key.role}"
         for key in keys
     ]
     hashes = [entry for entry in revoked if entry.fingerprint]

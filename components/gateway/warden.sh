@@ -13,19 +13,21 @@ list=/access/list
 log=/config/logs/openssh
 acted_on=/run/gateway/acted-on
 
-# Of the list, by fingerprint: name, last second, addresses and principals; and what is revoked.
-declare -A name_of=() until_of=() conditions_of=() revoked=()
+# Of the list, by fingerprint: name, what is said of its role, last second; addresses, principals and
+# role together; and what is revoked.
+declare -A name_of=() role_of=() until_of=() conditions_of=() revoked=()
 
 read_list() {
 	local kind fingerprint second third fourth
 	# Names stay, for the lines about connections whose key is gone.
-	until_of=() conditions_of=() revoked=()
+	role_of=() until_of=() conditions_of=() revoked=()
 	while read -r kind fingerprint second third fourth; do
 		case $kind in
 		key | ca)
 			name_of[$fingerprint]=$second
 			until_of[$fingerprint]=$third
 			conditions_of[$fingerprint]=$kind:$fourth
+			[[ $fourth != *' build' ]] || role_of[$fingerprint]=' role=build'
 			;;
 		# A fingerprint, or a certificate as "CA's fingerprint serial: N" or "... id: TEXT".
 		revoked) revoked["$fingerprint${second:+ $second $third}"]=1 ;;
@@ -56,7 +58,7 @@ parse() {
 		certificate=${BASH_REMATCH[1]} serial=${BASH_REMATCH[2]} authority=${BASH_REMATCH[3]}
 	fi
 	local listed=${authority:-$fingerprint}
-	label="name=${name_of[$listed]:--}"
+	label="name=${name_of[$listed]:--}${role_of[$listed]:-}"
 	[[ -z $authority ]] || label+=" certificate=$certificate serial=$serial"
 	label+=" key=$fingerprint from=$address:$port"
 }

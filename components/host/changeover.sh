@@ -3,12 +3,13 @@
 # survive, before anything is touched; then lets the builds in flight end while new ones wait.
 # Usage: sh -s -- DAEMON GATEWAY VOLUME FOLDER SOCKET IMAGE REFERENCE DRIVER SECONDS < changeover.sh
 #   FOLDER     where the daemon has the cache volume; readiness.sh leaves a note in it
-#   SOCKET     where it listens, beside TCP 2376 when that is the transport
+#   SOCKET     where it listens, beside TCP 2376 when that is the transport; the guard's is beside it
 #   IMAGE      id of the image that comes, REFERENCE its name in the settings
 #   DRIVER     storage driver that comes
 #   SECONDS    how long builds get to end
 set -u
 daemon=$1 gateway=$2 volume=$3 folder=$4 socket=$5 image=$6 reference=$7 driver=$8 seconds=$9
+guarded=${socket%/*}/guard.sock
 
 refuse() {
 	printf 'daemonImage = %s: %s; nothing was touched.\n' "$reference" "$1" >&2
@@ -40,25 +41,26 @@ if [ "$(docker container inspect --format '{{.State.Running}}' "$daemon" 2>/dev/
 	exit 0
 fi
 
-# New clients wait at the gateway while the socket is away. Whatever becomes of this script, the
-# daemon's container puts it back in the end.
+# New clients wait at the gateway while the sockets are away. Whatever becomes of this script, the
+# daemon's container puts them back in the end.
 # shellcheck disable=SC2016
 docker exec "$daemon" sh -c '
 	mv -f "$1" "$1.away" || exit 1
+	test ! -e "$2" || mv -f "$2" "$2.away"
 	(
 		trap "" HUP
-		sleep "$2"
-		test -e "$1" || mv "$1.away" "$1"
+		sleep "$3"
+		for socket in "$1" "$2"; do test -e "$socket" || mv "$socket.away" "$socket"; done
 	) </dev/null >/dev/null 2>&1 &
-' sh "$socket" $((seconds + 120)) ||
+' sh "$socket" "$guarded" $((seconds + 120)) ||
 	echo 'The daemon does not let itself be drained; builds in flight may be cut.' >&2
 
 # All clients come through the gateway; the kernel lists an accepted connection, under the name of
 # the socket, in the network namespace of the one who connected (unix_stream_connect).
 open_connections() {
 	# shellcheck disable=SC2016
-	docker exec "$gateway" awk -v socket="$socket" '
-		FILENAME ~ /unix$/ && $6 == "03" && $8 == socket { open++ }
+	docker exec "$gateway" awk -v socket="$socket" -v guarded="$guarded" '
+		FILENAME ~ /unix$/ && $6 == "03" && ($8 == socket || $8 == guarded) { open++ }
 		FILENAME ~ /tcp6?$/ && $4 == "01" && $3 ~ /:0948$/ { open++ }
 		END { print open + 0 }' /proc/net/unix /proc/net/tcp /proc/net/tcp6 2>/dev/null || echo 0
 }

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Waits, on the Docker host, until the builder can build; says why when it cannot.
-# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SOCKET FOLDER SECONDS < readiness.sh
-#   SOCKET  where the daemon listens
+# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SOCKET FOLDER SECONDS GUARD < readiness.sh
+#   SOCKET  where the daemon listens; the guard's is beside it
 #   FOLDER  where the daemon has the cache volume; a note in it tells who wrote it last
+#   GUARD   its container, or nothing where there is none
 set -u
-daemon=$1 gateway=$2 keys_sha256=$3 socket=$4 folder=$5 seconds=$6
+daemon=$1 gateway=$2 keys_sha256=$3 socket=$4 folder=$5 seconds=$6 guard=$7
+guarded=${socket%/*}/guard.sock
 deadline=$(($(date +%s) + seconds))
 
 show_log() {
@@ -34,11 +36,13 @@ until_passes() {
 	done
 }
 
-# changeover.sh takes the socket away; here it is back even if the daemon was not replaced after it.
-docker exec "$daemon" sh -c 'test -e "$1" || mv "$1.away" "$1"' sh "$socket" 2>/dev/null || :
+# changeover.sh takes the sockets away; here they are back even if nothing was replaced after it.
+docker exec "$daemon" sh -c 'for socket; do test -e "$socket" || mv "$socket.away" "$socket"; done' \
+	sh "$socket" "$guarded" 2>/dev/null || :
 until_passes "$daemon" 'the daemon does not answer' docker exec "$daemon" docker version --format '{{.Server.Version}}'
 version=$said
 until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
+[ -z "$guard" ] || until_passes "$guard" 'the guard does not pass a Docker API ping' docker exec "$guard" python3 -m guard ping "$guarded"
 keys=$(docker exec "$gateway" sha256sum /access/authorized_keys | cut -d ' ' -f 1)
 [ "$keys" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
 image=$(printf 'FROM scratch\nLABEL docker-build-machine.readiness=1\n' |

@@ -26,6 +26,7 @@ PROJECT = "docker-build-machine"
 DAEMON_IMAGE = os.environ.get("TEST_DAEMON_IMAGE", "")
 OLDER_DAEMON_IMAGE = os.environ.get("TEST_OLDER_DAEMON_IMAGE", "")
 GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
+GUARD_IMAGE = os.environ.get("TEST_GUARD_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
 
 # Loop devices and network namespaces are root's.
@@ -128,6 +129,7 @@ class Builder:
             "keys": [{"name": "ada", "publicKey": make_key(folder / "ada")}],
             "daemonImage": DAEMON_IMAGE,
             "gatewayImage": GATEWAY_IMAGE,
+            **({"guardImage": GUARD_IMAGE} if GUARD_IMAGE else {}),
             "cacheSize": "5GB",
             **settings,
         }

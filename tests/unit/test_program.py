@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.guard import archive
 from tests.unit import conftest as mocked
 from tests.unit.conftest import KEY, OTHER_KEY, PRIVATE_KEY, Registered, Run
 
@@ -264,11 +268,12 @@ def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> N
     config = uploads(run_program()["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]
     lines = [line.strip() for line in config["content"].splitlines()]
     for line in (
-        "ForceCommand nc -N -U /run/builder/docker.sock 2>/dev/null || "
-        "exec sh /usr/local/lib/gateway/dial /run/builder/docker.sock",
+        "ForceCommand nc -N -U /run/builder/${BUILDER_SOCKET:-guard.sock} 2>/dev/null || "
+        "exec sh /usr/local/lib/gateway/dial /run/builder/${BUILDER_SOCKET:-guard.sock}",
+        "PermitUserEnvironment BUILDER_SOCKET",
         "AuthenticationMethods publickey",
         "PasswordAuthentication no",
-        "PermitOpen [/run/builder/docker.sock]:*",
+        "PermitOpen [/run/builder/docker.sock]:* [/run/builder/guard.sock]:*",
         "PermitListen none",
         "AllowAgentForwarding no",
         "PermitTTY no",
@@ -277,7 +282,7 @@ def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> N
     ):
         assert line in lines
     assert not any(line.lower().startswith(("subsystem", "acceptenv")) for line in lines)
-    assert "$" not in config["content"]
+    assert "$" not in config["content"].replace("${BUILDER_SOCKET:-guard.sock}", "")
 
 
 def test_large_packets_are_set_on_both_sides_of_the_rootless_network(run_program: Program) -> None:
@@ -304,8 +309,11 @@ def test_keys_are_one_line_each_and_named_with_their_fingerprint(run_program: Pr
     ]
     installed = run_program(keys=keys)["builder-keys"]
     assert uploads(installed)["/new/authorized_keys"]["content"] == (
-        f"restrict,port-forwarding {KEY} ada\n"
-        'restrict,port-forwarding,from="192.0.2.0/24",expiry-time="29991231235959Z" '
+        f'restrict,port-forwarding,permitopen="[/run/builder/docker.sock]:*",'
+        f'environment="BUILDER_SOCKET=docker.sock" {KEY} ada\n'
+        'restrict,port-forwarding,permitopen="[/run/builder/docker.sock]:*",'
+        'environment="BUILDER_SOCKET=docker.sock",'
+        'from="192.0.2.0/24",expiry-time="29991231235959Z" '
         f"{OTHER_KEY} ci\n"
     )
     names = {env.split("=")[0] for env in installed.inputs["envs"]}
@@ -320,6 +328,62 @@ def test_a_key_is_added_without_touching_gateway_or_daemon(run_program: Program)
     )
     changed = {name for name in CHILDREN if one[name].inputs != two[name].inputs}
     assert changed == {"builder-keys", "builder-readiness"}
+
+
+def test_a_build_key_brings_the_guard_and_touches_nothing_else(run_program: Program) -> None:
+    one = run_program()
+    ci = {"name": "ci", "publicKey": OTHER_KEY, "role": "build"}
+    two = run_program(keys=[{"name": "ada", "publicKey": KEY}, ci])
+    assert children(two) == {
+        **CHILDREN,
+        "builder-guard-image": "docker:index/remoteImage:RemoteImage",
+        "builder-guard": "docker:index/container:Container",
+    }
+    changed = {name for name in CHILDREN if one[name].inputs != two[name].inputs}
+    assert changed == {"builder-keys", "builder-readiness"}
+    lines = uploads(two["builder-keys"])["/new/authorized_keys"]["content"].splitlines()
+    assert lines[1] == (
+        f'restrict,port-forwarding,permitopen="[/run/builder/guard.sock]:*" {OTHER_KEY} ci'
+    )
+    assert uploads(two["builder-keys"])["/new/list"]["content"].splitlines()[1].endswith(" build")
+    assert any(env.startswith("ci=") and " role build" in env
+               for env in two["builder-keys"].inputs["envs"])  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["admin", "build"])
+@pytest.mark.parametrize("principals", [[], ["ci"]], ids=["key", "authority"])
+def test_every_key_gets_the_one_socket_of_its_role(
+    run_program: Program, role: str, principals: list[str]
+) -> None:
+    key = {"name": "ci", "publicKey": KEY, "role": role, "principals": principals}
+    line = uploads(run_program(keys=[key])["builder-keys"])["/new/authorized_keys"]["content"]
+    socket = "docker" if role == "admin" else "guard"
+    assert line.count("permitopen=") == 1
+    assert f'permitopen="[/run/builder/{socket}.sock]:*"' in line
+    assert ("BUILDER_SOCKET=docker.sock" in line) == (role == "admin")
+
+
+def test_the_guard_has_no_network_and_no_power_but_the_daemons_user(run_program: Program) -> None:
+    key = {"name": "ci", "publicKey": KEY, "role": "build"}
+    guard = run_program(keys=[key])["builder-guard"].inputs
+    assert guard["networkMode"] == "none"
+    assert guard["user"] == "1000:1000"
+    assert guard["capabilities"] == {"adds": [], "drops": ["ALL"]}
+    assert guard["securityOpts"] == ["no-new-privileges:true"]
+    assert guard["memory"] == guard["memorySwap"] == 512.0
+    assert guard["volumes"] == [{"volumeName": "dev-builder-runtime", "containerPath": "/run/user"}]
+    assert not {"ports", "privileged", "networksAdvanced", "mounts"} & set(guard)
+
+
+def test_the_guards_program_is_the_same_bytes_each_time_and_runs_alone(tmp_path: Path) -> None:
+    assert archive() == archive()
+    (tmp_path / "guard.zip").write_bytes(archive())
+    program = "import guard.__main__, sys; print(guard.__main__.__file__, 'pulumi' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, 'guard.zip'); {program}"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ran.stdout == "guard.zip/guard/__main__.py False\n"
 
 
 def test_the_private_host_key_is_a_secret_wherever_it_goes(run_program: Program) -> None:

@@ -60,6 +60,15 @@ def problems(**settings: Any) -> str:
             {"keys": [{"name": "a", "publicKey": KEY, "principals": ['x",no-pty']}]},
             "must be 1 to 128",
         ),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY, "role": "root"}]},
+            "keys[0].role = 'root' must be 'admin' or 'build'",
+        ),
+        (
+            {"keys": [{"name": "a", "publicKey": KEY, "role": "build"}], "transport": "tls"},
+            "keys gives a the role build, which transport = tls cannot serve",
+        ),
+        ({"guardImage": "python"}, "guardImage = 'python' must be pinned"),
         ({"revoked": [{"fingerprint": "MD5:aa"}]}, "must be as `ssh-keygen -lf` shows it"),
         ({"revoked": [{"serial": 3}]}, "must be one of {fingerprint: SHA256:...}"),
         ({"revoked": [{"ca": "nobody", "serial": 3}]}, "revoked names nobody as ca"),
@@ -164,7 +173,7 @@ def test_the_schema_in_pulumi_yaml_and_the_settings_agree() -> None:
 def test_arguments_are_plain_and_read_back_the_same() -> None:
     keys = [{"name": "ada", "publicKey": KEY, "from": ["10.0.0.0/8"], "until": "2030-01-01"}]
     settings = Settings.of({"keys": keys, "ssh_port": 2200, "cpus": "1.5"})
-    assert settings.arguments["keys"] == [{**keys[0], "principals": []}]
+    assert settings.arguments["keys"] == [{**keys[0], "principals": [], "role": "admin"}]
     assert json.loads(json.dumps(settings.arguments)) == settings.arguments
     assert Settings.of(settings.arguments) == settings
 

@@ -1,0 +1,367 @@
+"""Keys of role `build`: what they may do works as for anybody, and nothing else does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    ROOT,
+    Builder,
+    NewBuilder,
+    Result,
+    passed,
+    run,
+    until,
+)
+
+REGISTRY = "localhost/registry:2.8.3"
+REFUSED = "is not allowed: a key of role build may build, pull, push, tag and read"
+PLUGINS = ("/usr/local/libexec/docker/cli-plugins", "/usr/libexec/docker/cli-plugins")
+
+Docker = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    """With a key of role build, and an authority of that role that signed one for `job`."""
+    ready = new_builder()
+    ready.add_key("ci", role="build")
+    ready.add_key("ci-ca", role="build", principals=["ci"])
+    ready.sign("job", "ci-ca", "ci")
+    ready.up()
+    ready.load_base()
+    return ready
+
+
+@pytest.fixture(scope="module")
+def buildx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A client configuration with the buildx of the daemon's image."""
+    folder = tmp_path_factory.mktemp("docker")
+    (folder / "cli-plugins").mkdir()
+    source = passed(run("docker", "create", DAEMON_IMAGE)).strip()
+    try:
+        copied = [
+            run("docker", "cp", f"{source}:{place}/docker-buildx", str(folder / "cli-plugins"))
+            for place in PLUGINS
+        ]
+    finally:
+        passed(run("docker", "rm", source))
+    assert any(copy.returncode == 0 for copy in copied)
+    return folder
+
+
+def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
+    """docker with this key, over plain DOCKER_HOST=ssh://, sharing nobody's connection."""
+    wrapper = builder.folder / f"bin-{key}" / "ssh"
+    wrapper.parent.mkdir(exist_ok=True)
+    command = shlex.join([shutil.which("ssh") or "ssh", *builder.ssh_command(key)[1:]])
+    wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    wrapper.chmod(0o755)
+    return lambda *words, **options: run(
+        "docker", *words,
+        env={
+            "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+            "DOCKER_HOST": f"ssh://{builder.output('sshAlias')}",
+            "DOCKER_BUILDKIT": "1",
+            **({"DOCKER_CONFIG": str(config)} if config else {}),
+            **options.pop("env", {}),
+        },
+        **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["ci over ssh", "ci forwarded"])
+def docker(request: pytest.FixtureRequest, builder: Builder, buildx: Path) -> Iterator[Docker]:
+    """docker as each kind of client with the role build has it."""
+    key, _, way = request.param.partition(" ")
+    plain = over_ssh(builder, key, buildx)
+    if way == "over ssh":
+        yield plain
+        return
+    path = builder.folder / f"{key}.sock"
+    path.unlink(missing_ok=True)
+    with builder.connection(f"-L{path}:/run/builder/guard.sock", key=key):
+        assert until(path.exists)
+        yield lambda *words, **options: plain(
+            *words, env={"DOCKER_HOST": f"unix://{path}", **options.pop("env", {})}, **options
+        )
+
+
+@pytest.fixture(scope="module")
+def registry(builder: Builder) -> Iterator[str]:
+    """A registry on the builder's own loopback."""
+    image = REGISTRY
+    if run("docker", "image", "inspect", image).returncode == 0:
+        builder.load(image)
+    else:
+        image = "registry:2.8.3"
+        passed(builder.docker("pull", image))
+    passed(builder.docker("run", "--detach", "--name", "registry", "--env", "SECRET=hidden",
+                          "--publish", "127.0.0.1:5000:5000", image))  # fmt: skip
+    yield "localhost:5000"
+    builder.docker("rm", "--force", "--volumes", "registry")
+
+
+def test_a_build_key_builds_pushes_pulls_and_reads(
+    docker: Docker, registry: str, tmp_path: Path
+) -> None:
+    context = str(ROOT / "tests" / "engine" / "context")
+    tag = f"{registry}/guarded:{secrets.token_hex(4)}"
+    build = ("build", "--build-arg", f"BASE={BASE_IMAGE}", "--tag", tag)
+    passed(docker(*build, context))
+    passed(docker(*build, "--tag", tag, "-", env={"DOCKER_BUILDKIT": "0"},
+                  input=f"FROM {BASE_IMAGE}\nRUN echo classic >/classic\n"))  # fmt: skip
+    for number in (1, 2):
+        said = docker("buildx", *build, "--progress=plain", "-", input=(
+            f"FROM {BASE_IMAGE}\n"
+            f"RUN --mount=type=cache,id={tag},target=/c "
+            f"echo {number} >>/c/a && wc -l </c/a >/lines\n"
+            f"RUN echo {tag}: $(cat /lines)\n"
+        ))  # fmt: skip
+        passed(said)
+        assert f"{tag}: {number}\n" in said.stderr
+    passed(docker("push", tag))
+    passed(docker("tag", tag, f"{tag}-other"))
+    passed(docker("pull", tag))
+    assert tag in passed(docker("inspect", tag))
+    for words in (("version",), ("info",), ("images",), ("history", tag), ("system", "df"),
+                  ("ps",), ("buildx", "du"), ("buildx", "ls")):  # fmt: skip
+        passed(docker(*words))
+    assert "hidden" not in passed(docker("ps", "--no-trunc"))
+    archive = tmp_path / "saved.tar"
+    passed(docker("save", "--output", str(archive), tag))
+    passed(docker("load", "--input", str(archive)))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "--rm", "--privileged", BASE_IMAGE, "id"),
+        ("run", "--rm", "--volume", "/:/host", BASE_IMAGE, "id"),
+        ("run", "--rm", BASE_IMAGE, "id"),
+        ("create", BASE_IMAGE),
+        ("exec", "registry", "id"),
+        ("attach", "registry"),
+        ("cp", "registry:/etc/passwd", "-"),
+        ("export", "registry"),
+        ("logs", "registry"),
+        ("top", "registry"),
+        ("container", "inspect", "registry"),
+        ("commit", "registry", "stolen"),
+        ("stop", "registry"),
+        ("rm", "--force", "registry"),
+        ("rmi", BASE_IMAGE),
+        ("system", "prune", "--force"),
+        ("image", "prune", "--force"),
+        ("container", "prune", "--force"),
+        ("builder", "prune", "--force"),
+        ("buildx", "prune", "--force"),
+        ("volume", "create", "mine"),
+        ("volume", "rm", "any"),
+        ("network", "create", "mine"),
+        ("swarm", "init"),
+        ("plugin", "install", "--grant-all-permissions", "any/plugin"),
+        ("build", "--network=host", "{context}"),
+        ("buildx", "build", "--network=host", "{context}"),
+        ("buildx", "build", "--allow=security.insecure", "{context}"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_build_key_may_nothing_else(
+    builder: Builder, registry: str, buildx: Path, command: tuple[str, ...]
+) -> None:
+    context = str(ROOT / "tests" / "engine" / "context")
+    refused = over_ssh(builder, "ci", buildx)(*(word.format(context=context) for word in command))
+    assert refused.returncode != 0
+    said = refused.stderr + refused.stdout
+    # docker has words of its own for a container that it is not told of.
+    assert REFUSED in said or "No such container: registry" in said
+
+
+def test_a_classic_build_gets_no_host_network(docker: Docker) -> None:
+    refused = docker("build", "--network=host", "-", env={"DOCKER_BUILDKIT": "0"},
+                     input=f"FROM {BASE_IMAGE}\nRUN id\n")  # fmt: skip
+    assert f"networkmode='host' {REFUSED}" in refused.stderr
+
+
+def test_a_step_that_asks_for_the_hosts_network_itself_is_refused_by_buildkit(
+    builder: Builder, buildx: Path
+) -> None:
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN --network=host id\n"
+    refused = over_ssh(builder, "ci", buildx)("buildx", "build", "-", input=dockerfile)
+    assert "network.host is not allowed" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "socket", "opens"),
+    [
+        ("ada", "docker", True),
+        ("ada", "guard", False),
+        ("ci", "docker", False),
+        ("ci", "guard", True),
+        ("job", "docker", False),
+        ("job", "guard", True),
+    ],
+)
+def test_each_role_forwards_to_its_own_socket(
+    builder: Builder, key: str, socket: str, opens: bool
+) -> None:
+    path = builder.folder / f"{key}-{socket}.sock"
+    with builder.connection(
+        "-N", f"-L{path}:/run/builder/{socket}.sock", key=key, stderr=subprocess.PIPE
+    ) as tunnel:
+        assert until(path.exists)
+        answered = run("docker", "--host", f"unix://{path}", "version").returncode == 0
+        tunnel.terminate()
+        said = tunnel.communicate()[1]
+    assert answered == opens
+    assert ("open failed" in said) == (not opens)
+
+
+NC = "BUILDER_SOCKET=docker.sock nc -N -U /run/builder/docker.sock"
+RUN_PRIVILEGED = "POST /containers/create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ((), "BUILDER_SOCKET=docker.sock sh"),
+        (("-o", "SetEnv=BUILDER_SOCKET=docker.sock"), ""),
+        (("-o", "SendEnv=BUILDER_SOCKET"), ""),
+        (("-s",), "admin"),
+    ],
+    ids=["command", "SetEnv", "SendEnv", "subsystem"],
+)
+@pytest.mark.parametrize("key", ["ci", "job", "forced"])
+def test_nothing_of_the_client_changes_its_role(
+    builder: Builder, key: str, options: tuple[str, ...], command: str
+) -> None:
+    """`forced` has a certificate with a command and every permission of its own."""
+    if key == "forced":
+        builder.sign("forced", "ci-ca", "ci")
+        folder = builder.folder
+        passed(run("ssh-keygen", "-q", "-s", str(folder / "ci-ca"), "-I", "forced", "-n", "ci",
+                   "-V", "+5m", "-O", f"force-command={NC}",
+                   str(folder / "forced.pub")))  # fmt: skip
+    words = [command] if command else []
+    answer = builder.ssh(
+        *options, builder.output("sshAlias"), *words, key=key, input=RUN_PRIVILEGED,
+        env={"BUILDER_SOCKET": "docker.sock"},
+    )  # fmt: skip
+    assert answer.stdout == "" or (answer.stdout.startswith("HTTP/1.1 403 ")
+                                   and REFUSED in answer.stdout)  # fmt: skip
+    assert answer.stdout or "-s" in options
+
+
+def test_an_admin_key_is_as_it_was(builder: Builder) -> None:
+    assert "uid=0" in passed(builder.docker("run", "--rm", "--privileged", BASE_IMAGE, "id"))
+
+
+def test_who_and_log_name_the_role(builder: Builder) -> None:
+    with builder.connection(key="ci"), builder.connection(key="job"), builder.connection():
+        assert until(lambda: builder.who().count("key=") >= 3)
+        who = builder.who()
+    assert "name=ci role=build key=" in who
+    assert "name=ci-ca role=build certificate=job-1" in who
+    assert "name=ada key=" in who
+    assert any(" login name=ci role=build key=" in line for line in builder.audit())
+    builder.ssh(builder.output("sshAlias"), key="ci", input=RUN_PRIVILEGED)
+    refused = passed(run("docker", "logs", builder.container("guard")))
+    assert "refused POST /containers/create" in refused
+
+
+# A second request behind the first, for whoever counts bytes, cuts lines or decodes otherwise.
+SMUGGLED = "POST /containers/victim/start HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "GET /_ping HTTP/1.1\r\nHost: a\r\n\r\n",
+        f"GET /_ping HTTP/1.1\r\nHost: a\r\nContent-Length: {len(SMUGGLED)}\r\n\r\n",
+        "POST /auth HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "0\r\n\r\n",
+        "POST /auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /auth HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n\r\n",
+        "POST /session HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "POST /session HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        "X-Docker-Expose-Session-Uuid: a\r\n\r\n",
+        "POST /grpc HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "POST /grpc HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "POST /v1.41/images/x/../../containers/victim/start HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /containers%2Fvictim%2Fstart HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST //containers/victim/start HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST http://docker/containers/victim/start HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+    ids=range(13),
+)
+def test_no_request_is_smuggled_to_the_daemon(builder: Builder, first: str) -> None:
+    builder.docker("create", "--name", "victim", BASE_IMAGE, "true")
+    said = builder.ssh(builder.output("sshAlias"), key="ci", input=first + SMUGGLED,
+                       errors="replace").stdout  # fmt: skip
+    assert "HTTP/1.1 204" not in said
+    state = passed(builder.docker("inspect", "--format", "{{.State.Status}}", "victim"))
+    assert state == "created\n"
+
+
+def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
+    """Go reads a form's fields before those of the query."""
+    form = "remote=http%3A%2F%2F127.0.0.1%2F&networkmode=host"
+    said = builder.ssh(
+        builder.output("sshAlias"), key="ci",
+        input="POST /build HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded"
+        f"\r\nContent-Length: {len(form)}\r\n\r\n{form}",
+    )  # fmt: skip
+    assert said.stdout.startswith("HTTP/1.1 400 ")
+
+
+def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Builder) -> None:
+    token = secrets.token_hex(4)
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 12 && echo {token} >/slow\n"
+    results: list[Result] = []
+    docker = over_ssh(builder, "ci")
+    thread = threading.Thread(
+        target=lambda: results.append(docker("build", "--tag", "slow", "-", input=dockerfile))
+    )
+    thread.start()
+    top = ("docker", "top", builder.container("daemon"), "-eo", "pid,args")
+    assert until(lambda: token in run(*top).stdout)
+    guard, daemon = builder.container_id("guard"), builder.container_id("daemon")
+    builder.add_key("another", role="build")
+    builder.settings["cpus"] = "2"
+    said = builder.up()
+    thread.join()
+    passed(results[0])
+    assert guard == builder.container_id("guard")
+    assert daemon != builder.container_id("daemon")
+    assert "they are cut" not in said
+    assert "Server:" in passed(docker("version"))
+    assert "unchanged" in builder.up("--expect-no-changes")
+
+
+def test_another_role_closes_old_connections_and_the_guard_goes_with_the_last_of_its_own(
+    builder: Builder,
+) -> None:
+    gateway = builder.container_id("gateway")
+    for name in ("ci-ca", "another"):
+        builder.remove_key(name)
+    builder.settings["keys"] = [{**key, "role": "admin"} for key in builder.settings["keys"]]
+    with builder.connection(key="ci") as old:
+        assert until(lambda: "name=ci role=build" in builder.who())
+        builder.up()
+        old.wait(10)
+    assert gateway == builder.container_id("gateway")
+    assert run("docker", "inspect", builder.container("guard")).returncode != 0
+    passed(over_ssh(builder, "ci")("run", "--rm", BASE_IMAGE, "true"))

@@ -1,0 +1,641 @@
+"""What the guard lets through to the daemon, and how strictly it reads, down to the byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import hpack
+import pytest
+
+from components.guard.program.http1 import MAX_HEAD, Body, Malformed, parse_head
+from components.guard.program.http2 import MAX_HEADERS, PREFACE, Frame
+from components.guard.program.policy import Kind, Message, Refused, check, check_call
+from components.guard.program.protobuf import Fields
+from components.guard.program.relay import serve
+from tests.mutations import mutated
+
+CONTROL = "/moby.buildkit.v1.Control/"
+BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "kind"),
+    [
+        ("HEAD /_ping", Kind.PLAIN),
+        ("GET /v1.41/version", Kind.PLAIN),
+        ("GET /v1.51/info", Kind.PLAIN),
+        ("GET /v1.41/images/json?all=1", Kind.PLAIN),
+        ("GET /v1.41/images/localhost:5000/a/b:1.0/json", Kind.PLAIN),
+        ("GET /v1.41/images/a@sha256:00ff/history", Kind.PLAIN),
+        ("GET /v1.41/images/get?names=a", Kind.PLAIN),
+        ("GET /v1.41/containers/json", Kind.PLAIN),
+        ("GET /v1.41/distribution/a/b/json", Kind.PLAIN),
+        ("POST /v1.41/build?t=a&networkmode=default&version=2&cgroupparent=", Kind.PLAIN),
+        ("POST /v1.41/build?buildargs=%7B%22a%22%3A%22b%3B%22%7D&networkmode=none", Kind.PLAIN),
+        ("POST /v1.41/images/create?fromImage=a&tag=1", Kind.PLAIN),
+        ("POST /v1.41/images/localhost:5000/a/push?tag=1", Kind.PLAIN),
+        ("POST /v1.41/images/a/tag?repo=b", Kind.PLAIN),
+        ("POST /images/load", Kind.PLAIN),
+        ("POST /auth", Kind.PLAIN),
+        ("POST /session", Kind.SESSION),
+        ("POST /v1.41/grpc", Kind.GRPC),
+    ],
+)
+def test_what_builds_need_is_allowed(request_line: str, kind: Kind) -> None:
+    method, target = request_line.split(" ")
+    assert check(method, *target.partition("?")[::2]) is kind
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "POST /containers/create",
+        "POST /v1.41/containers/a/start",
+        "POST /v1.41/containers/a/exec",
+        "POST /v1.41/exec/a/start",
+        "POST /v1.41/containers/a/attach",
+        "GET /v1.41/containers/a/attach/ws",
+        "GET /v1.41/containers/a/archive",
+        "PUT /v1.41/containers/a/archive",
+        "GET /v1.41/containers/a/export",
+        "GET /v1.41/containers/a/logs",
+        "GET /v1.41/containers/a/top",
+        "GET /v1.41/events",
+        "POST /v1.41/commit",
+        "POST /v1.41/build/prune",
+        "POST /v1.41/images/prune",
+        "POST /v1.41/containers/prune",
+        "DELETE /v1.41/images/a",
+        "DELETE /v1.41/volumes/a",
+        "POST /v1.41/volumes/create",
+        "POST /v1.41/networks/create",
+        "POST /v1.41/plugins/pull",
+        "POST /v1.41/swarm/init",
+        "GET /v1.41/secrets",
+        "GET /v1.41/anything/new",
+        "PATCH /_ping",
+        "GET /v1.41/IMAGES/json",
+        "GET /V1.41/images/json",
+        "GET /v1.41/v1.41/images/json",
+        "GET /v2/images/json",
+        "GET /v1.41/images/json/",
+        "POST /v1.41/build/",
+    ],
+)
+def test_all_else_is_refused_by_name_with_the_next_step(request_line: str) -> None:
+    method, path = request_line.split(" ")
+    with pytest.raises(Refused, match=r"role build .* next: use a key of role admin") as refused:
+        check(method, path, "")
+    assert str(refused.value).startswith(request_line)
+    assert refused.value.status == 403
+
+
+def test_docker_inspect_goes_on_to_the_image_after_a_container_that_is_not_shown() -> None:
+    with pytest.raises(Refused) as refused:
+        check("GET", "/v1.41/containers/alpine:3/json", "")
+    assert refused.value.status == 404
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "networkmode=host",
+        "networkmode=container:a",
+        "networkmode=team-network",
+        "network%6dode=host",
+        "networkmode=%68ost",
+        "networkmode=default&networkmode=host",
+        "networkmode=default;networkmode=host",
+        "t=a%",
+        "cgroupparent=/x",
+        "securityopt=seccomp=unconfined",
+        "privileged=1",
+        "NetworkMode=host",
+        "isolation=hyperv",
+    ],
+)
+def test_a_build_gets_no_other_network_and_no_power(query: str) -> None:
+    with pytest.raises(Refused, match="a build with"):
+        check("POST", "/v1.41/build", query)
+
+
+def head(*lines: str) -> bytes:
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head("GET  /_ping HTTP/1.1"),
+        head("GET /_ping HTTP/1.1 "),
+        head("GET /_ping HTTP/2.0"),
+        head("GET /_ping"),
+        head("get /_ping HTTP/1.1"),
+        head("GET http://docker/_ping HTTP/1.1"),
+        head("OPTIONS * HTTP/1.1"),
+        head("GET /a/../_ping HTTP/1.1"),
+        head("GET /./_ping HTTP/1.1"),
+        head("GET //_ping HTTP/1.1"),
+        head("GET /_ping/ HTTP/1.1"),
+        head("GET /%5Fping HTTP/1.1"),
+        head("GET /images/a%2Fjson HTTP/1.1"),
+        head("GET /_ping# HTTP/1.1"),
+        head("GET /_ping\\x HTTP/1.1"),
+        head('GET /info?a="x" HTTP/1.1'),
+        head("GET /_ping HTTP/1.1", "Host: a", "Host: b"),
+        head("GET /_ping HTTP/1.1", " folded: a"),
+        head("GET /_ping HTTP/1.1", "A: b", "\tfolded"),
+        head("GET /_ping HTTP/1.1", "A : b"),
+        head("GET /_ping HTTP/1.1", ": b"),
+        head("GET /_ping HTTP/1.1", "A: b\x00"),
+        head("GET /_ping HTTP/1.1", "A: b\nX: y"),
+        head("GET /_ping HTTP/1.1", "A: b\rX: y"),
+        head("GET /_ping HTTP/1.1", "A: \xfc"),
+        head("GET /_ping HTTP/1.1", "Content-Length: 5"),
+        head("GET /_ping HTTP/1.1", "Transfer-Encoding: chunked"),
+        head("POST /auth HTTP/1.1", "Content-Length: 5", "Content-Length: 5"),
+        head("POST /auth HTTP/1.1", "Content-Length: 5, 5"),
+        head("POST /auth HTTP/1.1", "Content-Length: +5"),
+        head("POST /auth HTTP/1.1", "Content-Length: 0x5"),
+        head("POST /auth HTTP/1.1", "Content-Length: -1"),
+        head("POST /auth HTTP/1.1", "Content-Length:"),
+        head("POST /auth HTTP/1.1", "Content-Length: 5", "Transfer-Encoding: chunked"),
+        head("POST /auth HTTP/1.1", "Transfer-Encoding: gzip, chunked"),
+        head("POST /auth HTTP/1.1", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
+        head("POST /auth HTTP/1.1", "Transfer-Encoding: xchunked"),
+        head("POST /auth HTTP/1.0", "Transfer-Encoding: chunked"),
+        head("POST /auth HTTP/1.1", "Connection: close, Content-Length"),
+        head("POST /auth HTTP/1.1", "Expect: 200-ok"),
+        head("POST /build HTTP/1.1", "Content-Type: application/x-www-form-urlencoded"),
+        head("POST /build HTTP/1.1", "Content-Type: Application/X-WWW-Form-Urlencoded; charset=a"),
+        head("POST /build HTTP/1.1", "Content-Type: multipart/form-data; boundary=a"),
+        head("POST /build HTTP/1.1", "Content-Type: text/plain", "content-type: text/plain"),
+        head("POST /grpc HTTP/1.1", "Upgrade: h2c"),
+        head("POST /grpc HTTP/1.1", "Connection: Upgrade"),
+        head("POST /grpc HTTP/1.1", "Connection: Upgrade", "Upgrade: websocket"),
+        head("POST /grpc HTTP/1.1", "Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5"),
+        head("POST /grpc HTTP/1.0", "Connection: Upgrade", "Upgrade: h2c"),
+        head("GET /_ping HTTP/1.1", *["A: b"] * 101),
+        head("GET /_ping HTTP/1.1", "A: " + "b" * MAX_HEAD),
+        b"GET /_ping HTTP/1.1\n\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
+    ],
+    ids=lambda data: data[:60].decode("latin-1").replace("\r\n", "|"),
+)
+def test_what_two_readers_could_read_in_two_ways_is_no_request(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_head(data)
+
+
+def test_a_head_is_written_anew_with_its_meaning_alone() -> None:
+    request = parse_head(
+        head(
+            "POST /v1.41/build?t=a%2Fb HTTP/1.1", "host: evil", "x-registry-config:\t e30= ",
+            "TRANSFER-ENCODING: Chunked", "connection: Keep-Alive", "TE: trailers", "Trailer: Host",
+            "Content-Type: application/x-tar",
+        )
+    )  # fmt: skip
+    assert request.encode() == (
+        b"POST /v1.41/build?t=a%2Fb HTTP/1.1\r\nHost: docker\r\nx-registry-config: e30=\r\n"
+        b"Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "taken"),
+    [
+        (b"3\r\nabc\r\n0\r\n\r\nGET", 13),
+        (b"000000A\r\n0123456789\r\n0\r\n\r\n", 26),
+        (b"3\r\nab", 5),
+        (b"3\r", 0),
+    ],
+)
+def test_a_chunked_body_ends_with_its_last_chunk(data: bytes, taken: int) -> None:
+    body = Body(chunked=True)
+    assert body.take(data) == taken
+    assert body.done == (b"0\r\n\r\n" in data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"3;a=b\r\nabc\r\n0\r\n\r\n",
+        b"3 \r\nabc\r\n0\r\n\r\n",
+        b"0x3\r\nabc\r\n0\r\n\r\n",
+        b"-3\r\nabc\r\n0\r\n\r\n",
+        b"3\nabc\n0\n\n1234567",
+        b"3\r\nabcd\r\n0\r\n\r\n",
+        b"123456789\r\nabc\r\n",
+        b"\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"0\r\nHost: evil\r\n\r\n",
+    ],
+)
+def test_a_chunk_that_is_not_plain_ends_the_connection(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        Body(chunked=True).take(data)
+
+
+def test_whatever_head_is_taken_is_written_as_it_was_understood() -> None:
+    """Seeded: heads made of real ones by chance. What is read of the new head is the same."""
+    chance = random.Random(10)
+    seeds = [
+        head("POST /v1.41/build?networkmode=default&t=a HTTP/1.1", "Host: a",
+             "Content-Type: application/x-tar", "Transfer-Encoding: chunked"),
+        head("POST /v1.41/images/create?fromImage=a HTTP/1.1", "Host: a", "X-Registry-Auth: e30="),
+        head("GET /v1.41/images/a/b:1/json HTTP/1.1", "Host: a", "Connection: close"),
+        head("POST /grpc HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: h2c"),
+        head("POST /auth HTTP/1.1", "Host: a", "Content-Length: 17"),
+    ]  # fmt: skip
+    taken = 0
+    for _ in range(20_000):
+        data = mutated(chance, chance.choice(seeds))
+        try:
+            request = parse_head(data)
+        except Malformed:
+            continue
+        taken += 1
+        written = request.encode()
+        again = parse_head(written)
+        assert (again.method, again.path, again.query, again.headers, again.length) == (
+            request.method, request.path, request.query, request.headers, request.length,
+        )  # fmt: skip
+        assert again.encode() == written
+        names = [line.partition(b":")[0].lower() for line in written.split(b"\r\n")[1:-2]]
+        assert names.count(b"host") == 1
+        assert names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
+        assert b"%" not in request.path.encode()
+    assert taken > 500
+
+
+def pieces(chance: random.Random, data: bytes) -> list[bytes]:
+    cuts = sorted(chance.randrange(len(data) + 1) for _ in range(4))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+def test_it_does_not_matter_how_bytes_arrive() -> None:
+    """Seeded: chunked bodies and protobuf messages, whole and in pieces."""
+    chance = random.Random(11)
+    good_body = b"5\r\nhello\r\n1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\nrest"
+    good_message = b"\x0a\x03abc\x10\x96\x01\x4a\x01x\x3d1234\x41" + b"8" * 8
+
+    def read_body(parts: list[bytes]) -> tuple[int, bool] | None:
+        body, kept, total = Body(chunked=True), b"", 0
+        for part in parts:
+            kept += part
+            try:
+                taken = body.take(kept)
+            except Malformed:
+                return None
+            kept = kept[taken:]
+            total += taken
+        return total, body.done
+
+    def read_message(parts: list[bytes]) -> dict[int, int] | None:
+        fields = Fields()
+        try:
+            for part in parts:
+                fields.feed(part)
+            fields.end()
+        except ValueError:
+            return None
+        return fields.lengths
+
+    assert read_message([good_message]) == {1: 3, 2: 0, 9: 1, 7: 0, 8: 0}
+    for _ in range(4_000):
+        for good, read in ((good_body, read_body), (good_message, read_message)):
+            data = mutated(chance, good) if chance.randrange(4) else good
+            whole, in_parts = read([data]), read(pieces(chance, data))  # type: ignore[operator]
+            assert whole == in_parts, data
+
+
+def solve(*fields: bytes) -> bytes:
+    message = b"".join(fields)
+    return b"\x00" + len(message).to_bytes(4, "big") + message
+
+
+def feed(message: Message, data: bytes, step: int) -> None:
+    for at in range(0, len(data), step):
+        message.feed(data[at : at + step])
+
+
+ENTITLED = b"\x4a\x0cnetwork.host"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        solve(b"\x0a\x01a", ENTITLED),
+        solve(ENTITLED, b"\x0a\x01a"),
+        # The same field with its number written long, and as 32 bits of a longer one.
+        solve(b"\xca\x00" + ENTITLED[1:]),
+        solve(b"\xca\x80\x80\x80\x80\x02" + ENTITLED[1:]),
+        solve(b"\x48\x01"),
+        solve(b"\x0b" + ENTITLED),
+        solve(b"\x02" + ENTITLED[1:]),
+        solve(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", ENTITLED),
+        solve(b"\x0a\x05a"),
+        b"\x01" + solve(ENTITLED)[1:],
+        solve(b"\x0a\x01a") + solve(ENTITLED),
+        b"\x00\x7f\xff\xff\xff\x0a",
+    ],
+    ids=bytes.hex,
+)
+def test_no_entitlement_comes_through_however_it_is_written(data: bytes) -> None:
+    for step in (1, 7, len(data)):
+        message = Message(CONTROL + "Solve")
+        with pytest.raises(Refused):
+            feed(message, data, step)
+
+
+def test_a_build_without_entitlements_comes_through_at_any_size() -> None:
+    data = solve(b"\x0a\x01a", b"\x12" + b"\x80\x80\x40" + b"\x4a" * 0x100000, b"\x2a\x01s")
+    message = Message(CONTROL + "Solve")
+    feed(message, data, 16384)
+
+
+@pytest.mark.parametrize("data", [solve(), solve(b"\x12\x00"), solve(b"\x12\x01a", b"\x12\x00")])
+def test_only_a_build_that_one_knows_is_found_in_the_history(data: bytes) -> None:
+    with pytest.raises(Refused, match="history"):
+        Message(CONTROL + "ListenBuildHistory").feed(data)
+    Message(CONTROL + "ListenBuildHistory").feed(solve(b"\x12\x01a"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        CONTROL + "Prune",
+        CONTROL + "UpdateBuildHistory",
+        CONTROL + "Session",
+        CONTROL + "Anything",
+        CONTROL[1:] + "Status",
+        CONTROL.lower() + "Status",
+        "/" + CONTROL + "Status",
+        CONTROL + "Statu%73",
+        BRIDGE + "NewContainer",
+        BRIDGE + "ExecProcess",
+        "/containerd.services.content.v1.Content/Write",
+        "/containerd.services.content.v1.Content/List",
+        "/v1.41/containers/create",
+    ],
+)
+def test_other_calls_of_buildkit_are_refused(call: str) -> None:
+    with pytest.raises(Refused, match="the BuildKit call"):
+        check_call(call)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"
+
+
+async def talk(
+    folder: Path, client: Callable[[socket.socket], Awaitable[bytes]], answer: bytes
+) -> tuple[bytes, bytes]:
+    """What the client heard, and what reached the daemon, which gives this answer to each head."""
+    loop, reached = asyncio.get_running_loop(), bytearray()
+
+    async def daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                reached.extend(data)
+                writer.write(answer * data.count(b"HTTP/1."))
+        writer.close()
+
+    path = str(folder / "daemon.sock")
+    server = await asyncio.start_unix_server(daemon, path)
+    mine, guards = socket.socketpair()
+    mine.setblocking(False)
+    serving = loop.create_task(serve(guards, path, lambda line: None))
+    async with asyncio.timeout(10):
+        heard = await client(mine)
+        mine.close()
+        await serving
+    server.close()
+    return heard, bytes(reached)
+
+
+async def all_of(mine: socket.socket) -> bytes:
+    heard = b""
+    with contextlib.suppress(OSError):
+        while data := await asyncio.get_running_loop().sock_recv(mine, 65536):
+            heard += data
+    return heard
+
+
+def raw(folder: Path, data: bytes, answer: bytes = OK) -> tuple[bytes, bytes]:
+    """Send these bytes and then the end."""
+
+    async def client(mine: socket.socket) -> bytes:
+        await asyncio.get_running_loop().sock_sendall(mine, data)
+        mine.shutdown(socket.SHUT_WR)
+        return await all_of(mine)
+
+    return asyncio.run(talk(folder, client, answer))
+
+
+PING = b"GET /_ping HTTP/1.1\r\nHost: a\r\n\r\n"
+START = b"POST /containers/a/start HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+
+
+def test_requests_of_one_connection_are_answered_in_their_order(tmp_path: Path) -> None:
+    heard, reached = raw(tmp_path, PING * 3 + START + PING)
+    assert reached == b"GET /_ping HTTP/1.1\r\nHost: docker\r\n\r\n" * 3
+    assert heard.count(b" 200 OK\r\n") == 3
+    refused = heard.split(b"OK")[-1]
+    assert refused.startswith(b"HTTP/1.1 403 ")
+    said = json.loads(refused.partition(b"\r\n\r\n")[2])["message"]
+    assert said.startswith("POST /containers/a/start is not allowed: a key of role build may")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        # The second request hides in the body of the first, for a reader who counts otherwise.
+        b"POST /auth HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n" + START,
+        b"POST /auth HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 77\r\n\r\n" + START,
+        b"POST /auth HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + START,
+        b"POST /auth HTTP/1.1\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n" + START,
+        b"POST /auth HTTP/1.1\r\nA: b\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + START,
+        b"GET /_ping HTTP/1.1\r\nContent-Length: 77\r\n\r\n" + START,
+        b"GET /_ping?\r\nX: HTTP/1.1\r\n\r\n" + START,
+        b"POST /auth HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0;\n\r\n\r\n" + START,
+        b"POST /session HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + START,
+        b"POST /grpc HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + START,
+        b"GET /info HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + START,
+        PREFACE + START,
+    ],
+)  # fmt: skip
+def test_no_request_is_smuggled(tmp_path: Path, data: bytes) -> None:
+    """The daemon of this test upgrades nothing, whatever it is asked."""
+    heard, reached = raw(tmp_path, data)
+    assert b"/containers" not in reached
+    assert reached.count(b"HTTP/1.1\r\n") <= 1
+    assert b" 40" in heard
+
+
+def test_a_body_that_is_cut_short_is_none(tmp_path: Path) -> None:
+    heard, reached = raw(tmp_path, b"POST /auth HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", b"")
+    assert reached.endswith(b"\r\n\r\nhalf")
+    assert heard.startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_interim_answer_comes_before_the_last_one(tmp_path: Path) -> None:
+    data = b"POST /auth HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+    heard, _ = raw(tmp_path, data + PING, b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
+    assert heard.count(b"100 Continue") == 2
+    assert heard.endswith(OK)
+
+
+UPGRADE = b"POST /grpc HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 8, 9
+
+
+def frames(data: bytes) -> list[Frame]:
+    found = []
+    while len(data) >= 9:
+        end = 9 + int.from_bytes(data[:3], "big")
+        stream = int.from_bytes(data[5:9], "big")
+        found.append(Frame(data[3], data[4], stream, data[9:end]))
+        data = data[end:]
+    return found
+
+
+class GrpcClient:
+    """Writes calls as a real client does, with HPACK's memory."""
+
+    def __init__(self) -> None:
+        self._encoder = hpack.Encoder()
+        self._next = 1
+
+    def call(self, path: str, changed: dict[str, str] | None = None, *, flags: int = 4) -> bytes:
+        headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost",
+                   "content-type": "application/grpc", "te": "trailers", "trace": "a" * 200,
+                   **(changed or {})}  # fmt: skip
+        block = self._encoder.encode(list(headers.items()))
+        self._next, stream = self._next + 2, self._next
+        return Frame(HEADERS, flags, stream, block).encode()
+
+
+def grpc(folder: Path, *sent: bytes) -> tuple[list[Frame], list[Frame]]:
+    """What the client heard and what reached the daemon, as frames, after the upgrade."""
+
+    async def client(mine: socket.socket) -> bytes:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(mine, UPGRADE)
+        heard = b""
+        while not heard.endswith(b"\r\n\r\n"):
+            heard += await loop.sock_recv(mine, 65536)
+        assert heard == SWITCHED
+        await loop.sock_sendall(mine, PREFACE + b"".join(sent))
+        mine.shutdown(socket.SHUT_WR)
+        return await all_of(mine)
+
+    heard, reached = asyncio.run(talk(folder, client, SWITCHED))
+    after = reached.partition(PREFACE)[2]
+    return frames(heard), frames(after)
+
+
+def heads(read: list[Frame]) -> dict[int, dict[bytes, bytes]]:
+    """The heads of calls or answers by number, read with a memory of their own."""
+    decoder = hpack.Decoder()
+    return {
+        frame.stream: dict(decoder.decode(frame.payload, raw=True))
+        for frame in read
+        if frame.type == HEADERS
+    }
+
+
+def paths(reached: list[Frame]) -> dict[int, str]:
+    """Of each call that the daemon got."""
+    return {stream: head[b":path"].decode() for stream, head in heads(reached).items()}
+
+
+def data(stream: int, content: bytes, flags: int = 1) -> bytes:
+    return Frame(DATA, flags, stream, content).encode()
+
+
+def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    client = GrpcClient()
+    heard, reached = grpc(
+        tmp_path,
+        Frame(SETTINGS, 0, 0, b"").encode(),
+        client.call(CONTROL + "Info"), data(1, solve()),
+        client.call(CONTROL + "Prune"), data(3, solve()),
+        client.call(CONTROL + "Solve"), data(5, solve(b"\x0a\x01a", ENTITLED)),
+        client.call(CONTROL + "Solve"), data(7, solve(b"\x0a\x01a")[:4], 0),
+        data(7, solve(b"\x0a\x01a")[4:]),
+        client.call(BRIDGE + "NewContainer"),
+    )  # fmt: skip
+    assert paths(reached) == {1: CONTROL + "Info", 5: CONTROL + "Solve", 7: CONTROL + "Solve"}
+    assert [(f.stream, f.payload) for f in reached if f.type == DATA] == [
+        (1, solve()), (7, solve(b"\x0a\x01a")[:4]), (7, solve(b"\x0a\x01a")[4:]),
+    ]  # fmt: skip
+    assert [f.stream for f in reached if f.type == RST_STREAM] == [5]
+    answers = heads(heard)
+    assert set(answers) == {3, 5, 9}
+    for answer in answers.values():
+        assert answer[b"grpc-status"] == b"7"
+        assert b"next: use a key of role admin" in answer[b"grpc-message"]
+    counted = sum(int.from_bytes(f.payload, "big") for f in heard if f.type == WINDOW_UPDATE)
+    assert counted == len(solve()) + len(solve(b"\x0a\x01a", ENTITLED))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        # Again on a number that was refused, or lower, or of the daemon's side.
+        [GrpcClient().call(CONTROL + "Prune"), GrpcClient().call(CONTROL + "Info")],
+        [Frame(HEADERS, 4, 2, b"").encode()],
+        [Frame(CONTINUATION, 4, 1, b"").encode()],
+        [GrpcClient().call(CONTROL + "Info", flags=0), Frame(DATA, 0, 1, b"").encode()],
+        [GrpcClient().call(CONTROL + "Info", flags=0), *[Frame(CONTINUATION, 0, 1, b"").encode()]],
+        [GrpcClient().call(CONTROL + "Info", flags=0),
+         *[Frame(CONTINUATION, 0, 1, b"\x00" * 4096).encode()] * 4],
+        [GrpcClient().call(CONTROL + "Info", flags=0xC)],
+        [GrpcClient().call(CONTROL + "Info", {":path2": "a"})],
+        [GrpcClient().call(CONTROL + "Info", {"content-type": "application/json"})],
+        [GrpcClient().call(CONTROL + "Info", {":method": "GET"})],
+        [GrpcClient().call(CONTROL + "Info", {"Upper": "a"})],
+        [GrpcClient().call(CONTROL + "Info", {"a": "b\r\nc"})],
+        [GrpcClient().call(CONTROL + "Info", {"connection": "close"})],
+        [GrpcClient().call(CONTROL + "Info", {"a": "b" * MAX_HEADERS})],
+        [Frame(HEADERS, 4, 1, b"\xff\xff\xff\xff\xff\xff").encode()],
+        [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"],
+    ],
+)  # fmt: skip
+def test_what_is_no_call_ends_the_connection(tmp_path: Path, sent: list[bytes]) -> None:
+    _, reached = grpc(tmp_path, *sent, GrpcClient().call(CONTROL + "Status"))
+    assert CONTROL + "Status" not in paths(reached).values()
+
+
+def test_frames_by_chance_bring_no_refused_call_to_the_daemon(tmp_path: Path) -> None:
+    """Seeded: connections of changed frames."""
+    chance = random.Random(12)
+    for number in range(150):
+        client = GrpcClient()
+        sent = [
+            Frame(SETTINGS, 0, 0, b"").encode(),
+            client.call(CONTROL + "Info"), data(1, solve()),
+            client.call(CONTROL + "Prune"), data(3, solve()),
+            client.call(CONTROL + "Solve"), data(5, solve(ENTITLED)),
+        ]  # fmt: skip
+        at = chance.randrange(len(sent))
+        sent[at] = mutated(chance, sent[at])
+        (tmp_path / str(number)).mkdir()
+        _, reached = grpc(tmp_path / str(number), *sent)
+        for path in paths(reached).values():
+            with contextlib.suppress(Refused):
+                check_call(path)
+                continue
+            raise AssertionError(f"{path} reached the daemon: {sent}")
+        solved = [f.stream for f in reached if f.type == HEADERS]
+        assert not any(
+            ENTITLED in f.payload and paths(reached).get(f.stream) == CONTROL + "Solve"
+            for f in reached if f.type == DATA and f.stream in solved
+        )  # fmt: skip

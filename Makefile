@@ -1,6 +1,6 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up team preview kit ci status backup restore down purge test trials
+.PHONY: help up team preview kit ci status backup restore down purge images sbom audit test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,6 +34,15 @@ down: ## take the builder away, keep its cache
 
 purge: ## take everything away, the cache too, after asking
 	@machine/purge
+
+images: ## pin the images by their digests of now, and show what changed
+	@machine/images
+
+sbom: ## write what runs, package by package, to .state/sbom (CycloneDX)
+	@machine/sbom
+
+audit: ## ask what is known against the program's own Python packages
+	@machine/audit
 
 test: ## lint, types, unit and engine tests, with all their set-up
 	@machine/test

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
-from tests.engine.conftest import Builder, NewBuilder, passed, run, until
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from tests.engine.conftest import PROJECT, ROOT, Builder, NewBuilder, passed, run, until
 
 REGISTRY = "localhost/registry:2.8.3"
 
@@ -169,3 +173,17 @@ def test_a_plain_destroy_is_refused_while_the_cache_is_kept(builder: Builder) ->
     refused = builder.pulumi("destroy")
     assert refused.returncode != 0
     assert "protect" in refused.stdout + refused.stderr
+
+
+def test_a_bill_of_materials_lists_what_runs(builder: Builder, tmp_path: Path) -> None:
+    owner = f"{PROJECT}/{builder.stack}/builder"
+    passed(run(sys.executable, "-m", "machine.sbom", owner, str(tmp_path), cwd=ROOT))
+    bills = {path.name.partition(".")[0]: path.read_text() for path in tmp_path.iterdir()}
+    assert set(bills) == {"program", "daemon", "gateway", "janitor"}
+    for text in bills.values():
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    named = {role: {part["name"] for part in json.loads(text)["components"]}
+             for role, text in bills.items()}  # fmt: skip
+    assert {"pulumi", "pydantic", "hpack"} <= named["program"]
+    assert {"Engine", "containerd", "runc"} <= named["daemon"]
+    assert any(name.startswith("openssh") for name in named["gateway"])

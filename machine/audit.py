@@ -1,0 +1,58 @@
+"""Ask an advisory service about the program's Python packages, by pip-audit.
+
+Usage: audit.py, in the environment that is asked about
+
+Exit code 0: nothing known, or the service has none of the packages, which is said; 1: vulnerable.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+_SECONDS = 120
+
+
+def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
+    """The exit code for pip-audit's report, and what to say."""
+    packages = report["dependencies"]
+    unknown = [package["name"] for package in packages if "skip_reason" in package]
+    known = [package for package in packages if "skip_reason" not in package]
+    if not known:
+        return 0, ["NOT AUDITED: the advisory service has none of the packages"]
+    lines = [
+        f"{package['name']} {package['version']}: {found['id']}, fixed in "
+        f"{', '.join(found['fix_versions']) or 'no version yet'}"
+        for package in known
+        for found in package["vulns"]
+    ]
+    if lines:
+        return 1, [*lines, "next: raise the versions in the requirements files"]
+    said = f"{len(known)} packages audited, nothing known"
+    return 0, [said + (f"; not audited: {', '.join(unknown)}" if unknown else "")]
+
+
+def main() -> int:
+    """Audit what is installed in this environment."""
+    command = [sys.executable, "-m", "pip_audit", "--local", "--format=json"]
+    try:
+        asked = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=_SECONDS
+        )
+        report = json.loads(asked.stdout)
+    except subprocess.TimeoutExpired:
+        print(f"NOT AUDITED: the advisory service has not answered within {_SECONDS} s")
+        return 0
+    except ValueError:
+        why = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        print(f"NOT AUDITED: the advisory service cannot be reached ({why[:200]})")
+        return 0
+    code, lines = verdict(report)
+    print("\n".join(lines))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Pin every image of the settings by the digest that its tag has now, and show what changed.
+
+Usage: image_pins.py [FOLDER]
+
+Reads Pulumi.yaml and each Pulumi.STACK.yaml of the folder. An image NAME:TAG, with or without a
+digest, is pulled by its tag and written back as NAME:TAG@sha256:...; for another version, change
+the tag first. The defaults stand in components/settings.py too and are written there alike.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine.packages import PACKAGE_DATABASES, packages_of
+
+_LINE = re.compile(
+    r"^(?:  (?P<default>\w+Image):\n(?:    .*\n)*?    default: (?P<of_default>\S+)"
+    r"|  docker-build-machine:(?P<set>\w+Image): (?P<of_set>\S+))$",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What one reference means on this machine's Docker, once pulled."""
+
+    digest: str
+    created: str
+    size: int
+    """Bytes, unpacked."""
+    labels: dict[str, str]
+    packages: dict[str, str]
+    """Name to version, from the image's own package database."""
+
+
+def references(text: str) -> dict[str, str]:
+    """The image settings of a Pulumi.yaml or a stack's file, by name."""
+    return {
+        match["default"] or match["set"]: (match["of_default"] or match["of_set"]).strip("\"'")
+        for match in _LINE.finditer(text)
+    }
+
+
+def _docker(*words: str) -> bytes:
+    return subprocess.run(("docker", *words), check=True, capture_output=True).stdout
+
+
+def look_at(reference: str) -> Image:
+    """Pull the image. Raises subprocess.CalledProcessError when it cannot be had."""
+    _docker("pull", "--quiet", reference)
+    found = json.loads(_docker("image", "inspect", reference))[0]
+    name = re.split(r"[@]|:(?=[^/]*$)", reference)[0]
+    digests = [digest.split("@")[1] for digest in found["RepoDigests"] if _same(digest, name)]
+    return Image(
+        digest=digests[0],
+        created=found["Created"],
+        size=found["Size"],
+        labels=found["Config"]["Labels"] or {},
+        packages=_packages(found["Id"]),
+    )
+
+
+def _same(digest: str, name: str) -> bool:
+    """Docker shortens the names of its own hub."""
+    return digest.split("@")[0].removeprefix("docker.io/").removeprefix("library/") == (
+        name.removeprefix("docker.io/").removeprefix("library/")
+    )
+
+
+def _packages(identifier: str) -> dict[str, str]:
+    container = _docker("create", identifier, "none").decode().strip()
+    try:
+        for path in PACKAGE_DATABASES:
+            copied = subprocess.run(
+                ("docker", "cp", "--follow-link", f"{container}:{path}", "-"),
+                check=False, capture_output=True,
+            )  # fmt: skip
+            if copied.returncode == 0:
+                with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as packed:
+                    file = packed.extractfile(packed.getmembers()[0])
+                    text = file.read().decode() if file else ""
+                return {package.name: package.version for package in packages_of(path, text)}
+        return {}
+    finally:
+        _docker("rm", container)
+
+
+def changes(old: Image, new: Image) -> list[str]:
+    """What is different, a line each."""
+    lines = [f"created {old.created[:19]} -> {new.created[:19]}"]
+    lines.append(f"size {old.size / 1e6:.1f} MB -> {new.size / 1e6:.1f} MB")
+    for what, before, after in (
+        ("label", old.labels, new.labels),
+        ("package", old.packages, new.packages),
+    ):
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                lines.append(f"{what} {name} {before.get(name, '-')} -> {after.get(name, '-')}")
+    return lines
+
+
+def _update(setting: str, reference: str) -> str:
+    """The reference with the digest of now; says what it found."""
+    tagged, _, pinned = reference.partition("@")
+    if ":" not in tagged.rsplit("/", 1)[-1]:
+        print(f"{setting}: {reference} has no tag to follow; it stays")
+        return reference
+    new = look_at(tagged)
+    anew = f"{tagged}@{new.digest}"
+    if anew == reference:
+        print(f"{setting}: {tagged} still is {new.digest}")
+        return reference
+    print(f"{setting}: {tagged} {pinned or '(no digest)'} -> {new.digest}")
+    if pinned:
+        try:
+            print("".join(f"    {line}\n" for line in changes(look_at(reference), new)), end="")
+        except subprocess.CalledProcessError:
+            print("    the old one cannot be had any more, so there is nothing to compare with")
+    else:
+        print(
+            f"    {len(new.packages)} packages, {new.size / 1e6:.1f} MB, created {new.created[:19]}"
+        )
+    return anew
+
+
+def write_reference(path: Path, old: str, new: str) -> None:
+    """Put one reference in the other's place, in a YAML file or in the program's settings."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        # As ruff formats a default that is longer than a line.
+        quoted = re.escape(f'"{old}"')
+        text = re.sub(rf"= (?:\(\s*{quoted}\s*\)|{quoted})", f'= (\n        "{new}"\n    )', text)
+    else:
+        text = re.sub(rf"(?<=: )([\"']?){re.escape(old)}\1$", new, text, flags=re.MULTILINE)
+    path.write_text(text)
+
+
+def main(folder: str = ".") -> int:
+    """Update the files; 1 when an image could not be had, whose reference then stays."""
+    root, failed = Path(folder), 0
+    for path in sorted(root.glob("Pulumi*.yaml")):
+        for setting, reference in references(path.read_text()).items():
+            try:
+                anew = _update(setting, reference)
+            except subprocess.CalledProcessError as error:
+                said = error.stderr.decode().strip().splitlines()[-1:]
+                print(f"{setting}: {reference} cannot be had, it stays as it is: {' '.join(said)}")
+                failed = 1
+                continue
+            if anew != reference:
+                write_reference(path, reference, anew)
+                if path.name == "Pulumi.yaml" and (root / "components/settings.py").exists():
+                    write_reference(root / "components/settings.py", reference, anew)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

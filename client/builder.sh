@@ -43,7 +43,8 @@ within() {
 		timeout "$limit" "$@"
 		return
 	fi
-	"$@" &
+	# Of itself a shell would take the standard input of what it runs in the background away.
+	{ "$@" <&3 3<&- & } 3<&0
 	job=$!
 	ticks=0
 	while kill -0 "$job" 2>/dev/null; do
@@ -163,7 +164,7 @@ open_way() {
 watch() {
 	token=$2
 	trap 'rest; exit 0' TERM HUP INT
-	idle=$(ssh -G "$name" | sed -n 's/^controlpersist //p')
+	idle=$(ssh -GT "$name" | sed -n 's/^controlpersist //p')
 	master && since=$(now) || since=0
 	wait_seconds=0
 	lost=
@@ -183,13 +184,13 @@ watch() {
 			fi
 		fi
 		if connect -o BatchMode=yes && forward && master; then
-			point "unix://$sock"
+			(point "unix://$sock")
 			say "connected again after $(($(now) - lost)) s"
 			since=$(now) wait_seconds=0 lost=
 			continue
 		fi
 		pid=none
-		[ "$wait_seconds" -gt 0 ] || point "ssh://$name"
+		[ "$wait_seconds" -gt 0 ] || (point "ssh://$name")
 		[ $(($(now) - lost)) -lt 3600 ] || break
 		[ "$wait_seconds" -ge 10 ] || wait_seconds=$((wait_seconds + 1))
 		sleep "$wait_seconds"
@@ -458,12 +459,12 @@ check_ssh() {
 		found error ssh "$version; the Include in ~/.ssh/config needs OpenSSH 7.3" 'install a newer OpenSSH'
 		return
 	fi
-	if ! actual=$(ssh -G "$name" 2>&1); then
+	if ! actual=$(ssh -GT "$name" 2>&1); then
 		found error config "ssh refuses its configuration: $(printf '%s\n' "$actual" | tail -n 1)" 'mend the file and line that it names (chmod 600 for permissions)'
 		return
 	fi
 	has_ssh=1
-	intended=$(ssh -G -F "$folder/ssh_config" "$name")
+	intended=$(ssh -GT -F "$folder/ssh_config" "$name")
 	clashes=
 	for each in hostname port user identityfile userknownhostsfile stricthostkeychecking controlpath remotecommand; do
 		is=$(printf '%s\n' "$actual" | option "$each")
@@ -538,6 +539,7 @@ check_context() {
 		found ok context "docker builds on the context $name"
 	fi
 	case ${DOCKER_HOST:-$where} in
+	'') return ;;
 	unix://*)
 		if answers "${DOCKER_HOST:-$where}" >/dev/null; then
 			found ok way "${DOCKER_HOST:-$where} is forwarded"
@@ -612,7 +614,7 @@ check_server() {
 
 # at_builder COMMAND...: docker there, whatever this shell has set for others.
 at_builder() { (
-	unset DOCKER_CONTEXT
+	unset DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH
 	export DOCKER_HOST="ssh://$name"
 	[ ! -S "$sock" ] || ! answers "unix://$sock" >/dev/null || DOCKER_HOST=unix://$sock
 	within 30 docker "$@"
@@ -634,7 +636,7 @@ check_daemon() {
 	# The API tells no free space; a container's root folder lies on the daemon's disk.
 	disk=
 	for image in $(at_builder image ls --quiet --filter dangling=false 2>/dev/null | awk '!seen[$0]++' | head -n 4); do
-		disk=$(at_builder run --rm --network none --entrypoint df "$image" -Pk / 2>"$folder/doctor" | awk 'NR == 2 { printf "%.1f GB of %.1f GB free %d", $4 / 1e6, $2 / 1e6, $4 * 100 / $2 }')
+		disk=$(at_builder run --rm --network none --entrypoint df "$image" -Pk / 2>"$folder/doctor" | awk 'NR == 2 { printf "%.1f GB of %.1f GB free %d", $4 * 1024 / 1e9, $2 * 1024 / 1e9, $4 * 100 / $2 }')
 		[ -z "$disk" ] || break
 		! grep -q 'no space left' "$folder/doctor" || disk='nothing free 0'
 	done

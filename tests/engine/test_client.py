@@ -212,9 +212,9 @@ def test_busybox_is_shell_enough(
         "for tool in $(~/busybox --list); do ln -s ~/busybox $tool; done; "
         f"ln -sf $(which docker ssh ssh-add ssh-keygen) .; rm -f {missing}"
     ))  # fmt: skip
-    for verb in ("on", "off"):
+    for verb in ("on", "doctor", "off"):
         passed(laptop.sh(f"PATH=~/tools sh ~/.builder/builder {verb}"))
-        assert (current(laptop) == fast(builder)) == (verb == "on")
+        assert (current(laptop) == fast(builder)) == (verb != "off")
 
 
 def test_a_person_s_own_configuration_is_kept_to_the_byte(builder: Builder, kit: Path) -> None:

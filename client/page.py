@@ -183,10 +183,11 @@ def visited(time: str) -> float:
 
 def _key(key: KeyUse, asked: float) -> str:
     last = ago(asked - visited(key.last_login)) if key.last_login else "none seen"
-    authority = ' <span class="soft">certificates</span>' if key.is_authority else ""
+    kinds = ["certificates"] * key.is_authority + [escape(key.role)] * (key.role != "admin")
+    told = f' <span class="soft">{", ".join(kinds)}</span>' if kinds else ""
     until = f'<span class="date">{escape(key.until)}</span>' if key.until else ""
     return (
-        f"<tr><td>{escape(key.name)}{authority}<td>{last}<td>{key.connected or ''}"
+        f"<tr><td>{escape(key.name)}{told}<td>{last}<td>{key.connected or ''}"
         f'<td>{until}<td class="wide"><code>{escape(key.fingerprint)}</code></tr>'
     )
 

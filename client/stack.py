@@ -27,6 +27,7 @@ class Key:
     name: str
     public_key: PublicKey
     is_authority: bool
+    role: str = "admin"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,12 @@ class Stack:
     @property
     def keys(self) -> list[Key]:
         return [
-            Key(entry["name"], PublicKey.parse(entry["publicKey"]), bool(entry.get("principals")))
+            Key(
+                entry["name"],
+                PublicKey.parse(entry["publicKey"]),
+                bool(entry.get("principals")),
+                entry.get("role") or "admin",
+            )
             for entry in self.settings.get("keys") or []
         ]
 

@@ -35,6 +35,8 @@ class KeyUse:
 
     name: str
     fingerprint: str
+    role: str
+    """admin or build."""
     until: str
     """Last day, empty for none."""
     is_authority: bool
@@ -153,13 +155,14 @@ def gather(stack: Stack) -> Status:
     host, alias = Host.of(stack), stack.alias
     asked = datetime.datetime.now(datetime.UTC).timestamp()
     notices: list[str] = []
+    roles = [*_ROLES, *(["guard"] if any(key.role == "build" for key in stack.keys) else [])]
     inspected = {
         entry["Name"].removeprefix(f"/{alias}-"): entry
         for entry in json.loads(
-            host.docker("container", "inspect", *(f"{alias}-{role}" for role in _ROLES))
+            host.docker("container", "inspect", *(f"{alias}-{role}" for role in roles))
         )
     }
-    containers = {role: _state(inspected[role]) for role in _ROLES}
+    containers = {role: _state(inspected[role]) for role in roles}
     notices += [
         f"{alias}-{role} is {state}; next: docker logs {alias}-{role}, on the host"
         for role, state in containers.items()
@@ -263,6 +266,7 @@ def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[K
         KeyUse(
             key.name,
             key.public_key.fingerprint,
+            key.role,
             str(settings[key.name].get("until") or ""),
             key.is_authority,
             connected.count(key.name),
@@ -325,6 +329,8 @@ def builds_text(status: Status) -> str:
 def key_text(key: KeyUse, asked: float) -> str:
     """Use and end of one key."""
     words = ["certificates"] if key.is_authority else []
+    if key.role != "admin":
+        words.append(f"role {key.role}")
     if key.connected:
         words.append(f"{key.connected} connected")
     words.append(

@@ -80,7 +80,9 @@ def test_a_key_is_found_by_its_file(tmp_path: Path) -> None:
 
 
 def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
-    key = status.KeyUse("<b>ada</b>", "SHA256:x", "2027-01-31", False, 2, "1970-01-12T13:44:40Z")
+    key = status.KeyUse(
+        "<b>ada</b>", "SHA256:x", "build", "2027-01-31", False, 2, "1970-01-12T13:44:40Z"
+    )
     html = page(
         shown(
             keys=[key],
@@ -92,6 +94,7 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "75%" in html
+    assert '<span class="soft">build</span>' in html
     assert "16 minutes ago: 2.5 s, 3 of 4 steps from the cache" in html
     assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", html)
     assert "prefers-color-scheme: dark" in html

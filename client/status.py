@@ -171,7 +171,7 @@ def gather(stack: Stack) -> Status:
 
     def in_daemon(*words: str) -> str:
         try:
-            return host.docker("exec", f"{alias}-daemon", *words)
+            return host.docker("exec", "--user", "1000:1000", f"{alias}-daemon", *words)
         except StackError as error:
             notices.append(str(error))
             return ""
@@ -184,7 +184,8 @@ def gather(stack: Stack) -> Status:
     configuration = in_daemon("cat", "/etc/docker-build-machine/daemon.json")
     gc = json.loads(configuration or "{}").get("builder", {}).get("gc", {})
     try:
-        dial = ("exec", "--interactive", f"{alias}-daemon", "docker", "buildx", "dial-stdio")
+        into = ("exec", "--interactive", "--user", "1000:1000", f"{alias}-daemon")
+        dial = (*into, "docker", "buildx", "dial-stdio")
         builds, no_history = recent_builds(host.command(*dial)), ""
     except OSError as error:
         builds, no_history = [], f"the daemon does not tell ({error})"

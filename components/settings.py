@@ -132,6 +132,15 @@ def _check_address(address: str) -> str:
     return address
 
 
+def _check_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(
+            "must be an address or a CIDR range without host bits, such as 10.0.5.7 or 10.0.5.0/24"
+        ) from None
+
+
 def _check_registry(registry: str) -> str:
     if not _REGISTRY.match(registry):
         raise ValueError("must be host or host:port, without scheme and path")
@@ -332,6 +341,8 @@ class Settings(_Model):
     host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
     transport: Literal["socket", "tls"] = "socket"
     isolation: Literal["unprivileged", "privileged"] = "unprivileged"
+    private_networks: Literal["allow", "block"] = "allow"
+    private_networks_except: tuple[Annotated[str, AfterValidator(_check_network)], ...] = ()
     daemon_image: Annotated[str, AfterValidator(_check_image)] = "docker:29.7.2-dind-rootless"
     gateway_image: Annotated[str, AfterValidator(_check_image)] = (
         "lscr.io/linuxserver/openssh-server:10.3_p1-r1-ls238"
@@ -388,6 +399,15 @@ class Settings(_Model):
                 f"before the first connection; next: compare `ssh-keyscan -t ed25519 {name}` with "
                 "what the host's owner tells you, then pulumi config set hostKey 'ssh-ed25519 "
                 "AAAA...'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_private_networks(self) -> Self:
+        if self.private_networks == "block" and self.isolation == "privileged":
+            raise ValueError(
+                "privateNetworks = 'block' needs isolation = 'unprivileged', where what sets the "
+                "rules up has that power alone; next: change one of them"
             )
         return self
 

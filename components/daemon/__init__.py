@@ -130,7 +130,7 @@ class Daemon:
             identity,
             "daemon",
             image=image,
-            health=["docker", "version", "--format", "{{.Server.Version}}"],
+            health=[*isolation.as_user, "docker", "version", "--format", "{{.Server.Version}}"],
             stop_seconds=_STOP_SECONDS,
             labels={_ISOLATION_LABEL: isolation.label},
             opts=pulumi.ResourceOptions.merge(
@@ -151,6 +151,7 @@ class Daemon:
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
                 # Pid files and the like go with every start; the volume holds the socket alone.
                 "XDG_RUNTIME_DIR=/run/xdg",
+                *isolation.envs,
             ],
             tmpfs={"/run/xdg": "mode=0700,uid=1000,gid=1000"},
             networks_advanced=[
@@ -164,6 +165,7 @@ class Daemon:
             uploads=[
                 upload(_CONFIG_FILE, config),
                 upload("/usr/local/sbin/runc", _runc(settings), "0755"),
+                *isolation.uploads,
             ],
             memory=memory,
             memory_swap=memory,

@@ -12,6 +12,7 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from components.container import upload
 from components.host import DockerHost
 from components.identity import Identity
 from components.settings import Settings
@@ -23,6 +24,9 @@ _SYSCALLS = Path(__file__).parent / "syscalls"
 _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
 # The rootless network's; every other device of the host stays outside.
 _DEVICES = ("/dev/net/tun",)
+# With them root closes private networks before the daemon starts, and then gives them up.
+_EGRESS_CAPABILITIES = ("CAP_NET_ADMIN", "CAP_SETPCAP")
+_EGRESS = "/usr/local/lib/daemon/egress"
 _OPTIONS = (
     # Docker's own profile forbids mounts, the daemon's own among them.
     "apparmor=unconfined",
@@ -87,6 +91,10 @@ class Isolation:
     label: str
     """Differs whenever the rest does: the provider never reads `systempaths` back, so that the
     security options themselves are not compared."""
+    uploads: list[docker.ContainerUploadArgs]
+    envs: list[str]
+    as_user: list[str]
+    """What a command of the health check begins with, to run as the daemon's user."""
     checked: list[pulumi.Resource]
     """What has seen that a container like this can run a rootless daemon there."""
 
@@ -102,7 +110,7 @@ class Isolation:
     ) -> Isolation:
         """Declare what the mode needs on the host, and the check of it."""
         if settings.isolation == "privileged":
-            return cls({"privileged": True}, [], "privileged", [])
+            return cls({"privileged": True}, [], "privileged", [], [], [], [])
         profile = seccomp_profile()
         sysfs = volume(identity, "sysfs", driver_opts=_SYSFS, opts=opts)
         options = [
@@ -124,12 +132,27 @@ class Isolation:
             data=profile,
             opts=opts,
         )
+        capabilities = list(_CAPABILITIES)
+        inputs: dict[str, Any] = {}
+        uploads: list[docker.ContainerUploadArgs] = []
+        envs: list[str] = []
+        as_user: list[str] = []
+        if settings.private_networks == "block":
+            script = (Path(__file__).parent / "egress.sh").read_text()
+            capabilities += _EGRESS_CAPABILITIES
+            uploads = [upload(_EGRESS, script)]
+            envs = [f"EGRESS_OPEN={' '.join(settings.private_networks_except)}"]
+            as_user = ["sh", _EGRESS, "as-user"]
+            inputs = {
+                "user": "0:0",
+                "entrypoints": ["sh", _EGRESS, "start", "dockerd-entrypoint.sh"],
+            }
+            options = [*options, script, *settings.private_networks_except]
         digest = hashlib.sha256(shlex.join([profile, *options]).encode()).hexdigest()
         return cls(
             {
-                "capabilities": docker.ContainerCapabilitiesArgs(
-                    adds=list(_CAPABILITIES), drops=["ALL"]
-                ),
+                **inputs,
+                "capabilities": docker.ContainerCapabilitiesArgs(adds=capabilities, drops=["ALL"]),
                 "devices": [docker.ContainerDeviceArgs(host_path=path) for path in _DEVICES],
                 "security_opts": [f"seccomp={profile}", *_OPTIONS],
             },
@@ -139,5 +162,8 @@ class Isolation:
                 )
             ],
             f"unprivileged {digest[:12]}",
+            uploads,
+            envs,
+            as_user,
             [checked],
         )

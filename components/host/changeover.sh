@@ -44,7 +44,7 @@ fi
 # New clients wait at the gateway while the sockets are away. Whatever becomes of this script, the
 # daemon's container puts them back in the end.
 # shellcheck disable=SC2016
-docker exec "$daemon" sh -c '
+docker exec --user 1000:1000 "$daemon" sh -c '
 	mv -f "$1" "$1.away" || exit 1
 	test ! -e "$2" || mv -f "$2" "$2.away"
 	(

@@ -37,19 +37,19 @@ until_passes() {
 }
 
 # changeover.sh takes the sockets away; here they are back even if nothing was replaced after it.
-docker exec "$daemon" sh -c 'for socket; do test -e "$socket" || mv "$socket.away" "$socket"; done' \
+docker exec --user 1000:1000 "$daemon" sh -c 'for socket; do test -e "$socket" || mv "$socket.away" "$socket"; done' \
 	sh "$socket" "$guarded" 2>/dev/null || :
-until_passes "$daemon" 'the daemon does not answer' docker exec "$daemon" docker version --format '{{.Server.Version}}'
+until_passes "$daemon" 'the daemon does not answer' docker exec --user 1000:1000 "$daemon" docker version --format '{{.Server.Version}}'
 version=$said
 until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
 [ -z "$guard" ] || until_passes "$guard" 'the guard does not pass a Docker API ping' docker exec "$guard" python3 -m guard ping "$guarded"
 keys=$(docker exec "$gateway" sha256sum /access/authorized_keys | cut -d ' ' -f 1)
 [ "$keys" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
 image=$(printf 'FROM scratch\nLABEL docker-build-machine.readiness=1\n' |
-	docker exec -i -e DOCKER_BUILDKIT=1 "$daemon" docker build --quiet - 2>&1) || fail "a first build failed: $image"
-docker exec "$daemon" docker image rm "$image" >/dev/null
+	docker exec --user 1000:1000 -i -e DOCKER_BUILDKIT=1 "$daemon" docker build --quiet - 2>&1) || fail "a first build failed: $image"
+docker exec --user 1000:1000 "$daemon" docker image rm "$image" >/dev/null
 # For changeover.sh: the release (major.minor) and the storage driver that the cache belongs to.
-docker exec "$daemon" sh -c 'docker info --format "{{.ServerVersion}} {{.Driver}}" |
+docker exec --user 1000:1000 "$daemon" sh -c 'docker info --format "{{.ServerVersion}} {{.Driver}}" |
 	sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note"' sh "$folder" ||
 	fail 'the cache cannot be written'
 printf 'daemon %s\n' "$version"

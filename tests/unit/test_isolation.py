@@ -144,3 +144,24 @@ def test_the_docker_cli_beside_the_daemon_runs_nothing_that_a_build_left(
 ) -> None:
     envs = run_program()["builder-daemon"].inputs["envs"]
     assert "DOCKER_CONFIG=/etc/docker-build-machine/client" in envs
+
+
+def test_private_networks_are_open_unless_blocked(run_program: Program) -> None:
+    daemon = run_program()["builder-daemon"].inputs
+    assert not {"user", "entrypoints"} & set(daemon)
+    assert "NET_ADMIN" not in str(daemon)
+
+
+def test_the_daemon_starts_behind_the_rules_where_they_are_blocked(run_program: Program) -> None:
+    run = run_program(privateNetworks="block", privateNetworksExcept=["10.0.5.7", "fd00::/64"])
+    daemon = run["builder-daemon"].inputs
+    script = "/usr/local/lib/daemon/egress"
+    assert daemon["user"] == "0:0"
+    assert daemon["entrypoints"] == ["sh", script, "start", "dockerd-entrypoint.sh"]
+    assert daemon["healthcheck"]["tests"][:5] == ["CMD", "sh", script, "as-user", "docker"]
+    assert daemon["capabilities"] == {
+        "adds": ["CAP_SETUID", "CAP_SETGID", "CAP_NET_ADMIN", "CAP_SETPCAP"],
+        "drops": ["ALL"],
+    }
+    assert "EGRESS_OPEN=10.0.5.7/32 fd00::/64" in daemon["envs"]
+    assert label(run) != label(run_program(privateNetworks="block")) != label(run_program())

@@ -90,6 +90,16 @@ def problems(**settings: Any) -> str:
         ({"daemonImage": "docker"}, "must be pinned"),
         ({"gatewayImage": "lscr.io/x/y:latest"}, "must be pinned"),
         ({"transport": "tcp"}, "transport = 'tcp' must be 'socket' or 'tls'"),
+        ({"isolation": "some"}, "isolation = 'some' must be 'unprivileged' or 'privileged'"),
+        ({"privateNetworks": "deny"}, "privateNetworks = 'deny' must be 'allow' or 'block'"),
+        (
+            {"privateNetworks": "block", "isolation": "privileged"},
+            "privateNetworks = 'block' needs isolation = 'unprivileged'",
+        ),
+        (
+            {"privateNetworksExcept": ["10.0.0.1/8"]},
+            "privateNetworksExcept[0] = '10.0.0.1/8' must be an address or a CIDR range",
+        ),
         ({"cacheSize": "lots"}, "cacheSize = 'lots' must be a size such as 50GB"),
         ({"cacheSize": "10MB"}, "cacheSize = '10MB' must be at least 1GB"),
         ({"cacheSize": ""}, "cacheSize = '' must be a size"),

@@ -1,0 +1,149 @@
+"""After a whole run, no secret is in clear in anything that it wrote, said or showed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Builder, NewBuilder, passed, run
+
+ROLES = ("daemon", "gateway", "janitor", "keys", "certificates")
+
+
+@dataclass
+class WholeRun:
+    """A builder after one, its secrets, and all that could hold them."""
+
+    builder: Builder
+    secrets: dict[str, list[str]] = field(default_factory=dict)
+    """By what they are: the lines by which each would be known."""
+    places: dict[str, str] = field(default_factory=dict)
+    """By what they are: what is written there."""
+
+    def leaks(self, places: dict[str, str]) -> list[str]:
+        return [
+            f"{secret} in {place}"
+            for place, text in places.items()
+            for secret, lines in self.secrets.items()
+            if any(line in text for line in lines)
+        ]
+
+
+@contextmanager
+def command_lines_seen(into: dict[str, str]) -> Iterator[None]:
+    """Every command line of this machine in the meantime."""
+    lines: set[str] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            for file in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    lines.add(file.read_bytes().decode(errors="replace").replace("\0", " "))
+                except OSError:
+                    continue
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        into["command lines"] = "\n".join(lines)
+
+
+# Who reads the keys of each container; root of the daemon's has no power over files.
+USERS = {"gateway": "0", "daemon": "1000"}
+
+
+def private_key(builder: Builder, role: str, path: str) -> list[str]:
+    """The lines of the key that differ from any other key's."""
+    text = passed(
+        run("docker", "exec", "--user", USERS[role], builder.container(role), "cat", path)
+    )
+    lines = [line for line in text.splitlines() if "PRIVATE KEY" not in line]
+    # The first line of an OpenSSH key is the same for all of its kind.
+    return [line for line in lines[1 if "OPENSSH" in text else 0 :] if len(line) > 20]
+
+
+@pytest.fixture(scope="module")
+def whole(new_builder: NewBuilder) -> WholeRun:
+    """Deployed over TLS, which has the most secrets; previewed, handed out, used, refreshed."""
+    builder = new_builder(transport="tls")
+    temporary = builder.folder / "temporary"
+    temporary.mkdir()
+    builder.env["TMPDIR"] = str(temporary)
+    this = WholeRun(builder)
+    places = this.places
+    with command_lines_seen(places):
+        places["preview --json"] = passed(builder.pulumi("preview", "--json"))
+        places["up"] = builder.up()
+        places["second preview --json"] = passed(builder.pulumi("preview", "--json", "--diff"))
+        places["refresh"] = passed(builder.pulumi("refresh"))
+        builder.load_base()
+        places["build"] = builder.build()
+        places["client kit"] = passed(builder.client("kit", "--key", "ada", "--out",
+                                                     str(builder.folder / "kit")))  # fmt: skip
+        places["status"] = passed(builder.client("status", "--json"))
+    places["state"] = builder.state()
+    for folder in ("backend", "project", "kit", "temporary"):
+        for file in (builder.folder / folder).rglob("*"):
+            if file.is_file():
+                places[str(file)] = file.read_text(errors="replace")
+    places["configuration"] = (builder.folder / "config.yaml").read_text()
+    for role in ROLES:
+        container = builder.container(role)
+        places[f"inspect {role}"] = passed(run("docker", "inspect", container))
+        logs = run("docker", "logs", container)
+        places[f"logs {role}"] = passed(logs) + logs.stderr
+    for role in ("daemon", "gateway"):
+        image = builder.settings[f"{role}Image"]
+        places[f"history {role}"] = passed(run("docker", "history", "--no-trunc", image))
+    places["history of what was built"] = passed(
+        builder.docker("history", "--no-trunc", "built")
+    ) + passed(builder.docker("inspect", "built"))
+    this.secrets = {
+        "host key": private_key(builder, "gateway", "/usr/local/lib/gateway/host_key"),
+        "key of the health check": private_key(builder, "gateway", "/run/gateway/health"),
+        "TLS key of the gateway": private_key(builder, "gateway", "/tls/key.pem"),
+        "TLS key of the daemon": private_key(builder, "daemon", "/certs/server/key.pem"),
+        "passphrase": [builder.env["PULUMI_CONFIG_PASSPHRASE"]],
+    }
+    return this
+
+
+def test_the_search_finds_what_is_there(whole: WholeRun) -> None:
+    assert all(whole.secrets.values())
+    shown = passed(
+        run("pulumi", "stack", "export", "--show-secrets", "--stack", whole.builder.stack,
+            env=whole.builder.env)
+    )  # fmt: skip
+    assert whole.leaks({"export": shown}) == ["host key in export"]
+    assert f"config-file {whole.builder.folder}/config.yaml" in whole.places["command lines"]
+
+
+def test_no_secret_is_in_clear_anywhere(whole: WholeRun) -> None:
+    assert len(whole.places) > 20
+    assert whole.leaks(whole.places) == []
+
+
+def test_only_their_users_can_read_the_keys(whole: WholeRun) -> None:
+    """Of the processes and mounts on the host, those that need them."""
+    keys = {
+        "gateway": ("/usr/local/lib/gateway/host_key", "/run/gateway/health", "/tls/key.pem"),
+        "daemon": ("/certs/server/key.pem",),
+    }
+    for role, paths in keys.items():
+        for path in paths:
+            container = whole.builder.container(role)
+            shown = run("docker", "exec", "--user", USERS[role], container, "stat", "-c%a", path)
+            mode = passed(shown).strip()
+            assert mode in ("400", "600"), path

@@ -32,8 +32,16 @@ _NETWORK_DRIVER = "slirp4netns"
 _MTU = 65520
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
 # Of the docker CLI that health check and scripts run beside the daemon. Builds can write to the
-# folder that it would use otherwise, and it runs plugins from there. This one is root's and empty.
+# folder that it would use otherwise, and it runs plugins from there. This one is root's and empty,
+# as are buildx's lists of builders in it; where that must write, nothing names a program or a host.
 _CLIENT_DIRECTORY = "/etc/docker-build-machine/client"
+_OF_USER = "mode=0700,uid=1000,gid=1000"
+_BUILDX_DIRECTORIES = {
+    "instances": "mode=0755",
+    "defaults": "mode=0755",
+    "activity": _OF_USER,
+    "refs": _OF_USER,
+}
 _ISOLATION_LABEL = "docker-build-machine.isolation"
 _STOP_SECONDS = 30
 _MIB = 1024 * 1024
@@ -145,7 +153,6 @@ class Daemon:
             envs=[
                 f"DOCKER_HOST=unix://{SOCKET}",
                 f"DOCKER_CONFIG={_CLIENT_DIRECTORY}",
-                "BUILDX_CONFIG=/run/xdg/buildx",
                 "DOCKER_TLS_CERTDIR=/certs",
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
@@ -153,7 +160,13 @@ class Daemon:
                 "XDG_RUNTIME_DIR=/run/xdg",
                 *isolation.envs,
             ],
-            tmpfs={"/run/xdg": "mode=0700,uid=1000,gid=1000"},
+            tmpfs={
+                "/run/xdg": _OF_USER,
+                **{
+                    f"{_CLIENT_DIRECTORY}/buildx/{name}": options
+                    for name, options in _BUILDX_DIRECTORIES.items()
+                },
+            },
             networks_advanced=[
                 docker.ContainerNetworksAdvancedArgs(name=network.name, aliases=[NETWORK_ALIAS])
             ],
@@ -164,6 +177,7 @@ class Daemon:
             ],
             uploads=[
                 upload(_CONFIG_FILE, config),
+                upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
                 upload("/usr/local/sbin/runc", _runc(settings), "0755"),
                 *isolation.uploads,
             ],

@@ -140,11 +140,16 @@ ATTACKS = [
 
 
 def script_of(attacks: list[Attack], **words: str) -> str:
-    """One script that makes all attacks, each in a shell of its own, ten seconds at most."""
+    """One script that makes all attacks, each in a shell of its own.
+
+    It says the number and the outcome of each; one that was cut after half a minute is neither
+    reached nor refused.
+    """
     text = "".join(
         f"cat >/tmp/attack <<'ATTACK'\n{attack.script}\nATTACK\n"
-        "timeout -s KILL 10 sh /tmp/attack </dev/null >/tmp/said 2>/tmp/error\n"
-        "grep -q '^REACHED' /tmp/said && outcome=reached || outcome=refused\n"
+        "timeout -s KILL 30 sh /tmp/attack </dev/null >/tmp/said 2>/tmp/error\n"
+        "[ $? -lt 128 ] && outcome=refused || outcome=unfinished\n"
+        "! grep -q '^REACHED' /tmp/said || outcome=reached\n"
         f'echo "{number} $outcome $(tail -n 1 /tmp/error)"\n'
         for number, attack in enumerate(attacks)
     )

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from components.daemon import DATA_DIRECTORY
 from tests.engine.attacks import ATTACKS, Attack, script_of, write_table
-from tests.engine.conftest import AS_ROOT, BASE_IMAGE, Builder, NewBuilder, Result, passed, run
+from tests.engine.conftest import (
+    AS_ROOT,
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    Builder,
+    NewBuilder,
+    Result,
+    passed,
+    run,
+)
 from tests.engine.figures import LONG
 
 MODES = ("unprivileged", "privileged")
@@ -21,7 +31,7 @@ EVERYTHING = ("--privileged", "--pid=host", "--network=host", "--ipc=host", "--v
 EXCEPTED = "172.31.77.1"
 PRIVATE = ("169.254.169.254", "10.77.0.1", "172.31.78.1", "192.168.77.1", "100.64.77.1")
 # For documentation only (RFC 5737): stands for the Internet.
-PUBLIC = "203.0.113.7"
+PUBLIC, OUTSIDE = "203.0.113.7", "198.51.100.7"
 LISTENER = """
 import socket, sys, threading
 def serve(port):
@@ -97,35 +107,40 @@ def test_an_attack_from_inside(seen: dict[str, dict[str, str]], attack: Attack, 
     assert seen[attack.name][mode] == attack.expected
 
 
-@contextmanager
-def neighbourhood(builder: Builder) -> Iterator[int]:
-    """Listeners on PRIVATE, EXCEPTED and PUBLIC that only this daemon's container has a way to.
+def process_of(builder: Builder, role: str) -> str:
+    """The id, on this machine, of the container's first process."""
+    container = builder.container(role)
+    return passed(run("docker", "inspect", "--format", "{{.State.Pid}}", container)).strip()
 
-    They are in a network namespace of their own; the block has the id of a process in the daemon's.
+
+@contextmanager
+def neighbour(process: str, address: str, *others: str) -> Iterator[None]:
+    """A listener in a network namespace of its own, beside that of this process.
+
+    It has these addresses, the first of them in a network of both: there the process has the one
+    that ends in 1. The listener's answers go nowhere else.
     """
     name = f"t{secrets.token_hex(3)}"
-    daemon = int(
-        passed(run("docker", "inspect", "--format", "{{.State.Pid}}", builder.container("daemon")))
-    )
+    network = address.rpartition(".")[0]
 
     def ip(*words: str) -> None:
         passed(run(*AS_ROOT, "ip", *words))
 
-    def in_daemon(*words: str) -> None:
-        passed(run(*AS_ROOT, "nsenter", "-t", str(daemon), "-n", "ip", *words))
+    def beside(*words: str) -> None:
+        passed(run(*AS_ROOT, "nsenter", "-t", process, "-n", "ip", *words))
 
     ip("netns", "add", name)
     try:
         ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b")
-        ip("link", "set", f"{name}a", "netns", str(daemon))
+        ip("link", "set", f"{name}a", "netns", process)
         ip("link", "set", f"{name}b", "netns", name)
-        in_daemon("addr", "add", "203.0.113.1/24", "dev", f"{name}a")
-        in_daemon("link", "set", f"{name}a", "up")
+        beside("addr", "add", f"{network}.1/24", "dev", f"{name}a")
+        beside("link", "set", f"{name}a", "up")
         ip("-n", name, "link", "set", f"{name}b", "up")
-        ip("-n", name, "addr", "add", f"{PUBLIC}/24", "dev", f"{name}b")
-        for address in (*PRIVATE, EXCEPTED):
-            ip("-n", name, "addr", "add", f"{address}/32", "dev", f"{name}b")
-            in_daemon("route", "add", f"{address}/32", "via", PUBLIC)
+        ip("-n", name, "addr", "add", f"{address}/24", "dev", f"{name}b")
+        for other in others:
+            ip("-n", name, "addr", "add", f"{other}/32", "dev", f"{name}b")
+            beside("route", "add", f"{other}/32", "via", address)
         with subprocess.Popen(
             [*AS_ROOT, "ip", "netns", "exec", name, "python3", "-c", LISTENER],
             stdout=subprocess.PIPE,
@@ -133,12 +148,23 @@ def neighbourhood(builder: Builder) -> Iterator[int]:
             assert listener.stdout is not None
             assert listener.stdout.readline() == b"ready\n"
             try:
-                yield daemon
+                yield
             finally:
                 listener.kill()
     finally:
         # The pair of interfaces goes with it.
         ip("netns", "delete", name)
+
+
+def neighbourhood(builder: Builder) -> AbstractContextManager[None]:
+    """PRIVATE, EXCEPTED and PUBLIC, to which only this daemon's container has a way."""
+    return neighbour(process_of(builder, "daemon"), PUBLIC, *PRIVATE, EXCEPTED)
+
+
+def dial(process: str, address: str, port: int = 8080) -> str:
+    """What root hears there, from the network namespace of this process."""
+    inside = (*AS_ROOT, "nsenter", "-t", process, "-n")
+    return run(*inside, "nc", "-w", "2", address, str(port), input="").stdout
 
 
 def asking(*targets: str) -> str:
@@ -177,15 +203,15 @@ def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
     builders: dict[str, Builder],
 ) -> None:
     builder = builders["unprivileged"]
-    with neighbourhood(builder) as daemon:
+    with neighbourhood(builder):
         assert answering(from_a_step(builder, asking(*EVERY))) == {PUBLIC, EXCEPTED}
         for options in ((), EVERYTHING):
             asked = builder.docker("run", "--rm", *options, BASE_IMAGE, "sh", "-c", asking(*EVERY))
             assert answering(asked) == {PUBLIC, EXCEPTED}, options
         # Name servers in a private network stay reachable to Docker's resolver, which is root's.
-        for port, answer in ((53, "REACHED\n"), (8080, "")):
-            inside = (*AS_ROOT, "nsenter", "-t", str(daemon), "-n")
-            assert run(*inside, "nc", "-w", "2", PRIVATE[1], str(port), input="").stdout == answer
+        daemon = process_of(builder, "daemon")
+        assert dial(daemon, PRIVATE[1], 53) == "REACHED\n"
+        assert dial(daemon, PRIVATE[1]) == ""
     assert "Address" in from_a_step(builder, "nslookup docker").stdout
 
 
@@ -197,18 +223,36 @@ def test_the_rules_are_back_before_a_restarted_daemon_is(builders: dict[str, Bui
         assert answering(from_a_step(builder, asking(*EVERY))) == {PUBLIC, EXCEPTED}
 
 
+def test_what_the_gateway_would_send_out_gets_no_answer(builders: dict[str, Builder]) -> None:
+    """A listener outside of the host, which knows no way to the addresses of containers."""
+    builder = builders["unprivileged"]
+    with neighbour(str(os.getpid()), OUTSIDE):
+        assert dial(process_of(builder, "daemon"), OUTSIDE) == "REACHED\n"
+        assert dial(process_of(builder, "gateway"), OUTSIDE) == ""
+    assert "200 OK" in builder.ping().stdout
+
+
+def status(container: str, pattern: str) -> dict[str, str]:
+    """Powers of the first process of the container whose command line has the pattern."""
+    script = f"cat /proc/$(pgrep -o -f '{pattern}')/status"
+    lines = passed(run("docker", "exec", "--user", "0", container, "sh", "-c", script)).splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_sshd_has_no_power_at_all_and_gains_none(builders: dict[str, Builder]) -> None:
+    powers = status(builders["unprivileged"].container("gateway"), "^sshd.*listener")
+    assert powers["Uid"].split() == ["1000"] * 4
+    assert (powers["CapEff"], powers["CapPrm"], powers["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1")
+    # CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID.
+    assert powers["CapBnd"] == f"{0b11101011:016x}"
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_the_gateway_cannot_go_anywhere(builders: dict[str, Builder], mode: str) -> None:
-    """No answer comes back to it, and it sends nothing but answers to its clients."""
-    network = builders[mode].container("entrance")
-    rules = passed(run(*AS_ROOT, "iptables", "-t", "nat", "-S", "POSTROUTING"))
-    subnet = passed(run("docker", "network", "inspect", "--format",
-                        "{{range .IPAM.Config}}{{.Subnet}}{{end}}", network)).strip()  # fmt: skip
-    masqueraded = [
-        line for line in rules.splitlines()
-        if f"-s {subnet} " in line and "MASQUERADE" in line
-    ]  # fmt: skip
-    assert masqueraded == []
+def test_a_mode_is_settled(builders: dict[str, Builder], mode: str) -> None:
+    builder = builders[mode]
+    assert "unchanged" in builder.up("--expect-no-changes")
+    passed(builder.pulumi("refresh"))
+    assert "unchanged" in builder.up("--expect-no-changes")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -218,16 +262,19 @@ def test_what_a_build_plants_does_not_run_outside_of_it(
     """The docker CLI of health check and scripts runs beside the daemon, not in its namespace."""
     builder = builders[mode]
     plant = """
-        home=/host/home/rootless/.docker
-        mkdir -p $home/cli-plugins
+        cd /home/rootless
+        mkdir -p .docker/cli-plugins .ssh /run/xdg/buildx/instances
         for plugin in buildx compose scan; do
-            printf '#!/bin/sh\\ntouch ~/planted-ran\\n' >$home/cli-plugins/docker-$plugin
-            chmod 0755 $home/cli-plugins/docker-$plugin
+            printf '#!/bin/sh\\ntouch ~/planted-ran\\n' >.docker/cli-plugins/docker-$plugin
+            chmod 0755 .docker/cli-plugins/docker-$plugin
         done
-        echo '{"credsStore": "x", "cliPluginsExtraDirs": ["/home/rootless/.docker/cli-plugins"]}' \\
-            >$home/config.json
+        echo '{"credsStore": "x"}' >.docker/config.json
+        echo '{"Name": "default", "Driver": "remote", "Nodes": [
+            {"Name": "n", "Endpoint": "ssh://planted"}]}' >/run/xdg/buildx/instances/default
+        echo 'ProxyCommand touch ~/planted-ran' >.ssh/config
     """
-    passed(builder.docker("run", "--rm", *EVERYTHING, BASE_IMAGE, "sh", "-euc", plant))
+    passed(builder.docker("run", "--rm", *EVERYTHING, BASE_IMAGE, "chroot", "/host",
+                          "sh", "-euc", plant))  # fmt: skip
     daemon = builder.container("daemon")
     beside = ("docker", "exec", "--user", "1000:1000", daemon)
     passed(run(*beside, "test", "-x", "/home/rootless/.docker/cli-plugins/docker-buildx"))
@@ -261,3 +308,41 @@ RUNC
     passed(run("docker", "restart", builder.container("daemon")))
     assert "200 OK" in builder.ping().stdout
     passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))
+
+
+def test_the_mode_of_a_builder_is_changed_and_its_cache_stays(builders: dict[str, Builder]) -> None:
+    builder = builders["privileged"]
+    builder.build()
+    builder.settings["isolation"] = "unprivileged"
+    builder.up()
+    inspected = passed(run("docker", "inspect", builder.container("daemon")))
+    host = json.loads(inspected)[0]["HostConfig"]
+    assert not host["Privileged"]
+    assert host["CapDrop"] == ["ALL"]
+    assert any(option.startswith("seccomp={") for option in host["SecurityOpt"])
+    assert builder.build().count("CACHED") == 3
+    assert "unchanged" in builder.up("--expect-no-changes")
+
+
+def test_an_image_that_cannot_do_without_privileges_is_refused(
+    builders: dict[str, Builder],
+) -> None:
+    builder = builders["unprivileged"]
+    image = f"localhost/docker:{secrets.token_hex(4)}"
+    # A copy has no file capabilities and is not set-user-id.
+    copy = "cp /usr/bin/newuidmap /copy && mv /copy /usr/bin/newuidmap"
+    dockerfile = f"FROM {DAEMON_IMAGE}\nUSER root\nRUN {copy}\nUSER rootless\n"
+    without_buildkit = {"DOCKER_BUILDKIT": "0"}
+    passed(run("docker", "build", "--tag", image, "-", env=without_buildkit, input=dockerfile))
+    before = builder.container_id("daemon")
+    builder.settings["daemonImage"] = image
+    try:
+        refused = builder.pulumi("up")
+    finally:
+        builder.settings["daemonImage"] = DAEMON_IMAGE
+        run("docker", "image", "rm", image)
+    assert refused.returncode != 0
+    assert f"isolation = unprivileged: no rootless daemon of {image} runs" in refused.stdout
+    assert "newuidmap and newgidmap must have file capabilities" in refused.stdout
+    assert "pulumi config set isolation privileged" in refused.stdout
+    assert builder.container_id("daemon") == before

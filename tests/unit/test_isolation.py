@@ -142,8 +142,12 @@ def test_nothing_can_write_the_janitors_root(run_program: Program) -> None:
 def test_the_docker_cli_beside_the_daemon_runs_nothing_that_a_build_left(
     run_program: Program,
 ) -> None:
-    envs = run_program()["builder-daemon"].inputs["envs"]
-    assert "DOCKER_CONFIG=/etc/docker-build-machine/client" in envs
+    daemon = run_program()["builder-daemon"].inputs
+    assert "DOCKER_CONFIG=/etc/docker-build-machine/client" in daemon["envs"]
+    assert not any(env.startswith("BUILDX_CONFIG=") for env in daemon["envs"])
+    buildx = "/etc/docker-build-machine/client/buildx"
+    assert daemon["tmpfs"][f"{buildx}/instances"] == "mode=0755"
+    assert daemon["tmpfs"][f"{buildx}/defaults"] == "mode=0755"
 
 
 def test_private_networks_are_open_unless_blocked(run_program: Program) -> None:

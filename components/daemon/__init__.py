@@ -138,7 +138,13 @@ class Daemon:
             identity,
             "daemon",
             image=image,
-            health=[*isolation.as_user, "docker", "version", "--format", "{{.Server.Version}}"],
+            health=[
+                *isolation.egress.as_user,
+                "docker",
+                "version",
+                "--format",
+                "{{.Server.Version}}",
+            ],
             stop_seconds=_STOP_SECONDS,
             labels={_ISOLATION_LABEL: isolation.label},
             opts=pulumi.ResourceOptions.merge(
@@ -158,7 +164,7 @@ class Daemon:
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
                 # Pid files and the like go with every start; the volume holds the socket alone.
                 "XDG_RUNTIME_DIR=/run/xdg",
-                *isolation.envs,
+                *isolation.egress.envs,
             ],
             tmpfs={
                 "/run/xdg": _OF_USER,
@@ -179,7 +185,7 @@ class Daemon:
                 upload(_CONFIG_FILE, config),
                 upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
                 upload("/usr/local/sbin/runc", _runc(settings), "0755"),
-                *isolation.uploads,
+                *isolation.egress.uploads,
             ],
             memory=memory,
             memory_swap=memory,

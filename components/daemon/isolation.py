@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
-from components.container import upload
+from components.daemon.egress import Egress
 from components.host import DockerHost
 from components.identity import Identity
 from components.settings import Settings
@@ -24,9 +24,6 @@ _SYSCALLS = Path(__file__).parent / "syscalls"
 _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
 # The rootless network's; every other device of the host stays outside.
 _DEVICES = ("/dev/net/tun",)
-# With them root closes private networks before the daemon starts, and then gives them up.
-_EGRESS_CAPABILITIES = ("CAP_NET_ADMIN", "CAP_SETPCAP")
-_EGRESS = "/usr/local/lib/daemon/egress"
 _OPTIONS = (
     # Docker's own profile forbids mounts, the daemon's own among them.
     "apparmor=unconfined",
@@ -85,17 +82,14 @@ def seccomp_profile() -> str:
 class Isolation:
     """What the daemon's container is given, and what stands for it where it is compared."""
 
-    inputs: dict[str, Any]
-    """Inputs of the container."""
-    volumes: list[docker.ContainerVolumeArgs]
     label: str
     """Differs whenever the rest does: the provider never reads `systempaths` back, so that the
     security options themselves are not compared."""
-    uploads: list[docker.ContainerUploadArgs]
-    envs: list[str]
-    as_user: list[str]
-    """What a command of the health check begins with, to run as the daemon's user."""
-    checked: list[pulumi.Resource]
+    inputs: dict[str, Any]
+    """Inputs of the container."""
+    egress: Egress
+    volumes: list[docker.ContainerVolumeArgs] = field(default_factory=list)
+    checked: list[pulumi.Resource] = field(default_factory=list)
     """What has seen that a container like this can run a rootless daemon there."""
 
     @classmethod
@@ -110,7 +104,7 @@ class Isolation:
     ) -> Isolation:
         """Declare what the mode needs on the host, and the check of it."""
         if settings.isolation == "privileged":
-            return cls({"privileged": True}, [], "privileged", [], [], [], [])
+            return cls("privileged", {"privileged": True}, Egress())
         profile = seccomp_profile()
         sysfs = volume(identity, "sysfs", driver_opts=_SYSFS, opts=opts)
         options = [
@@ -132,38 +126,23 @@ class Isolation:
             data=profile,
             opts=opts,
         )
-        capabilities = list(_CAPABILITIES)
-        inputs: dict[str, Any] = {}
-        uploads: list[docker.ContainerUploadArgs] = []
-        envs: list[str] = []
-        as_user: list[str] = []
-        if settings.private_networks == "block":
-            script = (Path(__file__).parent / "egress.sh").read_text()
-            capabilities += _EGRESS_CAPABILITIES
-            uploads = [upload(_EGRESS, script)]
-            envs = [f"EGRESS_OPEN={' '.join(settings.private_networks_except)}"]
-            as_user = ["sh", _EGRESS, "as-user"]
-            inputs = {
-                "user": "0:0",
-                "entrypoints": ["sh", _EGRESS, "start", "dockerd-entrypoint.sh"],
-            }
-            options = [*options, script, *settings.private_networks_except]
-        digest = hashlib.sha256(shlex.join([profile, *options]).encode()).hexdigest()
+        egress = Egress.of(settings)
+        words = shlex.join([profile, *options, *egress.words])
         return cls(
+            f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}",
             {
-                **inputs,
-                "capabilities": docker.ContainerCapabilitiesArgs(adds=capabilities, drops=["ALL"]),
+                **egress.inputs,
+                "capabilities": docker.ContainerCapabilitiesArgs(
+                    adds=[*_CAPABILITIES, *egress.capabilities], drops=["ALL"]
+                ),
                 "devices": [docker.ContainerDeviceArgs(host_path=path) for path in _DEVICES],
                 "security_opts": [f"seccomp={profile}", *_OPTIONS],
             },
+            egress,
             [
                 docker.ContainerVolumeArgs(
                     volume_name=sysfs.name, container_path=_SYSFS_DIRECTORY, read_only=False
                 )
             ],
-            f"unprivileged {digest[:12]}",
-            uploads,
-            envs,
-            as_user,
             [checked],
         )

@@ -296,10 +296,7 @@ def test_a_false_runc_is_gone_with_a_restart(builders: dict[str, Builder], mode:
     """Root of the daemon's namespaces can put anything over its programs, as long as it runs."""
     builder = builders[mode]
     false = """
-        cat >/host/tmp/false-runc <<'RUNC'
-#!/bin/sh
-exit 1
-RUNC
+        printf '#!/bin/sh\\nexit 1\\n' >/host/tmp/false-runc
         chmod 0755 /host/tmp/false-runc
         nsenter -t $(pidof dockerd) -m mount --bind /tmp/false-runc /usr/local/sbin/runc
     """

@@ -1,13 +1,22 @@
-"""Settings -> builder -> exports."""
+"""Settings -> builders, one a host -> exports."""
 
 import pulumi
 
 from components import DockerBuilder, load_settings
+from components.fleet import builder_entries, fleet_exports
 
-builder = DockerBuilder("builder", load_settings().arguments)
+settings = load_settings()
+builders = {name: DockerBuilder(name, one.arguments) for name, one in settings.builders.items()}
+entries = builder_entries(settings, builders)
 
-pulumi.export("sshDestination", builder.ssh_destination)
-pulumi.export("dockerHost", builder.docker_host)
-pulumi.export("sshAlias", builder.ssh_alias)
-pulumi.export("sshConfig", builder.ssh_config)
-pulumi.export("knownHosts", builder.known_hosts)
+pulumi.export("builders", entries)
+if settings.hosts:
+    for name, value in fleet_exports(entries).items():
+        pulumi.export(name, value)
+else:
+    builder = builders["builder"]
+    pulumi.export("sshDestination", builder.ssh_destination)
+    pulumi.export("dockerHost", builder.docker_host)
+    pulumi.export("sshAlias", builder.ssh_alias)
+    pulumi.export("sshConfig", builder.ssh_config)
+    pulumi.export("knownHosts", builder.known_hosts)

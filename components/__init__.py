@@ -1,6 +1,6 @@
 """The builder: a rootless Docker daemon behind an SSH gateway, as one Pulumi component."""
 
 from components.builder import BuilderArgs, DockerBuilder
-from components.settings import Settings, load_settings
+from components.settings import Settings, StackSettings, load_settings
 
-__all__ = ["BuilderArgs", "DockerBuilder", "Settings", "load_settings"]
+__all__ = ["BuilderArgs", "DockerBuilder", "Settings", "StackSettings", "load_settings"]

@@ -32,7 +32,9 @@ else:
 
 _READY_SECONDS = 120
 # Where states of version 0.1 have the provider.
-_PROVIDER_BESIDE_THE_BUILDER = pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)
+_PROVIDER_ALIASES: dict[str, list[pulumi.Input[str | pulumi.Alias]]] = {
+    "builder": [pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)]
+}
 
 
 class DockerBuilder(pulumi.ComponentResource):
@@ -69,7 +71,7 @@ class DockerBuilder(pulumi.ComponentResource):
         host = DockerHost.from_settings(settings)
         provider = host.provider(
             f"{name}-host",
-            pulumi.ResourceOptions(parent=self, aliases=[_PROVIDER_BESIDE_THE_BUILDER]),
+            pulumi.ResourceOptions(parent=self, aliases=_PROVIDER_ALIASES.get(name)),
         )
 
         def after(*resources: pulumi.Resource) -> pulumi.ResourceOptions:
@@ -86,7 +88,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 identity.prefix,
                 settings.ssh_address,
                 str(settings.ssh_port),
-                "",
+                ",".join(settings.platforms),
                 str(settings.prepare).lower(),
             ],
             opts=child,
@@ -233,6 +235,18 @@ class DockerBuilder(pulumi.ComponentResource):
             lambda keys: ssh_config(identity.prefix, server, port, keys)
         )
         self.known_hosts = public_keys.apply(lambda keys: known_hosts_lines(server, port, keys))
+        # Known before the builder is ready, and while its host is down: no class annotation, so
+        # no output of the component.
+        self.entry = public_keys.apply(
+            lambda keys: {
+                "platforms": list(settings.platforms),
+                "sshDestination": f"{USER}@{server}",
+                "dockerHost": f"ssh://{USER}@{server}:{port}",
+                "sshAlias": identity.prefix,
+                "sshConfig": ssh_config(identity.prefix, server, port, keys),
+                "knownHosts": known_hosts_lines(server, port, keys),
+            }
+        )
         self.register_outputs(
             {
                 "sshDestination": self.ssh_destination,

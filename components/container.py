@@ -17,6 +17,19 @@ def upload(
     return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
 
 
+def though_failed(output: pulumi.Output[str]) -> pulumi.Output[str]:
+    """The output, with some value in an update in which its resource has failed.
+
+    A required input without a value would fail the provider's check, and that ends the update of
+    all other hosts too; with one the engine passes over what depends on the failed resource.
+    """
+    if pulumi.runtime.is_dry_run():
+        return output
+    return output.apply(
+        lambda value: value if isinstance(value, str) else "failed", run_with_unknowns=True
+    )
+
+
 def confined(*capabilities: str) -> dict[str, Any]:
     """Inputs of a container whose processes have these capabilities, and never gain others."""
     return {
@@ -39,7 +52,7 @@ def _container(
     return docker.Container(
         f"{identity.name}-{role}",
         name=identity.physical(role),
-        image=image.image_id,
+        image=though_failed(image.image_id),
         log_driver="json-file",
         log_opts=LOG_ROTATION,
         labels=[

@@ -37,6 +37,8 @@ _REGISTRY = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$")
 _FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
 _WORD = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@:/+-]{0,127}$")
 _WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a letter or digit"
+_HOST_ENTRY_NAME = re.compile(r"^[a-z][a-z0-9-]{0,29}$")
+_PLATFORM = re.compile(r"^linux/[a-z0-9]+(/v[0-9]+)?$")
 _KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
 
 
@@ -145,6 +147,12 @@ def _check_registry(registry: str) -> str:
     if not _REGISTRY.match(registry):
         raise ValueError("must be host or host:port, without scheme and path")
     return registry
+
+
+def _check_platform(platform: str) -> str:
+    if not _PLATFORM.match(platform):
+        raise ValueError("must be a platform as Docker writes it: linux/amd64, linux/arm64")
+    return platform
 
 
 def _check_size(minimum: str) -> AfterValidator:
@@ -332,6 +340,7 @@ class Settings(_Model):
 
     host: Annotated[str, AfterValidator(_check_host_url)] = "unix:///var/run/docker.sock"
     host_key: Annotated[str, AfterValidator(_as_public_key_text)] = ""
+    platforms: tuple[Annotated[str, AfterValidator(_check_platform)], ...] = ()
     prepare: bool = False
     ssh_host: Annotated[str, AfterValidator(_check_host_name)] = ""
     ssh_address: Annotated[str, AfterValidator(_check_address)] = "0.0.0.0"
@@ -444,7 +453,7 @@ class Settings(_Model):
         return self.ssh_host or urlsplit(self.host).hostname or "127.0.0.1"
 
     @classmethod
-    def parse(cls, raw: Mapping[str, str]) -> Settings:
+    def parse(cls, raw: Mapping[str, str]) -> Self:
         """Check the raw configuration: names without project, values as the engine gives them.
 
         Raises ValueError whose text names every wrong setting, its value, what is allowed and
@@ -463,7 +472,7 @@ class Settings(_Model):
         return cls._checked(values, problems)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> Settings:
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
         """Check values that have their types already: names in camelCase or in snake_case.
 
         Raises ValueError as `parse` does.
@@ -471,7 +480,7 @@ class Settings(_Model):
         return cls._checked(arguments, [])
 
     @classmethod
-    def _checked(cls, values: Mapping[str, Any], problems: list[str]) -> Settings:
+    def _checked(cls, values: Mapping[str, Any], problems: list[str]) -> Self:
         try:
             settings = cls.model_validate(values)
         except pydantic.ValidationError as invalid:
@@ -489,6 +498,98 @@ class Settings(_Model):
     def arguments(self) -> dict[str, Any]:
         """Every setting in its plain form, by the names in Pulumi.yaml; `of` reads it back."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class FleetHost(_Model):
+    """One entry of `hosts`: a machine that gets a builder of its own."""
+
+    name: str
+    """What its builder is told apart by: `builder-<name>`."""
+    host: Annotated[str, AfterValidator(_check_host_url)]
+    host_key: Annotated[str, AfterValidator(_as_public_key_text)] = ""
+    ssh_host: Annotated[str, AfterValidator(_check_host_name)] = ""
+    ssh_address: Annotated[str, AfterValidator(_check_address)] | None = None
+    """The stack's when left out, as is the port."""
+    ssh_port: Annotated[int | None, Field(ge=1, le=65535)] = None
+    platforms: tuple[Annotated[str, AfterValidator(_check_platform)], ...] = ()
+    labels: dict[str, str] = {}
+    """What projects choose hosts by (client/assign.py)."""
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
+    """Its share of the projects, against the other hosts' weights."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _HOST_ENTRY_NAME.match(name):
+            raise ValueError(
+                "must be 1 to 30 small letters, digits and dashes, and start with a letter"
+            )
+        return name
+
+    @pydantic.field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for word in (*labels, *labels.values()):
+            if not _WORD.match(word):
+                raise ValueError(f"{word!r} must be {_WORD_RULE}")
+        return labels
+
+    @model_validator(mode="after")
+    def _check_known(self) -> Self:
+        if self.host.startswith("ssh://") and not self.host_key:
+            raise ValueError(f"{self.name} has host = {self.host} and no hostKey")
+        return self
+
+
+class StackSettings(Settings):
+    """The settings of a stack: those of its builder, or of the builders of its `hosts`."""
+
+    hosts: tuple[FleetHost, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Self:
+        if not self.hosts:
+            return self
+        alone = ("host", "host_key", "ssh_host", "platforms")
+        given = [
+            name for name in alone if getattr(self, name) != Settings.model_fields[name].default
+        ]
+        if given:
+            raise ValueError(
+                f"{', '.join(map(to_camel, given))} and hosts exclude each other: give each entry "
+                "of hosts its own"
+            )
+        names = [entry.name for entry in self.hosts]
+        places = [
+            (urlsplit(entry.host).hostname, entry.ssh_port or self.ssh_port) for entry in self.hosts
+        ]
+        for what, values in (("name", names), ("sshPort on one host", places)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"hosts has the same {what} twice; they must differ")
+        return self
+
+    @property
+    def builders(self) -> dict[str, Settings]:
+        """The settings of each builder, by the component's name."""
+        shared = {
+            name: getattr(self, name) for name in Settings.model_fields if name != "platforms"
+        }
+        if not self.hosts:
+            return {"builder": Settings.model_construct(**shared, platforms=self.platforms)}
+        return {
+            f"builder-{entry.name}": Settings.model_construct(
+                **shared
+                | {
+                    "host": entry.host,
+                    "host_key": entry.host_key,
+                    "ssh_host": entry.ssh_host,
+                    "ssh_address": entry.ssh_address or self.ssh_address,
+                    "ssh_port": entry.ssh_port or self.ssh_port,
+                    "platforms": entry.platforms,
+                }
+            )
+            for entry in self.hosts
+        }
 
 
 def _shown(value: object) -> str:
@@ -510,13 +611,17 @@ def _explain(error: Any) -> str:
     name, value = _setting_name(error["loc"]), error.get("input")
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        models: dict[str, type[_Model]] = {"keys": AuthorizedKey, "revoked": Revocation}
-        model = models.get(error["loc"][0], Settings)
+        models: dict[str, type[_Model]] = {
+            "keys": AuthorizedKey,
+            "revoked": Revocation,
+            "hosts": FleetHost,
+        }
+        model = models.get(error["loc"][0], StackSettings)
         known = [field.alias or to_camel(key) for key, field in model.model_fields.items()]
         last = str(error["loc"][-1])
         close = difflib.get_close_matches(last, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
-        remove = f"; or remove it: pulumi config rm {name}" if model is Settings else ""
+        remove = f"; or remove it: pulumi config rm {name}" if model is StackSettings else ""
         return f"{name} is not a setting; {hint}{remove}"
     if kind == "missing":
         return f"{name} is not set; give it a value"
@@ -536,7 +641,7 @@ def _explain(error: Any) -> str:
     return f"{name} = {_shown(value)} {reason}"
 
 
-def load_settings() -> Settings:
+def load_settings() -> StackSettings:
     """The settings of the running stack.
 
     Raises pulumi.RunError with every problem of the configuration in one message.
@@ -548,6 +653,6 @@ def load_settings() -> Settings:
         if name.startswith(project)
     }
     try:
-        return Settings.parse(raw)
+        return StackSettings.parse(raw)
     except ValueError as error:
         raise pulumi.RunError(str(error)) from None

@@ -10,7 +10,7 @@ import pulumi
 import pulumi_command as command
 import pulumi_docker as docker
 
-from components.container import LOG_ROTATION, service, upload
+from components.container import LOG_ROTATION, service, though_failed, upload
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.isolation import Isolation
 from components.host import DockerHost
@@ -174,7 +174,9 @@ class Daemon:
                 },
             },
             networks_advanced=[
-                docker.ContainerNetworksAdvancedArgs(name=network.name, aliases=[NETWORK_ALIAS])
+                docker.ContainerNetworksAdvancedArgs(
+                    name=though_failed(network.name), aliases=[NETWORK_ALIAS]
+                )
             ],
             volumes=[
                 docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),

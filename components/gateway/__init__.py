@@ -9,7 +9,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.container import confined, service, upload
+from components.container import confined, service, though_failed, upload
 from components.daemon import SOCKET_NAME
 from components.daemon.tls import CLIENT_DIRECTORY, Tls
 from components.gateway.host_key import HostKey
@@ -100,7 +100,9 @@ class Gateway:
             stop_seconds=_STOP_SECONDS,
             opts=opts,
             envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000"],
-            networks_advanced=[docker.ContainerNetworksAdvancedArgs(name=network.name)],
+            networks_advanced=[
+                docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))
+            ],
             ports=[
                 docker.ContainerPortArgs(
                     internal=_SSHD_PORT, external=settings.ssh_port, ip=settings.ssh_address

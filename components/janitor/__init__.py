@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.container import confined, service
+from components.container import confined, service, though_failed
 from components.daemon.cache_policy import CachePolicy
 from components.identity import Identity
 from components.settings import Settings, parse_age
@@ -57,7 +57,11 @@ def declare_janitor(
         ).apply(lambda envs: [*envs, *docker_client]),
         tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},
         **(
-            {"networks_advanced": [docker.ContainerNetworksAdvancedArgs(name=network.name)]}
+            {
+                "networks_advanced": [
+                    docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))
+                ]
+            }
             if network
             else {"network_mode": "none"}
         ),

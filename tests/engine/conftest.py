@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -115,7 +115,7 @@ class Builder:
     """The command that its clients' ssh is started with, when they are in another network."""
 
     @classmethod
-    def create(cls, folder: Path, **settings: Any) -> Builder:
+    def create(cls, folder: Path, **settings: Any) -> Self:
         """A new stack with a backend and a client key of its own; nothing is deployed yet."""
         (folder / "backend").mkdir(parents=True)
         builder = cls(folder, f"test{secrets.token_hex(3)}", {})

@@ -1,4 +1,4 @@
-"""Figures of the long trials (`make trials`), kept in docs/trials.md."""
+"""Figures of the long trials (`make trials`), kept in docs/trials.md and docs/scale.md."""
 
 from __future__ import annotations
 
@@ -9,31 +9,43 @@ import subprocess
 from pathlib import Path
 
 LONG = os.environ.get("TRIALS") == "long"
-_PAGE = Path(__file__).parents[2] / "docs" / "trials.md"
-_rows: list[str] = []
+_DOCS = Path(__file__).parents[2] / "docs"
+_rows: dict[str, list[str]] = {}
+_ENDS = {
+    "trials": (
+        "Docker doubles its wait before each restart of a container that ran for less than ten "
+        "seconds, up to a minute; the trials that kill a container ten times in a row show that "
+        "wait (a single kill: 2 s)."
+    ),
+    "scale": (
+        "All builders of a row are on one host, the most that one sshd can be asked; of a fleet "
+        "each host sees what the first row says. MiB is all processes of Pulumi together, shared "
+        "pages counted for each. connections is what the host's sshd, with its default "
+        "MaxStartups 10:30:100, saw during the run, refused how many of them it dropped."
+    ),
+}
 
 
-def record(what: str, count: int, **seen: float) -> None:
-    """Note what a trial saw; a short version leaves docs/ as it is."""
+def record(what: str, count: int, *, page: str = "trials", **seen: float) -> None:
+    """Note on a page of docs/ what a trial saw; a short version leaves docs/ as it is."""
     words = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in seen.items())
-    _rows.append(f"| {what} | {count} | {words} |")
+    _rows.setdefault(page, []).append(f"| {what} | {count} | {words} |")
     if LONG:
-        _PAGE.parent.mkdir(exist_ok=True)
-        _PAGE.write_text(_page())
+        (_DOCS / f"{page}.md").write_text(_page(page))
 
 
 def _shown(value: float) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _page() -> str:
+def _page(page: str) -> str:
     engine = subprocess.run(
         ["docker", "version", "--format", "{{.Server.Version}}"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     return "\n".join(
         [
-            "# Trials",
+            f"# {page.title()}",
             "",
             f"Written by `make trials` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: "
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Docker {engine}, "
@@ -41,11 +53,9 @@ def _page() -> str:
             "",
             "| what | times | seen |",
             "| --- | --- | --- |",
-            *_rows,
+            *_rows[page],
             "",
-            "Docker doubles its wait before each restart of a container that ran for less than ten "
-            "seconds, up to a minute; the trials that kill a container ten times in a row show "
-            "that wait (a single kill: 2 s).",
+            _ENDS[page],
             "",
         ]
     )

@@ -64,9 +64,10 @@ class _Mocks(pulumi.runtime.Mocks):
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.name}"
         if args.typ == "command:local:Command":
-            printed = {"builder-host-key": f"{KEY}\n{PRIVATE_KEY}", "builder-disk": f"{DISK}\n"}
-            role = args.name.rstrip("-0123456789")
-            outputs["stdout"] = printed.get(role, "daemon 29.7.2")
+            printed = {"-host-key": f"{KEY}\n{PRIVATE_KEY}", "-disk": f"{DISK}\n"}
+            name = args.name.rstrip("-0123456789")
+            said = [text for role, text in printed.items() if name.endswith(role)]
+            outputs["stdout"] = said[0] if said else "daemon 29.7.2"
         return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], list[Any]]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic.alias_generators import to_camel
 
-from components.settings import Settings, parse_size
+from components.settings import StackSettings, parse_size
 from tests.unit.conftest import CONFIG, KEY, OTHER_KEY, PRIVATE_KEY, ROOT, Run
 
 
@@ -23,7 +23,7 @@ def problems(**settings: Any) -> str:
         if value is not None
     }
     with pytest.raises(ValueError, match="nothing was created") as raised:
-        Settings.parse(raw)
+        StackSettings.parse(raw)
     return str(raised.value)
 
 
@@ -167,33 +167,33 @@ def test_sizes_as_people_write_them(text: str, size: float) -> None:
 
 def test_the_schema_in_pulumi_yaml_and_the_settings_agree() -> None:
     schema = yaml.safe_load(Path(ROOT, "Pulumi.yaml").read_text())["config"]
-    assert set(schema) == {to_camel(name) for name in Settings.model_fields}
+    assert set(schema) == {to_camel(name) for name in StackSettings.model_fields}
     for name, declared in schema.items():
         assert declared["description"], name
     defaults = {
         name: d if isinstance(d := declared["default"], str) else json.dumps(d)
         for name, declared in schema.items()
     }
-    settings = Settings.parse({**defaults, "keys": json.dumps(CONFIG["keys"])})
-    for name, field in Settings.model_fields.items():
+    settings = StackSettings.parse({**defaults, "keys": json.dumps(CONFIG["keys"])})
+    for name, field in StackSettings.model_fields.items():
         if not field.is_required() and name != "keys":
             assert getattr(settings, name) == field.default, name
 
 
 def test_arguments_are_plain_and_read_back_the_same() -> None:
     keys = [{"name": "ada", "publicKey": KEY, "from": ["10.0.0.0/8"], "until": "2030-01-01"}]
-    settings = Settings.of({"keys": keys, "ssh_port": 2200, "cpus": "1.5"})
+    settings = StackSettings.of({"keys": keys, "ssh_port": 2200, "cpus": "1.5"})
     assert settings.arguments["keys"] == [{**keys[0], "principals": [], "role": "admin"}]
     assert json.loads(json.dumps(settings.arguments)) == settings.arguments
-    assert Settings.of(settings.arguments) == settings
+    assert StackSettings.of(settings.arguments) == settings
 
 
 def test_arguments_by_a_name_that_is_no_setting_are_refused() -> None:
     with pytest.raises(ValueError, match="sshport is not a setting; did you mean sshPort"):
-        Settings.of({"keys": CONFIG["keys"], "sshport": 22})
+        StackSettings.of({"keys": CONFIG["keys"], "sshport": 22})
 
 
 def test_fingerprints_are_those_of_ssh_keygen() -> None:
-    settings = Settings.parse({**CONFIG, "keys": json.dumps(CONFIG["keys"])})
+    settings = StackSettings.parse({**CONFIG, "keys": json.dumps(CONFIG["keys"])})
     assert settings.keys[0].public_key.fingerprint.startswith("SHA256:")
     assert len(settings.keys[0].public_key.fingerprint) == len("SHA256:") + 43

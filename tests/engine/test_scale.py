@@ -1,0 +1,127 @@
+"""One stack with many builders: what runs of Pulumi cost, and what the host's sshd sees."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Builder, Result, free_port, passed, run
+from tests.engine.figures import LONG, record
+from tests.engine.hosts import Host, Hosts, hosts_in
+
+# sshd's own default: from 10 connections that have not logged in yet, it refuses some.
+MAX_STARTUPS = 10
+
+
+@dataclass
+class Cost:
+    """What one run of Pulumi took."""
+
+    seconds: float
+    mib: float
+    """Most memory of all its processes together (resident, shared pages counted for each)."""
+    connections: int
+    """TCP connections that the host's sshd saw."""
+    refused: int
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
+
+
+def resident_mib(root: int) -> float:
+    """Memory of the process and all below it, now."""
+    parents: dict[int, int] = {}
+    pages: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(folder.name)] = int(fields[1])
+        pages[int(folder.name)] = int(fields[21])
+    total = 0
+    for process in parents:
+        above = process
+        while above not in (root, 0, 1):
+            above = parents.get(above, 0)
+        total += pages[process] if above == root else 0
+    return total * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measured(builder: Builder, host: Host, command: str, *options: str) -> Cost:
+    """Run Pulumi on the stack; whatever shared connection there was has ended before."""
+    run("docker", "exec", host.container, "sh", "-c", "pkill -f 'sshd.*root@notty'")
+    before, most = host.log(), 0.0
+    results: list[Result] = []
+    worker = threading.Thread(target=lambda: results.append(builder.pulumi(command, *options)))
+    start = time.monotonic()
+    worker.start()
+    while worker.is_alive():
+        most = max(most, resident_mib(os.getpid()))
+        worker.join(0.2)
+    seconds = time.monotonic() - start
+    passed(results[0])
+    new = host.log()[len(before) :]
+    return Cost(
+        seconds,
+        most - resident_mib(os.getpid()),
+        len(re.findall(r"^Connection from ", new, re.MULTILINE)),
+        len(re.findall(r"drop connection|MaxStartups", new)),
+    )
+
+
+def fleet_of(number: int, host: Host, hosts: Hosts, folder: Path) -> Builder:
+    """So many builders, all of them on one host: the most that its sshd can be asked."""
+    entries = [{"name": f"n{n}", "sshPort": free_port(), **host.settings} for n in range(number)]
+    builder = Builder.create(folder / f"of{number}", hosts=entries)
+    builder.env["SSH_AUTH_SOCK"] = hosts.agent
+    return builder
+
+
+def test_a_preview_grows_linearly_and_asks_the_host_gently(hosts: Hosts, tmp_path: Path) -> None:
+    costs = {}
+    for number in (1, 10, 100) if LONG else (1, 10):
+        host = hosts.new("--device", "/dev/net/tun")
+        cost = measured(fleet_of(number, host, hosts, tmp_path), host, "preview")
+        record(f"preview of {number} builders on one host", 1, page="scale", seconds=cost.seconds,
+               MiB=cost.mib, connections=cost.connections, refused=cost.refused)  # fmt: skip
+        assert cost.refused == 0
+        assert cost.connections <= MAX_STARTUPS
+        costs[number] = cost
+    few, many = list(costs)[-2:]
+    # Linear at most: what any run costs on top makes it less.
+    assert costs[many].seconds < costs[few].seconds * (many / few)
+    assert costs[many].mib < costs[few].mib * (many / few)
+
+
+@pytest.mark.skipif(not LONG, reason="ten builders take minutes; make trials runs it")
+@pytest.mark.parametrize(("number", "parallel"), [(1, 0), (10, 0), (10, 64)])
+def test_an_update_asks_the_host_gently(
+    hosts: Hosts, tmp_path: Path, number: int, parallel: int
+) -> None:
+    """With --parallel 64 as on a machine with 16 cores."""
+    host = hosts.new("--device", "/dev/net/tun")
+    builder = fleet_of(number, host, hosts, tmp_path)
+    options = (f"--parallel={parallel}",) if parallel else ()
+    try:
+        for what in ("first", "second"):
+            cost = measured(builder, host, "up", *options)
+            record(
+                f"{what} up of {number} builders on one host, {parallel or 'default'} at once",
+                1, page="scale", seconds=cost.seconds, MiB=cost.mib,
+                connections=cost.connections, refused=cost.refused,
+            )  # fmt: skip
+            assert cost.refused == 0
+    finally:
+        builder.env["PULUMI_PARALLEL"] = "8"
+        builder.destroy()

@@ -371,7 +371,6 @@ def test_only_a_build_that_one_knows_is_found_in_the_history(data: bytes) -> Non
     [
         CONTROL + "Prune",
         CONTROL + "UpdateBuildHistory",
-        CONTROL + "Session",
         CONTROL + "Anything",
         CONTROL[1:] + "Status",
         CONTROL.lower() + "Status",
@@ -522,16 +521,17 @@ class GrpcClient:
         return Frame(HEADERS, flags, stream, block).encode()
 
 
-def grpc(folder: Path, *sent: bytes) -> tuple[list[Frame], list[Frame]]:
-    """What the client heard and what reached the daemon, as frames, after the upgrade."""
+def grpc(folder: Path, *sent: bytes, upgrade: bool = True) -> tuple[list[Frame], list[Frame]]:
+    """What the client heard and what reached the daemon, as frames, after the upgrade if any."""
 
     async def client(mine: socket.socket) -> bytes:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(mine, UPGRADE)
-        heard = b""
-        while not heard.endswith(b"\r\n\r\n"):
-            heard += await loop.sock_recv(mine, 65536)
-        assert heard == SWITCHED
+        if upgrade:
+            await loop.sock_sendall(mine, UPGRADE)
+            heard = b""
+            while not heard.endswith(b"\r\n\r\n"):
+                heard += await loop.sock_recv(mine, 65536)
+            assert heard == SWITCHED
         await loop.sock_sendall(mine, PREFACE + b"".join(sent))
         mine.shutdown(socket.SHUT_WR)
         return await all_of(mine)
@@ -560,7 +560,8 @@ def data(stream: int, content: bytes, flags: int = 1) -> bytes:
     return Frame(DATA, flags, stream, content).encode()
 
 
-def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("upgrade", [True, False], ids=["upgraded", "from the first byte"])
+def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade: bool) -> None:
     client = GrpcClient()
     heard, reached = grpc(
         tmp_path,
@@ -571,6 +572,7 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path) -> None
         client.call(CONTROL + "Solve"), data(7, solve(b"\x0a\x01a")[:4], 0),
         data(7, solve(b"\x0a\x01a")[4:]),
         client.call(BRIDGE + "NewContainer"),
+        upgrade=upgrade,
     )  # fmt: skip
     assert paths(reached) == {1: CONTROL + "Info", 5: CONTROL + "Solve", 7: CONTROL + "Solve"}
     assert [(f.stream, f.payload) for f in reached if f.type == DATA] == [

@@ -114,7 +114,8 @@ _BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
 _CONTENT = "/containerd.services.content.v1.Content/"
 _CALLS = frozenset(
     [
-        *(_CONTROL + m for m in ("DiskUsage", "Info", "ListWorkers", "Status")),
+        # Session is what POST /session is: a stream on which the daemon asks.
+        *(_CONTROL + m for m in ("DiskUsage", "Info", "ListWorkers", "Session", "Status")),
         # What a frontend on the client asks; NewContainer and ExecProcess run commands outside of
         # any Dockerfile and are not among them.
         *(_BRIDGE + m for m in (

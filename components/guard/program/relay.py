@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .http1 import MAX_HEAD, Malformed, Request, Response, parse_head, parse_response
-from .http2 import Broken, Calls
+from .http2 import PREFACE, Broken, Calls
 from .policy import Kind, Refused, check
 from .stream import READ, Ended, Stream
 
@@ -28,6 +28,10 @@ async def serve(connected: socket.socket, daemon_socket: str, log: Log) -> None:
     """Serve one client; the daemon listens on `daemon_socket`."""
     client, daemon = Stream(connected), None
     try:
+        if await _begins_with_http2(client):
+            daemon = await _dial(client, daemon_socket)
+            await _stream(Kind.GRPC, client, daemon, log)
+            return
         while request := await _next_request(client):
             try:
                 kind = check(request.method, request.path, request.query)
@@ -52,6 +56,17 @@ async def serve(connected: socket.socket, daemon_socket: str, log: Log) -> None:
         client.close()
         if daemon:
             daemon.close()
+
+
+async def _begins_with_http2(client: Stream) -> bool:
+    """Whether the client speaks gRPC from its first byte, as Docker from API 1.53 on lets it."""
+    await client.fill()
+    async with asyncio.timeout(HEAD_SECONDS):
+        while PREFACE.startswith(client.buffer[:3]) and len(client.buffer) < 3:
+            if client.ended:
+                return False
+            await client.fill()
+    return client.buffer.startswith(PREFACE[:3])
 
 
 async def _next_request(client: Stream) -> Request | None:

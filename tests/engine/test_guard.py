@@ -74,7 +74,7 @@ def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
         "docker", *words,
         env={
             "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
-            "DOCKER_HOST": f"ssh://{builder.output('sshAlias')}",
+            "DOCKER_HOST": f"ssh://{builder.stack}-builder",
             "DOCKER_BUILDKIT": "1",
             **({"DOCKER_CONFIG": str(config)} if config else {}),
             **options.pop("env", {}),
@@ -258,7 +258,7 @@ def test_nothing_of_the_client_changes_its_role(
                    str(folder / "forced.pub")))  # fmt: skip
     words = [command] if command else []
     answer = builder.ssh(
-        *options, builder.output("sshAlias"), *words, key=key, input=RUN_PRIVILEGED,
+        *options, f"{builder.stack}-builder", *words, key=key, input=RUN_PRIVILEGED,
         env={"BUILDER_SOCKET": "docker.sock"},
     )  # fmt: skip
     assert answer.stdout == "" or (answer.stdout.startswith("HTTP/1.1 403 ")
@@ -278,7 +278,7 @@ def test_who_and_log_name_the_role(builder: Builder) -> None:
     assert "name=ci-ca role=build certificate=job-1" in who
     assert "name=ada key=" in who
     assert any(" login name=ci role=build key=" in line for line in builder.audit())
-    builder.ssh(builder.output("sshAlias"), key="ci", input=RUN_PRIVILEGED)
+    builder.ssh(f"{builder.stack}-builder", key="ci", input=RUN_PRIVILEGED)
     refused = passed(run("docker", "logs", builder.container("guard")))
     assert "refused POST /containers/create" in refused
 
@@ -311,7 +311,7 @@ SMUGGLED = "POST /containers/victim/start HTTP/1.1\r\nHost: a\r\nContent-Length:
 )
 def test_no_request_is_smuggled_to_the_daemon(builder: Builder, first: str) -> None:
     builder.docker("create", "--name", "victim", BASE_IMAGE, "true")
-    said = builder.ssh(builder.output("sshAlias"), key="ci", input=first + SMUGGLED,
+    said = builder.ssh(f"{builder.stack}-builder", key="ci", input=first + SMUGGLED,
                        errors="replace").stdout  # fmt: skip
     assert "HTTP/1.1 204" not in said
     state = passed(builder.docker("inspect", "--format", "{{.State.Status}}", "victim"))
@@ -322,7 +322,7 @@ def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
     """Go reads a form's fields before those of the query."""
     form = "remote=http%3A%2F%2F127.0.0.1%2F&networkmode=host"
     said = builder.ssh(
-        builder.output("sshAlias"), key="ci",
+        f"{builder.stack}-builder", key="ci",
         input="POST /build HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded"
         f"\r\nContent-Length: {len(form)}\r\n\r\n{form}",
     )  # fmt: skip

@@ -66,11 +66,12 @@ def render(kind: str, stack: Stack, image: str) -> dict[str, str]:
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
-    def block(match: re.Match[str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[3]:
+            return values[match[3]]
         return "\n".join(f"{match[1]}{line}" for line in values[match[2]].splitlines())
 
-    text = re.sub(r"^([ \t]*)@(\w+)@$", block, template, flags=re.MULTILINE)
-    return re.sub(r"@([a-z_]+)@", lambda match: values[match[1]], text)
+    return re.sub(r"^([ \t]*)@([a-z_]+)@$|@([a-z_]+)@", value, template, flags=re.MULTILINE)
 
 
 def _image(text: str) -> str:

@@ -1,6 +1,6 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up team preview kit ci status backup restore down purge images sbom audit test trials
+.PHONY: help up team preview drift kit ci status backup restore down purge images sbom audit test trials
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -13,6 +13,9 @@ team: ## a builder of its own for one more team: make team NAME=web; again: noth
 
 preview: ## what pulumi up would do, for people; to a stack of your own: make preview STACK=team-a
 	@machine/preview
+
+drift: ## what on the host differs from the stack; FIX=yes make drift mends it
+	@machine/drift
 
 kit: ## write what a key's owner needs to build on the builder: make kit KEY=ada
 	@machine/client kit --key "$(KEY)"

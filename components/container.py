@@ -59,7 +59,8 @@ def _container(
             docker.ContainerLabelArgs(label=label, value=value)
             for label, value in {**identity.labels, **(labels or {})}.items()
         ],
-        opts=opts,
+        # Docker has no two of one name. The provider knows, `pulumi up --replace` does not.
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(delete_before_replace=True)),
         **inputs,
     )
 

@@ -1,18 +1,30 @@
-"""`python -m review VERB`: what a change does, as Markdown on standard output."""
+"""`python -m review VERB`: what a change does, and what on the host differs from the stack."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import subprocess
 import sys
 
 from policy.rules import violations
-from review.page import page
-from review.preview import affected_stacks, all_stacks, plan_of
+from review.drift import Drift, drift_of, mending
+from review.host import HostError, HostReader
+from review.page import code, page
+from review.plan import Plan
+from review.preview import ROOT, affected_stacks, all_stacks, plan_of
+from review.state import StateError, builders_of
+from review.without_state import plan_without_state
+
+_FAILED = 2
 
 
 def main() -> int:
-    """Run one verb; 1 when a plan cannot be made, or a mandatory rule refuses it."""
+    """Run one verb.
+
+    0 when all is well; 1 when a plan cannot be made or is refused by a mandatory rule, or when
+    something drifted; 2 when that could not be found out.
+    """
     parser = argparse.ArgumentParser(prog="python -m review", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     stacks = argparse.ArgumentParser(add_help=False)
@@ -20,15 +32,22 @@ def main() -> int:
     stacks.add_argument("--base", help="only stacks that differ from this commit")
     preview = verbs.add_parser("preview", parents=[stacks], help="what pulumi up would do")
     preview.add_argument("--destroy", action="store_true", help="what pulumi destroy would do")
+    preview.add_argument(
+        "--without-state",
+        action="store_true",
+        help="by what the commit of --base would make: without secrets, state and host",
+    )
+    drift = verbs.add_parser("drift", parents=[stacks], help="what on the host differs")
+    drift.add_argument("--fix", action="store_true", help="mend it")
     verbs.add_parser("stacks", parents=[stacks], help="the stacks, one a line")
-    # What the program does not know is an option of pulumi: --config-file, --policy-pack.
+    # What is not known here is an option of pulumi, such as --config-file.
     options, for_pulumi = parser.parse_known_args()
 
     try:
         chosen = affected_stacks(options.base) if options.base else all_stacks()
     except subprocess.CalledProcessError:
         print(f"git does not know {options.base}; next: git fetch it", file=sys.stderr)
-        return 2
+        return _FAILED
     if options.stack:
         chosen = [s for s in options.stack if not options.base or s in chosen]
     if options.verb == "stacks":
@@ -36,13 +55,57 @@ def main() -> int:
         return 0
     if not chosen:
         print("No stack is affected.")
-    failed = False
-    for stack in chosen:
-        plan = plan_of(stack, *for_pulumi, destroy=options.destroy)
-        refused = any(broken.mandatory for broken in violations(plan.resources))
-        failed = failed or refused or bool(plan.errors)
-        print(page(stack, plan), flush=True)
-    return int(failed)
+        return 0
+    if options.verb == "drift":
+        return max(_drift(stack, for_pulumi, fix=options.fix) for stack in chosen)
+    if options.without_state:
+        if not options.base:
+            parser.error("--without-state needs --base")
+        print(f"Without the state: against what {options.base} would make.\n")
+        return max(_show(stack, plan_without_state(stack, options.base)) for stack in chosen)
+    return max(
+        _show(stack, plan_of(stack, *for_pulumi, destroy=options.destroy)) for stack in chosen
+    )
+
+
+def _show(stack: str, plan: Plan) -> int:
+    print(page(stack, plan), flush=True)
+    return int(bool(plan.errors) or any(broken.mandatory for broken in violations(plan.resources)))
+
+
+def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
+    print(f"### Stack {code(stack)}\n")
+    try:
+        by_host = [(HostReader(b.host), drift_of(b)) for b in builders_of(stack)]
+    except (StateError, HostError) as error:
+        print(f"Drift cannot be told: {error}", flush=True)
+        return _FAILED
+    found = [drift for _, of_host in by_host for drift in of_host]
+    if not found:
+        print("The host is as the stack says.\n", flush=True)
+        return 0
+    for drift in found:
+        print(f"- {code(drift.name)} {drift.what}")
+    if fix:
+        return _mend(stack, by_host, for_pulumi)
+    commands = mending(stack, found, for_pulumi)
+    if commands:
+        print("\nNext, `docker` on the host:\n\n```")
+        print("\n".join(shlex.join(command) for command in commands))
+        print("```\n", flush=True)
+    return 1
+
+
+def _mend(stack: str, by_host: list[tuple[HostReader, list[Drift]]], for_pulumi: list[str]) -> int:
+    for host, of_host in by_host:
+        for command in mending(stack, of_host, []):
+            if command[0] == "docker":
+                host.said(*command[1:])
+    found = [drift for _, of_host in by_host for drift in of_host]
+    for command in mending(stack, found, for_pulumi):
+        if command[0] == "pulumi" and subprocess.call(command, cwd=ROOT):
+            return _FAILED
+    return 0
 
 
 if __name__ == "__main__":

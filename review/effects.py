@@ -8,6 +8,7 @@ from review.plan import NETWORK, BuilderPlan, Step
 
 _REMADE = {
     "gateway": "restarts the gateway: open connections drop, about 2 s",
+    "guard": "restarts the guard: what keys with the role build have in flight is cut",
     "janitor": "restarts the janitor; builds do not notice",
 }
 
@@ -80,11 +81,8 @@ def _cache(plan: BuilderPlan) -> list[str]:
 
 
 def _host(plan: BuilderPlan) -> list[str]:
-    host = plan.steps.get("host")
-    if host is None or not host.before or not host.after:
-        return []
-    was, will_be = host.before.get("host"), host.after.get("host")
-    if was == will_be:
+    was, will_be = plan.component.before.get("host"), plan.component.after.get("host")
+    if was is None or was == will_be:
         return []
     return [
         f"speaks to another Docker host ({will_be}): nothing is moved there, the builder on {was} "
@@ -156,7 +154,8 @@ def _address(plan: BuilderPlan) -> list[str]:
 
 
 def _access(plan: BuilderPlan) -> list[str]:
-    if plan.op("keys") not in ("replace", "update"):
+    before, after = plan.component.before, plan.component.after
+    if not before or all(before.get(name) == after.get(name) for name in ("keys", "revoked")):
         return []
     return [
         "who gets in changes with the next login; open connections of a removed key are closed "

@@ -11,7 +11,7 @@ from policy.rules import IMAGE, violations
 from review.effects import effects_of
 from review.plan import BuilderPlan, Plan, Values
 
-_SHOWN_ELSEWHERE = {"keys", "daemonImage", "gatewayImage"}
+_SHOWN_ELSEWHERE = {"keys", "daemonImage", "gatewayImage", "guardImage"}
 _COUNTED = {"create": "made", "update": "changed", "replace": "replaced", "delete": "removed",
             "same": "unchanged"}  # fmt: skip
 _LONGEST = 200
@@ -33,6 +33,11 @@ def page(stack: str, plan: Plan) -> str:
             lines += [f"#### {builder.name}", ""]
         rows = [("**it means**", "<br>".join(effects_of(builder).sentences)), *_changes(builder)]
         lines += ["| | |", "| --- | --- |", *(f"| {what} | {how} |" for what, how in rows), ""]
+    lines += [
+        f"- **perhaps** {code(name)} restarts too: what it gets depends on the host's disk, "
+        "which is not asked here"
+        for name in plan.uncertain
+    ]
     for broken in violations(plan.resources):
         word = "refused" if broken.mandatory else "advice"
         lines += [f"- **{word}** ({broken.rule}): {code(broken.resource)} {broken.sentence}"]

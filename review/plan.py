@@ -14,7 +14,7 @@ NETWORK = "docker:index/network:Network"
 _SAYS_NOTHING = ("preview failed", "an unhandled error occurred: program exited")
 
 # How Pulumi writes what is known only after the update.
-_UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 Values = Mapping[str, Any]
 
@@ -91,6 +91,8 @@ class Plan:
     """How many resources have each op."""
     errors: list[str]
     """Why there is no whole plan, in Pulumi's words."""
+    uncertain: list[str] = field(default_factory=list)
+    """Containers of which this plan cannot tell whether they stay."""
 
     @classmethod
     def of(cls, preview: Values) -> Plan:
@@ -133,7 +135,7 @@ class Plan:
 
 def _known(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _known(item) for name, item in value.items() if item != _UNKNOWN}
+        return {name: _known(item) for name, item in value.items() if item != UNKNOWN}
     if isinstance(value, list):
-        return [_known(item) for item in value if item != _UNKNOWN]
+        return [_known(item) for item in value if item != UNKNOWN]
     return value

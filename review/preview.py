@@ -9,13 +9,19 @@ from pathlib import Path
 from review.plan import Plan
 
 ROOT = Path(__file__).parents[1]
+# The stack of `make up`; its state is on one machine alone.
+_OF_ONE_MACHINE = "dev"
 # A change to one of these is a change to every stack.
 _PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.txt", "components")
 
 
 def all_stacks() -> list[str]:
-    """The stacks with a file of settings beside Pulumi.yaml."""
-    return sorted(_stack_of(path.name) for path in ROOT.glob("Pulumi.*.yaml"))
+    """The stacks with a file of settings beside Pulumi.yaml, without that of `make up`."""
+    stacks = {
+        path.name.removeprefix("Pulumi.").removesuffix(".yaml")
+        for path in ROOT.glob("Pulumi.*.yaml")
+    }
+    return sorted(stacks - {_OF_ONE_MACHINE})
 
 
 def affected_stacks(base: str) -> list[str]:
@@ -32,10 +38,6 @@ def affected_stacks(base: str) -> list[str]:
     if any(path.split("/")[0] in _PROGRAM for path in changed):
         return stacks
     return [stack for stack in stacks if f"Pulumi.{stack}.yaml" in changed]
-
-
-def _stack_of(file: str) -> str:
-    return file.removeprefix("Pulumi.").removesuffix(".yaml")
 
 
 def plan_of(stack: str, *options: str, destroy: bool = False) -> Plan:

@@ -14,6 +14,7 @@ import pytest
 
 from tests.engine.conftest import NewBuilder, free_port, make_key, passed, run
 from tests.engine.hosts import Hosts, hosts_in
+from tests.engine.test_drift import drift
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def test_a_host_over_ssh(new_builder: NewBuilder, sshd: Sshd) -> None:
     builder.up()
     assert "200 OK" in builder.ping().stdout
     assert "unchanged" in builder.up("--expect-no-changes")
+    assert "The host is as the stack says." in drift(builder)[1]
 
 
 def test_an_unknown_host_key_is_one_clear_error_before_anything_is_created(

@@ -98,7 +98,8 @@ def test_what_has_a_name_on_the_host_goes_before_its_replacement_comes(
     run_program: Program,
 ) -> None:
     run = run_program()
-    for resource in (*run.of_type(":Network"), *run.of_type(":Volume")):
+    kinds = (":Network", ":Volume", ":Container")
+    for resource in (resource for kind in kinds for resource in run.of_type(kind)):
         assert resource.request.deleteBeforeReplace, resource.name
 
 

@@ -1,0 +1,282 @@
+"""What a CI calls, run on two commits of this repository in a worktree of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.engine.conftest import PROJECT, ROOT, Builder, NewBuilder, Result, passed, run
+
+WORKFLOW, GITLAB = ROOT / ".github" / "workflows" / "stacks.yml", ROOT / ".gitlab-ci.yml"
+
+
+@pytest.fixture(scope="module")
+def policy_environment() -> Path:
+    """The policy pack's own Python, as review/pipeline makes it."""
+    folder = ROOT / "policy" / ".venv"
+    if not (folder / "bin" / "python").exists():
+        venv.create(folder, with_pip=True)
+    requirements = str(ROOT / "policy" / "requirements.txt")
+    passed(run(str(folder / "bin" / "pip"), "install", "--quiet", "--requirement", requirements))
+    return folder
+
+
+@dataclass
+class Repository:
+    """A worktree with a stack in it, deployed from the commit `base`; `head` changes it."""
+
+    tree: Path
+    builder: Builder
+    base: str
+    head: str
+
+    def at(self, commit: str) -> None:
+        git(self.tree, "checkout", "--quiet", "--detach", commit)
+
+    def pipeline(self, *words: str, env: dict[str, str] | None = None, **options: Any) -> Result:
+        return run("review/pipeline", *words, cwd=self.tree, env=env or self.builder.env, **options)
+
+
+def git(tree: Path, *words: str) -> str:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    return passed(run("git", *identity, *words, cwd=tree)).strip()
+
+
+@pytest.fixture(scope="module")
+def repository(
+    new_builder: NewBuilder, policy_environment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Repository]:
+    tree, builder = tmp_path_factory.mktemp("w") / "tree", new_builder()
+    settings = tree / f"Pulumi.{builder.stack}.yaml"
+
+    def commit() -> str:
+        config = {f"{PROJECT}:{name}": value for name, value in builder.settings.items()}
+        text = yaml.safe_load(salt.read_text())
+        settings.write_text(yaml.safe_dump({**text, "config": config}))
+        git(tree, "add", "--all")
+        git(tree, "commit", "--quiet", "--message", "settings")
+        return git(tree, "rev-parse", "HEAD")
+
+    # The working copy as it is, without touching it.
+    git(
+        ROOT,
+        "worktree",
+        "add",
+        "--quiet",
+        "--detach",
+        str(tree),
+        git(ROOT, "stash", "create") or "HEAD",
+    )
+    try:
+        salt = builder.folder / "project" / f"Pulumi.{builder.stack}.yaml"
+        (tree / "policy" / ".venv").symlink_to(policy_environment)
+        base = commit()
+        builder.add_key("bob")
+        builder.settings |= {"cpus": "1.5", "leftoverAge": "2d"}
+        head = commit()
+        repository = Repository(tree, builder, base, head)
+        repository.at(base)
+        passed(repository.pipeline("up", builder.stack))
+        repository.at(head)
+        yield repository
+    finally:
+        run("git", "worktree", "remove", "--force", str(tree), cwd=ROOT)
+
+
+def table(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("| ")]
+
+
+def effects(said: str) -> set[str]:
+    (row,) = (row for row in table(said) if "**it means**" in row)
+    return set(row.removeprefix("| **it means** | ").removesuffix(" |").split("<br>"))
+
+
+def test_only_the_stack_that_differs_is_affected(repository: Repository) -> None:
+    stack = repository.builder.stack
+    assert json.loads(passed(repository.pipeline("stacks", repository.base))) == [stack]
+    assert json.loads(passed(repository.pipeline("stacks", repository.head))) == []
+
+
+def test_a_preview_tells_of_the_change_and_touches_nothing(repository: Repository) -> None:
+    before = repository.builder.state()
+    said = repository.pipeline("preview", repository.base)
+    shown = passed(said)
+    assert re.search(r"\| key \*\*added\*\* \| `bob` `SHA256:\S{43}`", shown)
+    assert '| `cpus` | `""` → `1.5` |' in shown
+    assert "recreates the daemon: builds in flight get 10m to end" in shown
+    assert repository.builder.env["PULUMI_CONFIG_PASSPHRASE"] not in shown + said.stderr
+    assert repository.builder.state() == before
+
+
+def test_a_fork_sees_the_same_without_secrets_state_and_host(repository: Repository) -> None:
+    with_state = passed(repository.pipeline("preview", repository.base))
+    nowhere = {
+        "PULUMI_BACKEND_URL": "file:///nowhere",
+        "PULUMI_CONFIG_PASSPHRASE": "",
+        "DOCKER_HOST": "unix:///nowhere.sock",
+    }
+    without = passed(repository.pipeline("fork", repository.base, env=nowhere))
+    assert [row for row in table(without) if "**it means**" not in row] == [
+        row for row in table(with_state) if "**it means**" not in row
+    ]
+    told, foretold = (effects(shown) for shown in (with_state, without))
+    assert "recreates the daemon: builds in flight get 10m to end, new ones wait" in str(foretold)
+    # What depends on the host's disk is not known without it, and said to be so.
+    assert told - foretold == {"restarts the janitor; builds do not notice"}
+    assert foretold <= told
+    assert re.findall(r"\*\*perhaps\*\* `(\S+)`", without) == ["builder-janitor"]
+    listed = git(ROOT, "worktree", "list")
+    assert "/base" not in listed
+
+
+def test_the_policy_pack_holds_up_a_stack_that_breaks_it(
+    repository: Repository, policy_environment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
+    (tmp_path / "__main__.py").write_text(
+        "import pulumi_docker as docker\n"
+        "socket = '/var/run/docker.sock'\n"
+        "docker.Container('eve', image='eve:1', privileged=True, volumes=[\n"
+        "    docker.ContainerVolumeArgs(host_path=socket, container_path=socket)])\n"
+    )
+    env = {**repository.builder.env, "PULUMI_BACKEND_URL": f"file://{tmp_path}"}
+    passed(run("pulumi", "--non-interactive", "stack", "init", "eve", cwd=tmp_path, env=env))
+    said = run(
+        "pulumi",
+        "--non-interactive",
+        "preview",
+        "--policy-pack",
+        str(ROOT / "policy"),
+        cwd=tmp_path,
+        env=env,
+    )
+    assert said.returncode != 0
+    for rule in ("nothing-of-the-host-is-mounted", "privileged-where-declared"):
+        assert f"[mandatory]  {rule}  (docker:index:Container: eve)" in said.stdout
+
+
+def test_up_applies_the_change_and_then_there_is_no_drift(repository: Repository) -> None:
+    passed(repository.pipeline("up", repository.builder.stack))
+    assert "nothing restarts" in passed(repository.pipeline("preview", repository.base))
+    assert "The host is as the stack says." in passed(repository.pipeline("drift"))
+
+
+def test_gitlab_gets_a_job_for_each_stack_that_starts_by_hand(
+    repository: Repository, tmp_path: Path
+) -> None:
+    stack = repository.builder.stack
+    for words, when in (({}, "manual"), ({"APPLY": "automatic"}, "on_success")):
+        env = {**repository.builder.env, **words}
+        child = tmp_path / f"{when}.yml"
+        child.write_text(passed(repository.pipeline("gitlab", repository.base, env=env)))
+        job = yaml.safe_load(child.read_text())[f"up {stack}"]
+        assert (job["when"], job["resource_group"]) == (when, f"stack-{stack}")
+        assert job["script"][-1] == f"review/pipeline up {stack}"
+    none = tmp_path / "none.yml"
+    none.write_text(passed(repository.pipeline("gitlab", repository.head)))
+    passed(
+        run(
+            "check-jsonschema",
+            "--builtin-schema",
+            "vendor.gitlab-ci",
+            *map(str, tmp_path.glob("*.yml")),
+        )
+    )
+
+
+def test_the_files_of_github_and_gitlab_are_valid() -> None:
+    passed(run("actionlint", str(WORKFLOW)))
+    passed(run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)))
+    passed(run("check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", str(GITLAB)))
+
+
+def test_the_files_of_github_and_gitlab_call_the_one_script_and_pin_what_they_use() -> None:
+    for file in (WORKFLOW, GITLAB):
+        assert "pulumi " not in re.sub("#.*", "", file.read_text())
+    used = re.findall(r"uses: (\S+)", WORKFLOW.read_text())
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in used)
+
+
+class _Comments(BaseHTTPRequestHandler):
+    """The part of both APIs that the comment needs, over one list of comments."""
+
+    comments: list[dict[str, Any]]
+    headers_seen: list[str]
+
+    def _answer(self, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _body(self) -> str:
+        self.headers_seen.append(self.headers.get("Authorization") or self.headers["PRIVATE-TOKEN"])
+        return str(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["body"])
+
+    def do_GET(self) -> None:
+        page = int(re.findall(r"[?&]page=(\d+)", self.path)[0])
+        self._answer(self.comments[(page - 1) * 100 : page * 100])
+
+    def do_POST(self) -> None:
+        self.comments.append({"id": len(self.comments), "body": self._body()})
+        self._answer({})
+
+    def do_PATCH(self) -> None:
+        self.comments[int(self.path.rsplit("/", 1)[-1])]["body"] = self._body()
+        self._answer({})
+
+    do_PUT = do_PATCH
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@pytest.mark.parametrize("platform", ["github", "gitlab"])
+def test_there_is_one_comment_and_it_is_edited_in_place(platform: str) -> None:
+    _Comments.comments = [{"id": n, "body": f"comment {n}"} for n in range(100)]
+    _Comments.headers_seen = []
+    with HTTPServer(("127.0.0.1", 0), _Comments) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        env = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
+        if platform == "github":
+            env |= {
+                "GITHUB_API_URL": url,
+                "GITHUB_REPOSITORY": "acme/stacks",
+                "GITHUB_TOKEN": "t0ken",
+                "PULL_REQUEST": "7",
+            }
+        else:
+            env |= {
+                "CI_API_V4_URL": url,
+                "CI_MERGE_REQUEST_PROJECT_ID": "3",
+                "CI_MERGE_REQUEST_IID": "7",
+                "GITLAB_TOKEN": "t0ken",
+            }
+        for page in ("first", "second"):
+            subprocess.run(
+                [str(ROOT / "review" / "pipeline"), "comment"],
+                env=env,
+                check=True,
+                input=page,
+                text=True,
+            )
+        server.shutdown()
+    assert len(_Comments.comments) == 101
+    assert _Comments.comments[100]["body"].endswith("second")
+    assert all(header.endswith("t0ken") for header in _Comments.headers_seen)

@@ -1,0 +1,63 @@
+"""A state that an earlier version of this program wrote is taken over: nothing of worth is lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import yaml
+
+from review.effects import effects_of
+from review.plan import Plan
+from tests.engine.conftest import PROJECT, ROOT, passed, run
+
+# Each holds `settings` and the `state` that `pulumi up` by that version left, with its passphrase.
+STATES = sorted((Path(__file__).parent / "states").glob("*.json.gz"))
+PASSPHRASE = "only for tests"
+
+
+def plan_upon(file: Path, folder: Path) -> Plan:
+    """What this version would do to the state."""
+    kept = json.loads(gzip.decompress(file.read_bytes()))
+    deployment = kept["state"]["deployment"]
+    stack = deployment["resources"][0]["urn"].split("::")[0].removeprefix("urn:pulumi:")
+    env = {"PULUMI_BACKEND_URL": f"file://{folder}", "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE}
+    config, state = folder / "config.yaml", folder / "state.json"
+    config.write_text(yaml.safe_dump({
+        "encryptionsalt": deployment["secrets_providers"]["state"]["salt"],
+        "config": {f"{PROJECT}:{name}": value for name, value in kept["settings"].items()},
+    }))  # fmt: skip
+    state.write_text(json.dumps(kept["state"]))
+    project = folder / "project"
+    project.mkdir()
+    (project / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
+
+    def pulumi(*words: str, cwd: Path = ROOT) -> str:
+        return passed(run("pulumi", "--non-interactive", *words, cwd=cwd, env=env))
+
+    pulumi("stack", "init", stack, "--no-select", cwd=project)
+    pulumi("stack", "import", "--stack", stack, "--file", str(state), cwd=project)
+    shown = pulumi("preview", "--json", "--show-sames", "--stack", stack,
+                   "--config-file", str(config))  # fmt: skip
+    return Plan.of(json.loads(shown))
+
+
+def test_cache_and_host_key_of_every_earlier_state_stay(tmp_path: Path) -> None:
+    assert STATES
+    for file in STATES:
+        folder = tmp_path / file.name
+        folder.mkdir()
+        plan = plan_upon(file, folder)
+        (builder,) = plan.builders
+        assert not plan.errors
+        assert (builder.op("cache"), builder.op("host-key-1")) == ("same", "same"), file
+        for role in ("cache", "host-key-1"):
+            step = builder.steps[role]
+            assert step.old["urn"].endswith(f"::builder-{role}")
+            assert step.new["protect"]
+        effects = effects_of(builder)
+        assert not effects.deletes_cache
+        # The provider, which stood beside the builder once, is the same one.
+        assert builder.op("host") in ("same", "update")
+        assert plan.counts.get("delete", 0) == 0

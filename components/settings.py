@@ -593,6 +593,8 @@ class StackSettings(Settings):
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # other languages give every number as one
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     if "PRIVATE KEY" in text:
         return "(not shown)"
@@ -600,8 +602,13 @@ def _shown(value: object) -> str:
 
 
 def _setting_name(location: tuple[int | str, ...]) -> str:
+    """The name in Pulumi.yaml, whichever of a field's two names was given."""
+    models: list[type[_Model]] = [StackSettings, FleetHost, AuthorizedKey, Revocation]
+    fields = {key: field for model in models for key, field in model.model_fields.items()}
     name = ""
     for part in location:
+        if part in fields:
+            part = fields[str(part)].alias or to_camel(str(part))
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else part
     return name
 

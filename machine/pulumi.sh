@@ -16,7 +16,7 @@ have_go() {
 }
 
 have_pulumi() {
-	if command -v pulumi >/dev/null && command -v pulumi-language-python >/dev/null; then
+	if command -v pulumi >/dev/null && command -v pulumi-language-python >/dev/null && command -v pulumi-language-yaml >/dev/null; then
 		note "Pulumi CLI: $(pulumi version), already there"
 	elif pulumi_answers; then
 		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/machine/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"

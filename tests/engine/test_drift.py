@@ -28,20 +28,9 @@ def drift(builder: Builder, *options: str) -> tuple[int, str]:
     return said.returncode, said.stdout
 
 
-def inside(builder: Builder, role: str, script: str) -> str:
-    return passed(
-        run(
-            "docker",
-            "exec",
-            "--privileged",
-            "--user",
-            "0",
-            builder.container(role),
-            "sh",
-            "-euc",
-            script,
-        )
-    )
+def inside(builder: Builder, role: str, script: str, user: str = "0") -> str:
+    container = builder.container(role)
+    return passed(run("docker", "exec", "--user", user, container, "sh", "-euc", script))
 
 
 def tamper(builder: Builder) -> dict[str, str]:
@@ -56,20 +45,13 @@ def tamper(builder: Builder) -> dict[str, str]:
     )
     inside(builder, "daemon", "chmod 0777 /usr/local/sbin/runc")
     # dockerd takes the file up anew, and then the file is as before.
-    inside(
-        builder,
-        "daemon",
-        """
-        file=/etc/docker-build-machine/daemon.json
-        cp -p $file /tmp/kept
-        sed -i '2i "insecure-registries": ["eve.example"],' $file
-        kill -HUP $(pidof dockerd)
-        tries=0
-        until docker info 2>/dev/null | grep -q eve.example; do
-            tries=$((tries + 1)); [ $tries -lt 50 ]; sleep 0.2
-        done
-        cat /tmp/kept >$file""",
-    )
+    file = "/etc/docker-build-machine/daemon.json"
+    registries = '"insecure-registries": ["eve.example"],'
+    inside(builder, "daemon", f"cp -p {file} /tmp/kept && sed -i '2i {registries}' {file}")
+    inside(builder, "daemon", "kill -HUP $(pidof dockerd)", user="1000")
+    info = ("docker", "exec", builder.container("daemon"), "docker", "info")
+    assert until(lambda: "eve.example" in run(*info).stdout)
+    inside(builder, "daemon", f"cat /tmp/kept >{file}")
     passed(
         run(
             "docker", "update", "--memory", "3g", "--memory-swap", "3g", builder.container("daemon")

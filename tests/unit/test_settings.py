@@ -193,6 +193,13 @@ def test_arguments_by_a_name_that_is_no_setting_are_refused() -> None:
         StackSettings.of({"keys": CONFIG["keys"], "sshport": 22})
 
 
+def test_a_wrong_argument_is_told_by_the_name_of_the_setting() -> None:
+    with pytest.raises(ValueError, match="nothing was created") as raised:
+        StackSettings.of({"keys": [{"name": "ada", "public_key": "x"}], "ssh_port": 0.0})
+    assert "keys[0].publicKey = 'x' is not an OpenSSH public key" in str(raised.value)
+    assert "sshPort = '0' must be a whole number from 1 to 65535" in str(raised.value)
+
+
 def test_fingerprints_are_those_of_ssh_keygen() -> None:
     settings = StackSettings.parse({**CONFIG, "keys": json.dumps(CONFIG["keys"])})
     assert settings.keys[0].public_key.fingerprint.startswith("SHA256:")

@@ -9,24 +9,31 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/pulumi/pulumi/sdk/v3/python"
 	pulumirpc "github.com/pulumi/pulumi/sdk/v3/proto/go"
+	"github.com/pulumi/pulumi/sdk/v3/python"
 )
 
-// pluginCommand is the command of a plugin or policy pack. The engine of today names its folder in
-// the field `info` of the request, which this host does not know: field 5, a ProgramInfo with the
-// program's folder in field 2 and the runtime's options in field 4 (pulumi/language.proto).
+// The engine of today names the folder of a plugin or policy pack in the field `info` of the request,
+// which this host does not know: field 5, a ProgramInfo with the program's folder in field 2 and the
+// runtime's options in field 4 (pulumi/language.proto).
+func info(req *pulumirpc.RunPluginRequest) []byte {
+	return field(req.ProtoReflect().GetUnknown(), 5)
+}
+
+// pluginProgram is what python is to run.
+func pluginProgram(req *pulumirpc.RunPluginRequest) string {
+	if folder := field(info(req), 2); len(folder) > 0 {
+		return string(folder)
+	}
+	return req.Program
+}
+
+// pluginCommand is the command of a plugin for which this host was started without an environment.
 func pluginCommand(
 	ctx context.Context, req *pulumirpc.RunPluginRequest, args ...string,
 ) (*exec.Cmd, error) {
-	info := field(req.ProtoReflect().GetUnknown(), 5)
-	folder := string(field(info, 2))
-	if folder == "" {
-		return python.Command(ctx, args...)
-	}
-	args[0] = folder
 	options := &structpb.Struct{}
-	if err := proto.Unmarshal(field(info, 4), options); err != nil {
+	if err := proto.Unmarshal(field(info(req), 4), options); err != nil {
 		return nil, err
 	}
 	virtualenv := options.GetFields()["virtualenv"].GetStringValue()
@@ -34,7 +41,7 @@ func pluginCommand(
 		return python.Command(ctx, args...)
 	}
 	if !filepath.IsAbs(virtualenv) {
-		virtualenv = filepath.Join(folder, virtualenv)
+		virtualenv = filepath.Join(pluginProgram(req), virtualenv)
 	}
 	if !python.IsVirtualEnv(virtualenv) {
 		return nil, python.NewVirtualEnvError(virtualenv, virtualenv)

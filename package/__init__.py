@@ -1,0 +1,1 @@
+"""The component as a package for Pulumi programs in other languages."""

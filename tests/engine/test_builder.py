@@ -176,6 +176,8 @@ def test_a_plain_destroy_is_refused_while_the_cache_is_kept(builder: Builder) ->
 
 
 def test_a_bill_of_materials_lists_what_runs(builder: Builder, tmp_path: Path) -> None:
+    # A refused destroy takes away what is not protected.
+    builder.up()
     owner = f"{PROJECT}/{builder.stack}/builder"
     passed(run(sys.executable, "-m", "machine.sbom", owner, str(tmp_path), cwd=ROOT))
     bills = {path.name.partition(".")[0]: path.read_text() for path in tmp_path.iterdir()}

@@ -57,12 +57,13 @@ def kit_files(stack: Stack, key: Key) -> dict[str, str]:
         .replace("@alias@", stack.alias)
         .replace("@key@", f"{key.name} ({key.public_key.fingerprint})")
         .replace("@windows@", windows_config(stack)),
-        f"{stack.alias}/ssh_config": ssh_config(stack),
-        f"{stack.alias}/known_hosts": stack.known_hosts,
     }
-    # What logs in with an authority is a certificate, whose key the stack does not know.
-    if not key.is_authority:
-        files[f"{stack.alias}/key.pub"] = f"{key.public_key} {key.name}\n"
+    for one in stack.each:
+        files[f"{one.alias}/ssh_config"] = ssh_config(one)
+        files[f"{one.alias}/known_hosts"] = one.known_hosts
+        # What logs in with an authority is a certificate, whose key the stack does not know.
+        if not key.is_authority:
+            files[f"{one.alias}/key.pub"] = f"{key.public_key} {key.name}\n"
     return files
 
 

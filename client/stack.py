@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +61,12 @@ class Stack:
         """The resources of the stack's state; secrets stay encrypted."""
         exported = _pulumi("stack", "export", *(["--stack", self.name] if self.name else []))
         return list(exported["deployment"]["resources"])
+
+    @property
+    def each(self) -> list[Stack]:
+        """The stack as each of its builders alone would have it: one, or one for each host."""
+        entries = self.outputs.get("builders") or [{}]
+        return [replace(self, outputs={**self.outputs, **entry}) for entry in entries]
 
     @property
     def alias(self) -> str:

@@ -152,6 +152,11 @@ def as_json(status: Status) -> dict[str, Any]:
 
 def gather(stack: Stack) -> Status:
     """Ask the Docker host and the stack's state. Raises StackError when nobody answers."""
+    if stack.settings.get("hosts"):
+        raise StackError(
+            "the status is for stacks of one host, and this one has several; next: look at each "
+            "with docker exec ALIAS-gateway warden who, and docker exec ALIAS-daemon docker info"
+        )
     host, alias = Host.of(stack), stack.alias
     asked = datetime.datetime.now(datetime.UTC).timestamp()
     notices: list[str] = []

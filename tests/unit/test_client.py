@@ -53,6 +53,29 @@ def test_a_kit_has_these_files_and_no_others() -> None:
     assert not re.search(r"@[a-z]+@", files["README.md"]), "every place of the page is filled"
 
 
+def test_a_kit_of_a_fleet_has_each_of_its_builders() -> None:
+    entries = [
+        {"name": name, "sshAlias": f"team-{name}", "dockerHost": f"ssh://builder@{name}.example:22",
+         "knownHosts": f"{name}.example {KEY}\n"}
+        for name in ("eu1", "arm")
+    ]  # fmt: skip
+    fleet = Stack({**OUTPUTS, "builders": entries}, stack().settings)
+    files = kit.kit_files(fleet, fleet.key("ada"))
+    assert {name.split("/")[0] for name in files} == {
+        "builder",
+        "README.md",
+        "team-eu1",
+        "team-arm",
+    }
+    assert files["team-arm/known_hosts"] == f"arm.example {KEY}\n"
+    assert "HostName arm.example\n" in files["team-arm/ssh_config"]
+
+
+def test_a_status_of_a_fleet_is_refused_rather_than_of_one_host_alone() -> None:
+    with pytest.raises(StackError, match="stacks of one host"):
+        status.gather(stack(hosts=[{"name": "eu1"}]))
+
+
 def test_an_authority_gets_a_kit_without_a_key() -> None:
     assert "team-a-builder/key.pub" not in kit.kit_files(stack(), stack().key("ci-ca"))
 

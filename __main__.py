@@ -11,7 +11,7 @@ entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)
 if settings.hosts:
-    for name, value in fleet_exports(entries).items():
+    for name, value in fleet_exports(settings, entries).items():
         pulumi.export(name, value)
 else:
     builder = builders["builder"]

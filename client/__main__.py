@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from client import assign, ci, kit, status
+from client import assign, ci, fleet, kit, status
 from client.stack import Stack, StackError
 
-VERBS = {"kit": kit, "ci": ci, "status": status, "assign": assign}
+VERBS = {"kit": kit, "ci": ci, "status": status, "fleet": fleet, "assign": assign}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""What the builders of a stack are for its clients."""
+"""What the builders of a stack are for its clients: a list, and one multi-platform builder."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,9 @@ def builder_entries(
     )
 
 
-def fleet_exports(entries: pulumi.Output[list[Entry]]) -> dict[str, pulumi.Output[str]]:
+def fleet_exports(
+    settings: StackSettings, entries: pulumi.Output[list[Entry]]
+) -> dict[str, pulumi.Output[str]]:
     """The exports of a stack with `hosts`, beside `builders`.
 
     What only one builder can have is the first one's; sshConfig and knownHosts cover all.
@@ -41,7 +44,27 @@ def fleet_exports(entries: pulumi.Output[list[Entry]]) -> dict[str, pulumi.Outpu
     def of_first(name: str) -> pulumi.Output[str]:
         return entries.apply(lambda entries: str(entries[0][name]))
 
+    stack, image = pulumi.get_stack(), settings.buildkit_image
     return {
+        "buildxCreate": entries.apply(lambda entries: buildx_create(stack, image, entries)),
         **{name: of_all(name) for name in ("sshConfig", "knownHosts")},
         **{name: of_first(name) for name in ("sshDestination", "dockerHost", "sshAlias")},
     }
+
+
+def buildx_create(name: str, image: str, entries: list[Entry]) -> str:
+    """The lines that make one buildx builder `name` with a native node for each of the builders.
+
+    The docker driver cannot have several nodes; with docker-container each node is a BuildKit of
+    its own inside the builder's daemon, named after the node (docs/teams.md says what that means).
+    """
+    lines: list[str] = []
+    for entry in entries:
+        words = ["docker", "buildx", "create", "--name", name, "--node", f"{name}-{entry['name']}"]
+        if lines:
+            words.append("--append")
+        words += ["--driver", "docker-container", "--driver-opt", f"image={image}"]
+        if entry["platforms"]:
+            words += ["--platform", ",".join(entry["platforms"])]
+        lines.append(shlex.join([*words, f"ssh://{entry['sshAlias']}"]))
+    return "".join(f"{line}\n" for line in lines)

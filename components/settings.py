@@ -545,6 +545,7 @@ class StackSettings(Settings):
     """The settings of a stack: those of its builder, or of the builders of its `hosts`."""
 
     hosts: tuple[FleetHost, ...] = ()
+    buildkit_image: Annotated[str, AfterValidator(_check_image)] = "moby/buildkit:v0.26.2"
 
     @model_validator(mode="after")
     def _check_hosts(self) -> Self:

@@ -1,24 +1,35 @@
-"""Several hosts in one stack: each alone in its fate."""
+"""Several hosts in one stack: each alone in its fate, and one multi-platform builder over all."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client import assign
 from tests.engine.conftest import (
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    ROOT,
     Builder,
     Result,
     free_port,
     passed,
     run,
+    until,
 )
 from tests.engine.hosts import Host, Hosts, hosts_in
 
+REGISTRY_IMAGE = os.environ.get("TEST_REGISTRY_IMAGE", "localhost/registry:2.8.3")
+BUILDKIT_IMAGE = os.environ.get("TEST_BUILDKIT_IMAGE", "localhost/buildkit:v0.17.3")
 PLATFORMS = {"one": ["linux/amd64"], "two": ["linux/386"]}
 
 
@@ -145,3 +156,82 @@ def test_a_project_is_told_its_builder(fleet: Fleet) -> None:
     lives = {project: assign.assign(project, entries)["name"] for project in "abcdefgh"}
     assert set(lives.values()) == {"one", "two"}
     assert all(fleet.reaches(name) for name in set(lives.values()))
+
+
+def _logs(container: str) -> str:
+    said = run("docker", "logs", container)
+    return said.stdout + said.stderr
+
+
+@pytest.fixture
+def registry(fleet: Fleet) -> Iterator[str]:
+    """A registry at an address of this machine that builders see, too."""
+    network = f"{fleet.alias('one')}-network"
+    form = "{{(index .IPAM.Config 0).Gateway}}"
+    address = passed(run("docker", "network", "inspect", network, "--format", form)).strip()
+    port = free_port()
+    container = passed(run("docker", "run", "--detach", "--publish", f"{port}:5000",
+                           REGISTRY_IMAGE)).strip()  # fmt: skip
+    assert until(lambda: "listening on" in _logs(container))
+    # Docker takes plain HTTP from 127.0.0.1 without being told.
+    base = f"127.0.0.1:{port}/base:1"
+    passed(run("docker", "tag", BASE_IMAGE, base))
+    passed(run("docker", "push", base))
+    passed(run("docker", "rmi", base))
+    yield f"{address}:{port}"
+    run("docker", "rm", "--force", "--volumes", container)
+
+
+def test_a_build_for_two_platforms_runs_on_two_hosts_and_is_one_manifest(
+    fleet: Fleet, registry: str, tmp_path: Path
+) -> None:
+    fleet.settings["buildkitImage"] = BUILDKIT_IMAGE
+    passed(fleet.update())
+    wrapper = tmp_path / "bin" / "ssh"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {fleet.folder}/ssh_config "$@"\n')
+    wrapper.chmod(0o755)
+    plugins = tmp_path / "docker" / "cli-plugins"
+    plugins.mkdir(parents=True)
+    find = 'cat "$(find / -xdev -path "*/cli-plugins/docker-buildx" 2>/dev/null | head -n 1)"'
+    with (plugins / "docker-buildx").open("wb") as file:
+        subprocess.run(["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c", find],
+                       stdout=file, check=True)  # fmt: skip
+    (plugins / "docker-buildx").chmod(0o755)
+    client = {**fleet.env, "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+              "DOCKER_CONFIG": str(plugins.parent)}  # fmt: skip
+    if run("docker", "image", "inspect", BUILDKIT_IMAGE).returncode:
+        passed(run("docker", "pull", BUILDKIT_IMAGE))
+    archive = tmp_path / "buildkit.tar"
+    passed(run("docker", "save", "--output", str(archive), BUILDKIT_IMAGE))
+    for name in PLATFORMS:
+        passed(run("docker", "load", "--input", str(archive),
+                   env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"}))  # fmt: skip
+    config = tmp_path / "buildkitd.toml"
+    config.write_text(f'[registry."{registry}"]\nhttp = true\n')
+    passed(run("python", "-m", "client", "fleet", "--stack", fleet.stack, "--config-file",
+               str(fleet.folder / "config.yaml"), "--create", "--config",
+               str(config), env=client, cwd=ROOT))  # fmt: skip
+
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM --platform=linux/amd64 {registry}/base:1\nARG TARGETPLATFORM\n"
+        "RUN echo built for $TARGETPLATFORM >/built\n"
+    )
+    passed(run("docker", "buildx", "build", "--builder", fleet.stack, "--push", "--tag",
+               f"{registry}/app:1", "--platform", "linux/amd64,linux/386", str(tmp_path),
+               env=client))  # fmt: skip
+    for name in PLATFORMS:
+        ran = passed(run("docker", "exec", f"buildx_buildkit_{fleet.stack}-{name}", "buildctl",
+                         "du", "--verbose",
+                         env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"}))  # fmt: skip
+        assert "echo built for" in ran
+    request = urllib.request.Request(
+        f"http://{registry}/v2/app/manifests/1",
+        headers={"Accept": "application/vnd.oci.image.index.v1+json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        manifest = json.load(answer)
+    built = {
+        f"{m['platform']['os']}/{m['platform']['architecture']}" for m in manifest["manifests"]
+    }
+    assert {"linux/amd64", "linux/386"} <= built

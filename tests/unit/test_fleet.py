@@ -71,6 +71,12 @@ def test_all_builders_are_exported_in_one_list(run_program: Callable[..., Run]) 
     assert (arm["name"], arm["weight"], arm["sshAlias"]) == ("arm", 2, "dev-builder-arm")
     assert exports["sshConfig"] == eu1["sshConfig"] + arm["sshConfig"]
     assert exports["dockerHost"] == eu1["dockerHost"]
+    assert exports["buildxCreate"].splitlines() == [
+        "docker buildx create --name dev --node dev-eu1 --driver docker-container --driver-opt "
+        "image=moby/buildkit:v0.26.2 --platform linux/amd64,linux/386 ssh://dev-builder-eu1",
+        "docker buildx create --name dev --node dev-arm --append --driver docker-container "
+        "--driver-opt image=moby/buildkit:v0.26.2 --platform linux/arm64 ssh://dev-builder-arm",
+    ]
 
 
 def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
@@ -96,6 +102,7 @@ def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
         ({"hosts": [{"name": "a", "host": "unix:///x", "weight": 0}]}, "hosts[0].weight"),
         ({"hosts": [{"name": "a", "host": "unix:///x", "labels": {"x": "y z"}}]}, "'y z' must be"),
         ({"platforms": ["amd64"]}, "platforms[0] = 'amd64' must be a platform"),
+        ({"buildkitImage": "moby/buildkit"}, "must be pinned"),
     ],
 )
 def test_wrong_settings_of_hosts(settings: dict[str, Any], said: str) -> None:

@@ -53,6 +53,8 @@ def declare_janitor(
                 f"JANITOR_MIN_FREE={policy.min_free}",
                 f"JANITOR_RESERVED={policy.reserved}",
                 "JANITOR_KEEP=" + "\n".join(settings.keep_images),
+                # `docker builder prune` is buildx's, which writes there before it does anything.
+                f"DOCKER_CONFIG={_WORK_DIRECTORY}/docker",
             ]
         ).apply(lambda envs: [*envs, *docker_client]),
         tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},

@@ -165,6 +165,9 @@ def test_a_network_that_swallows_everything_is_noticed(builder: Builder, laptop:
         finally:
             passed(run("docker", "unpause", gateway))
         assert until(lambda: is_fast(builder, laptop), 30)
+    # A health check that falls into the pause fails.
+    health = ("docker", "inspect", "--format", "{{.State.Health.Status}}", gateway)
+    assert until(lambda: passed(run(*health)).strip() == "healthy", 45)
 
 
 def test_what_a_crash_left_behind_is_in_nobody_s_way(builder: Builder, laptop: Laptop) -> None:

@@ -227,10 +227,10 @@ class Builder:
         self.settings["keys"] = [key for key in self.settings["keys"] if key["name"] != name]
 
     def sign(self, name: str, authority: str, principal: str, serial: int = 1) -> None:
-        """A new key pair of this name, with a certificate of the authority for five minutes."""
+        """A new key pair of this name, with a certificate of the authority for an hour."""
         make_key(self.folder / name)
         passed(run("ssh-keygen", "-q", "-s", str(self.folder / authority), "-I", f"{name}-{serial}",
-                   "-n", principal, "-z", str(serial), "-V", "+5m",
+                   "-n", principal, "-z", str(serial), "-V", "+1h",
                    str(self.folder / f"{name}.pub")))  # fmt: skip
 
     @contextmanager

@@ -353,6 +353,21 @@ def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Buil
     assert "unchanged" in builder.up("--expect-no-changes")
 
 
+def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder) -> None:
+    with Laptop.started(builder) as laptop:
+        laptop.put_key(builder, "ci")
+        passed(laptop.install(write_kit(builder, "ci")))
+        opened = laptop.builder("on")
+        assert opened.returncode == 0, opened.stderr
+        assert "the socket is forwarded" in opened.stderr
+        passed(laptop.sh("docker build -", input=f"FROM {BASE_IMAGE}\nRUN echo by a kit >/made\n"))
+        assert REFUSED in laptop.sh(f"docker run --rm {BASE_IMAGE} true").stderr
+        passed(laptop.builder("doctor"))
+    shown = json.loads(passed(builder.client("status", "--json")))
+    assert shown["containers"]["guard"].startswith("running")
+    assert {key["name"]: key["role"] for key in shown["keys"]}["ci"] == "build"
+
+
 def test_another_role_closes_old_connections_and_the_guard_goes_with_the_last_of_its_own(
     builder: Builder,
 ) -> None:
@@ -367,18 +382,3 @@ def test_another_role_closes_old_connections_and_the_guard_goes_with_the_last_of
     assert gateway == builder.container_id("gateway")
     assert run("docker", "inspect", builder.container("guard")).returncode != 0
     passed(over_ssh(builder, "ci")("run", "--rm", BASE_IMAGE, "true"))
-
-
-def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder) -> None:
-    with Laptop.started(builder) as laptop:
-        laptop.put_key(builder, "ci")
-        passed(laptop.install(write_kit(builder, "ci")))
-        opened = laptop.builder("on")
-        assert opened.returncode == 0, opened.stderr
-        assert "the socket is forwarded" in opened.stderr
-        passed(laptop.sh("docker build -", input=f"FROM {BASE_IMAGE}\nRUN echo by a kit >/made\n"))
-        assert REFUSED in laptop.sh(f"docker run --rm {BASE_IMAGE} true").stderr
-        passed(laptop.builder("doctor"))
-    shown = json.loads(passed(builder.client("status", "--json")))
-    assert shown["containers"]["guard"].startswith("running")
-    assert {key["name"]: key["role"] for key in shown["keys"]}["ci"] == "build"

@@ -103,7 +103,8 @@ def tamper(builder: Builder) -> dict[str, str]:
         "a limit": "`builder-daemon` memory differs",
         "the authorized keys": "`builder-keys` /access/authorized_keys differs: sha256 ",
         "a container made by hand": "`builder-janitor` was made anew by somebody else",
-        "the environment": "`builder-janitor` its environment differs: DOCKER_HOST, EVE, JANITOR_",
+        "the environment": "`builder-janitor` its environment differs: DOCKER_CONFIG, "
+        "DOCKER_HOST, EVE, JANITOR_",
         "the labels": "`builder-janitor` its labels differ",
         "a container with our label": f"`builder` has a container {stranger} that Pulumi does not",
     }

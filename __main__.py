@@ -1,12 +1,17 @@
-"""Settings -> builders, one a host -> exports."""
+"""Settings -> registry, where one is asked for -> builders, one a host -> exports."""
 
 import pulumi
 
-from components import DockerBuilder, load_settings
+from components import DockerBuilder, Registry, load_settings
 from components.fleet import builder_entries, fleet_exports
 
 settings = load_settings()
-builders = {name: DockerBuilder(name, one.arguments) for name, one in settings.builders.items()}
+registry = Registry("registry", settings, settings.registry) if settings.registry else None
+access = registry.access if registry else None
+builders = {
+    name: DockerBuilder(name, one.arguments, registry=access)
+    for name, one in settings.builders.items()
+}
 entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)
@@ -20,3 +25,6 @@ else:
     pulumi.export("sshAlias", builder.ssh_alias)
     pulumi.export("sshConfig", builder.ssh_config)
     pulumi.export("knownHosts", builder.known_hosts)
+if access:
+    pulumi.export("registry", access.store)
+    pulumi.export("registryClient", access.client())

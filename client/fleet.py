@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import subprocess
+import tempfile
+from pathlib import Path
 
 from client.stack import Stack, StackError
 
@@ -26,6 +28,32 @@ def lines(stack: Stack, config: str | None) -> list[list[str]]:
         raise StackError("this stack has one builder alone; next: set hosts and run pulumi up")
     extra = ["--buildkitd-config", config] if config else []
     return [[*words[:-1], *extra, words[-1]] for words in map(shlex.split, text.splitlines())]
+
+
+def with_registry(stack: Stack, config: str | None, folder: Path) -> str | None:
+    """The buildkitd.toml of the nodes, with the stack's registry and its files in `folder`.
+
+    buildx reads them as it makes a node, keeps them with its list of builders, where no other user
+    can read them, and puts them into the node.
+    """
+    if "registryClient" not in stack.outputs:
+        return config
+    client = stack.secret("registryClient")
+    for name in ("ca", "certificate", "key"):
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_text(client[name])
+    text = Path(config).read_text() + "\n" if config else ""
+    text += f'[registry."docker.io"]\n  mirrors = ["{client["mirror"]}"]\n'
+    for server in (client["store"], client["mirror"]):
+        text += (
+            f'[registry."{server}"]\n  ca = ["{folder}/ca"]\n'
+            f'  [[registry."{server}".keypair]]\n'
+            f'    key = "{folder}/key"\n    cert = "{folder}/certificate"\n'
+        )
+    path = folder / "buildkitd.toml"
+    path.write_text(text)
+    return str(path)
 
 
 def _run(words: list[str], seconds: float | None = None) -> None:
@@ -48,11 +76,15 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
 
     The nodes' caches are volumes in the builders' daemons and stay.
     """
-    commands = lines(stack, options.config)
     if not options.create:
-        for words in commands:
+        for words in lines(stack, options.config):
             print(shlex.join(words))
         return 0
+    with tempfile.TemporaryDirectory() as folder:
+        return _create(lines(stack, with_registry(stack, options.config, Path(folder))))
+
+
+def _create(commands: list[list[str]]) -> int:
     name = commands[0][commands[0].index("--name") + 1]
     buildx = ["docker", "buildx"]
     if subprocess.run([*buildx, "inspect", name], capture_output=True, check=False).returncode == 0:

@@ -57,6 +57,11 @@ class Stack:
             name,
         )
 
+    def secret(self, name: str) -> Any:
+        """The value of a secret export, in the open."""
+        stack = ["--stack", self.name] if self.name else []
+        return _pulumi("stack", "output", name, "--show-secrets", *stack)
+
     def resources(self) -> list[dict[str, Any]]:
         """The resources of the stack's state; secrets stay encrypted."""
         exported = _pulumi("stack", "export", *(["--stack", self.name] if self.name else []))

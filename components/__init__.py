@@ -1,6 +1,7 @@
 """The builder: a rootless Docker daemon behind an SSH gateway, as one Pulumi component."""
 
 from components.builder import BuilderArgs, DockerBuilder
+from components.registry import Registry
 from components.settings import Settings, StackSettings, load_settings
 
-__all__ = ["BuilderArgs", "DockerBuilder", "Settings", "StackSettings", "load_settings"]
+__all__ = ["BuilderArgs", "DockerBuilder", "Registry", "Settings", "StackSettings", "load_settings"]

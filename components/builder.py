@@ -20,6 +20,7 @@ from components.host import DockerHost
 from components.identity import Identity
 from components.janitor import declare_janitor
 from components.network import entrance, private_network
+from components.registry.access import RegistryAccess
 from components.settings import Settings
 from components.volumes import cache_volume, volume
 
@@ -59,11 +60,13 @@ class DockerBuilder(pulumi.ComponentResource):
         name: str,
         args: BuilderArgs,
         opts: pulumi.ResourceOptions | None = None,
+        registry: RegistryAccess | None = None,
     ) -> None:
         """Declare a builder by the settings of Pulumi.yaml, in camelCase or in snake_case.
 
         They are plain values, checked before anything is declared; ValueError names every one
-        that is wrong. As the component's inputs they are what a preview compares.
+        that is wrong. As the component's inputs they are what a preview compares. Its daemon uses
+        the stack's `registry` where there is one.
         """
         settings = Settings.of(args)
         super().__init__("docker-build-machine:index:DockerBuilder", name, settings.arguments, opts)
@@ -145,7 +148,7 @@ class DockerBuilder(pulumi.ComponentResource):
             before_daemon = [preflight.checked]
 
         isolation = Isolation.declare(
-            identity, settings, host=host, image=daemon_image, opts=checked
+            identity, settings, host=host, image=daemon_image, registry=registry, opts=checked
         )
         daemon = Daemon.declare(
             identity,
@@ -157,6 +160,7 @@ class DockerBuilder(pulumi.ComponentResource):
             cache=cache,
             transport_volumes=daemon_volumes,
             isolation=isolation,
+            registry=registry,
             opts=after(*before_daemon, *isolation.checked),
         )
         declare_janitor(

@@ -149,6 +149,19 @@ def _check_registry(registry: str) -> str:
     return registry
 
 
+def _check_server_name(name: str) -> str:
+    if name and not _HOST_NAME.match(name):
+        raise ValueError("must be a host name or an IPv4 address, without port")
+    return name
+
+
+def _check_upstream(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not _REGISTRY.match(parts.netloc) or parts.path:
+        raise ValueError("must be https://host[:port] or http://host[:port], without path and user")
+    return url
+
+
 def _check_platform(platform: str) -> str:
     if not _PLATFORM.match(platform):
         raise ValueError("must be a platform as Docker writes it: linux/amd64, linux/arm64")
@@ -541,11 +554,42 @@ class FleetHost(_Model):
         return self
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class RegistrySettings(_Model):
+    """The setting `registry`: a store and a mirror on one of the hosts."""
+
+    host: str = ""
+    """Name of the entry of `hosts`; needed where there are several."""
+    name: Annotated[str, AfterValidator(_check_server_name)] = ""
+    """What builders call that host; as its ssh:// URL does when left out."""
+    address: Annotated[str, AfterValidator(_check_address)] = "0.0.0.0"
+    """Of the host, on which store and mirror listen."""
+    port: Port = 5000
+    """Of the store: what builders push to and pull from."""
+    mirror_port: Port = 5001
+    upstream: Annotated[str, AfterValidator(_check_upstream)] = "https://registry-1.docker.io"
+    """What the mirror asks for what it does not have; builders ask it for images of Docker Hub."""
+    size: Annotated[str, _check_size("10MB")] = "20GB"
+    """Of the store; beyond it the tags that were pushed the longest ago go."""
+    age: Annotated[str, _check_age("10s")] = "30d"
+    """After it, since its last push, a tag goes."""
+    certificates: Annotated[int, Field(ge=1)] = 1
+    """Generation; another one is made anew, all of them."""
+
+
+def _registry_or_none(value: object) -> object:
+    return None if value == {} else value
+
+
 class StackSettings(Settings):
     """The settings of a stack: those of its builder, or of the builders of its `hosts`."""
 
     hosts: tuple[FleetHost, ...] = ()
     buildkit_image: Annotated[str, AfterValidator(_check_image)] = "moby/buildkit:v0.26.2"
+    registry: Annotated[RegistrySettings | None, BeforeValidator(_registry_or_none)] = None
+    registry_image: Annotated[str, AfterValidator(_check_image)] = "registry:3.0.0"
 
     @model_validator(mode="after")
     def _check_hosts(self) -> Self:
@@ -568,6 +612,44 @@ class StackSettings(Settings):
             if len(set(values)) != len(values):
                 raise ValueError(f"hosts has the same {what} twice; they must differ")
         return self
+
+    @model_validator(mode="after")
+    def _check_registry(self) -> Self:
+        if self.registry is None:
+            return self
+        names = [entry.name for entry in self.hosts]
+        if (self.registry.host or len(names) > 1) and self.registry.host not in names:
+            raise ValueError(
+                f"registry.host = {self.registry.host!r} must be the name of an entry of hosts: "
+                f"{', '.join(names) or 'there is none, so leave it out'}"
+            )
+        name = self.registry_name
+        # What these are in a builder's container: itself, and the bridge of its own daemon.
+        if name in ("", "localhost") or name.startswith(("127.", "172.17.")) or ":" in name:
+            raise ValueError(
+                f"registry.name = {name!r} must be a name or IPv4 address of the registry's host, "
+                "as builders reach it from their containers: not localhost, not in 172.17.0.0/16; "
+                "next: pulumi config set --path registry.name <an address of that host>"
+            )
+        ports = [self.registry.port, self.registry.mirror_port, self.registry_builder.ssh_port]
+        if len(set(ports)) != len(ports):
+            raise ValueError(
+                f"registry has port = {ports[0]} and mirrorPort = {ports[1]}, and its host has "
+                f"sshPort = {ports[2]}; they must differ"
+            )
+        return self
+
+    @property
+    def registry_builder(self) -> Settings:
+        """The settings of the builder beside which the registry is, on the same host."""
+        chosen = self.registry.host if self.registry else ""
+        return self.builders.get(f"builder-{chosen}") or next(iter(self.builders.values()))
+
+    @property
+    def registry_name(self) -> str:
+        """The name or address by which builders reach the registry; empty when it has none."""
+        given = self.registry.name if self.registry else ""
+        return given or urlsplit(self.registry_builder.host).hostname or ""
 
     @property
     def builders(self) -> dict[str, Settings]:
@@ -604,7 +686,13 @@ def _shown(value: object) -> str:
 
 def _setting_name(location: tuple[int | str, ...]) -> str:
     """The name in Pulumi.yaml, whichever of a field's two names was given."""
-    models: list[type[_Model]] = [StackSettings, FleetHost, AuthorizedKey, Revocation]
+    models: list[type[_Model]] = [
+        StackSettings,
+        FleetHost,
+        AuthorizedKey,
+        Revocation,
+        RegistrySettings,
+    ]
     fields = {key: field for model in models for key, field in model.model_fields.items()}
     name = ""
     for part in location:
@@ -623,6 +711,7 @@ def _explain(error: Any) -> str:
             "keys": AuthorizedKey,
             "revoked": Revocation,
             "hosts": FleetHost,
+            "registry": RegistrySettings,
         }
         model = models.get(error["loc"][0], StackSettings)
         known = [field.alias or to_camel(key) for key, field in model.model_fields.items()]

@@ -15,6 +15,7 @@ from components.daemon.cache_policy import CachePolicy
 from components.daemon.isolation import Isolation
 from components.host import DockerHost
 from components.identity import Identity
+from components.registry.access import RegistryAccess
 from components.settings import Settings, parse_age, parse_size
 
 # Where the rootless image keeps its data; /var/lib/docker is the root image's place.
@@ -31,6 +32,8 @@ STORAGE_DRIVER = "overlay2"
 _NETWORK_DRIVER = "slirp4netns"
 _MTU = 65520
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
+# Where a rootless dockerd looks for docker/certs.d; builds can write to its default, the user's.
+_CONFIG_HOME = "/etc/docker-build-machine"
 # Of the docker CLI that health check and scripts run beside the daemon. Builds can write to the
 # folder that it would use otherwise, and it runs plugins from there. This one is root's and empty,
 # as are buildx's lists of builders in it; where that must write, nothing names a program or a host.
@@ -47,7 +50,9 @@ _STOP_SECONDS = 30
 _MIB = 1024 * 1024
 
 
-def daemon_json(settings: Settings, policy: CachePolicy) -> str:
+def daemon_json(
+    settings: Settings, policy: CachePolicy, registry: RegistryAccess | None = None
+) -> str:
     """The daemon's configuration file.
 
     The storage driver is named, so that no release changes it on its own (29 and newer would
@@ -65,6 +70,8 @@ def daemon_json(settings: Settings, policy: CachePolicy) -> str:
     }
     if settings.insecure_registries:
         configuration["insecure-registries"] = list(settings.insecure_registries)
+    if registry:
+        configuration["registry-mirrors"] = [f"https://{registry.mirror}"]
     return json.dumps(configuration, indent=2, sort_keys=True) + "\n"
 
 
@@ -99,6 +106,7 @@ class Daemon:
         cache: docker.Volume,
         transport_volumes: list[docker.ContainerVolumeArgs],
         isolation: Isolation,
+        registry: RegistryAccess | None,
         opts: pulumi.ResourceOptions,
     ) -> Daemon:
         """Declare the daemon's container.
@@ -106,7 +114,7 @@ class Daemon:
         With the socket transport the command names the socket, so that the image's entrypoint
         adds no TCP port; with TLS it starts with an option, so that the entrypoint adds its own.
         """
-        config = policy.apply(lambda policy: daemon_json(settings, policy))
+        config = policy.apply(lambda policy: daemon_json(settings, policy, registry))
         option = f"--config-file={_CONFIG_FILE}"
         words = (
             ["dockerd", f"--host=unix://{SOCKET}", option]
@@ -130,7 +138,14 @@ class Daemon:
                 str(parse_age(settings.drain_time)),
             ],
             # What replaces the container; memory is changed in place.
-            triggers=[image.image_id, config, " ".join(words), cpus or "", isolation.label],
+            triggers=[
+                image.image_id,
+                config,
+                " ".join(words),
+                cpus or "",
+                isolation.label,
+                *([registry.generation] if registry else []),
+            ],
             only_triggered=True,
             opts=opts,
         )
@@ -164,6 +179,7 @@ class Daemon:
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
                 # Pid files and the like go with every start; the volume holds the socket alone.
                 "XDG_RUNTIME_DIR=/run/xdg",
+                *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                 *isolation.egress.envs,
             ],
             tmpfs={
@@ -187,6 +203,7 @@ class Daemon:
                 upload(_CONFIG_FILE, config),
                 upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
                 upload("/usr/local/sbin/runc", _runc(settings), "0755"),
+                *(registry.uploads(f"{_CONFIG_HOME}/docker/certs.d") if registry else []),
                 *isolation.egress.uploads,
             ],
             memory=memory,

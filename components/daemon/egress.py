@@ -9,6 +9,7 @@ from typing import Any
 import pulumi_docker as docker
 
 from components.container import upload
+from components.registry.access import RegistryAccess
 from components.settings import Settings
 
 _SCRIPT = "/usr/local/lib/daemon/egress"
@@ -29,17 +30,18 @@ class Egress:
     """Differ whenever the rest does."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Egress:
-        """Rules where private networks are blocked."""
+    def of(cls, settings: Settings, registry: RegistryAccess | None) -> Egress:
+        """Rules where private networks are blocked; the stack's registry stays reachable."""
         if settings.private_networks == "allow":
             return cls()
         script = (Path(__file__).parent / "egress.sh").read_text()
         open_networks = " ".join(settings.private_networks_except)
+        servers = f"{registry.store} {registry.mirror}" if registry else ""
         return cls(
             ("CAP_NET_ADMIN", "CAP_SETPCAP"),
             {"user": "0:0", "entrypoints": ["sh", _SCRIPT, "start", "dockerd-entrypoint.sh"]},
             [upload(_SCRIPT, script)],
-            [f"EGRESS_OPEN={open_networks}"],
+            [f"EGRESS_OPEN={open_networks}", *([f"EGRESS_SERVERS={servers}"] if servers else [])],
             ["sh", _SCRIPT, "as-user"],
-            (script, open_networks),
+            (script, open_networks, *([servers] if servers else [])),
         )

@@ -4,7 +4,7 @@
 # builds send leaves from here, by the rootless network's process.
 # Usage: egress start COMMAND...   closes the way to private networks, then runs COMMAND
 #        egress as-user COMMAND...  runs COMMAND only; both as the image's user, with no power left
-# EGRESS_OPEN names the networks that stay reachable.
+# EGRESS_OPEN names the networks that stay reachable, EGRESS_SERVERS the host:port.
 set -eu
 user=rootless
 
@@ -32,6 +32,14 @@ close_networks() {
 		case $tables:$network in
 		*ip6*:*:* | *iptables:*.*) "$tables" -w -A OUTPUT -d "$network" -j ACCEPT ;;
 		esac
+	done
+	for server in ${EGRESS_SERVERS:-}; do
+		# One without an address now is closed until the next start.
+		for address in $({ getent ahosts "${server%:*}" || getent hosts "${server%:*}"; } | awk '{ print $1 }' | sort -u); do
+			case $tables:$address in
+			*ip6*:*:* | *iptables:*.*) "$tables" -w -A OUTPUT -p tcp -d "$address" --dport "${server##*:}" -j ACCEPT ;;
+			esac
+		done
 	done
 	for network; do "$tables" -w -A OUTPUT -d "$network" -j REJECT; done
 }

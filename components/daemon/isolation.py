@@ -15,6 +15,7 @@ import pulumi_docker as docker
 from components.daemon.egress import Egress
 from components.host import DockerHost
 from components.identity import Identity
+from components.registry.access import RegistryAccess
 from components.settings import Settings
 from components.volumes import volume
 
@@ -100,6 +101,7 @@ class Isolation:
         *,
         host: DockerHost,
         image: docker.RemoteImage,
+        registry: RegistryAccess | None,
         opts: pulumi.ResourceOptions,
     ) -> Isolation:
         """Declare what the mode needs on the host, and the check of it."""
@@ -126,7 +128,7 @@ class Isolation:
             data=profile,
             opts=opts,
         )
-        egress = Egress.of(settings)
+        egress = Egress.of(settings, registry)
         words = shlex.join([profile, *options, *egress.words])
         return cls(
             f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}",

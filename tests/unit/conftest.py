@@ -23,6 +23,16 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKq2Nfqsv4lcJYdqS1iyIs7xPZl0xJg
 PRIVATE_KEY = (
     "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n-----END OPENSSH PRIVATE KEY-----\n"
 )
+CERTIFICATES = "".join(
+    f"-----BEGIN {kind}-----\n{what}\n-----END {kind}-----\n"
+    for kind, what in [
+        ("CERTIFICATE", "ca"),
+        ("CERTIFICATE", "server"),
+        ("PRIVATE KEY", "of server"),
+        ("CERTIFICATE", "client"),
+        ("PRIVATE KEY", "of client"),
+    ]
+)
 LOOK = "docker=29.7.2\nkernel=6.12.1\narchitecture=x86_64\ntun=usable\n"
 DISK = 100_000_000_000
 CONFIG: dict[str, Any] = {
@@ -64,7 +74,11 @@ class _Mocks(pulumi.runtime.Mocks):
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.name}"
         if args.typ == "command:local:Command":
-            printed = {"-host-key": f"{KEY}\n{PRIVATE_KEY}", "-disk": f"{DISK}\n"}
+            printed = {
+                "-host-key": f"{KEY}\n{PRIVATE_KEY}",
+                "-disk": f"{DISK}\n",
+                "-certificates": CERTIFICATES,
+            }
             name = args.name.rstrip("-0123456789")
             said = [text for role, text in printed.items() if name.endswith(role)]
             outputs["stdout"] = said[0] if said else "daemon 29.7.2"

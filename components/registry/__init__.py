@@ -1,0 +1,180 @@
+"""The registry of a stack: a store that its builders push to, a mirror that they pull through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_docker as docker
+
+from components.container import confined, service, though_failed, upload
+from components.host import DockerHost
+from components.identity import Identity
+from components.network import entrance, private_network
+from components.registry.access import RegistryAccess
+from components.registry.certificates import Certificates
+from components.settings import RegistrySettings, StackSettings, parse_age, parse_size
+from components.volumes import volume
+
+_PORT = 5000
+_DEBUG_ADDRESS = "127.0.0.1:5001"
+_DATA_DIRECTORY = "/var/lib/registry"
+_DIRECTORY = "/etc/docker-build-machine/registry"
+_CONFIG_FILE = f"{_DIRECTORY}/config.json"
+_STORE_SCRIPT = "/usr/local/lib/registry/store"
+_ENVIRONMENT = (
+    # Before the file, and where a policy sees it: Pulumi takes all uploads for secrets.
+    f"REGISTRY_HTTP_TLS_CLIENTCAS=[{_DIRECTORY}/ca.crt]",
+    # Releases from 3 on would send traces to an address of their own.
+    "OTEL_TRACES_EXPORTER=none",
+)
+_HEALTH = ["wget", "-q", "-O", "/dev/null", f"http://{_DEBUG_ADDRESS}/debug/health"]
+_READY_SECONDS = 60
+_DRAIN_SECONDS = 10
+_STOP_SECONDS = 30
+# Uploads and downloads are streamed.
+_MEMORY_MIB = 512
+
+
+def configuration(upstream: str | None = None, ttl: int = 0) -> str:
+    """distribution's configuration file: the store's, or with `upstream` the mirror's.
+
+    `ttl` are the seconds for which the mirror keeps what it pulled; releases before 3 have seven
+    days and ignore it. A cache of descriptors is left out: it would vouch for blobs that the store
+    has cleared away.
+    """
+    config: dict[str, Any] = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": _DATA_DIRECTORY}},
+        "http": {
+            "addr": f":{_PORT}",
+            "draintimeout": f"{_DRAIN_SECONDS}s",
+            "tls": {
+                "certificate": f"{_DIRECTORY}/server.crt",
+                "key": f"{_DIRECTORY}/server.key",
+            },
+            "debug": {"addr": _DEBUG_ADDRESS},
+        },
+        "health": {"storagedriver": {"enabled": True, "interval": "10s", "threshold": 3}},
+    }
+    if upstream:
+        config["proxy"] = {"remoteurl": upstream, "ttl": f"{ttl}s"}
+        # Without it nothing expires; a proxy has no other deletions.
+        config["storage"]["delete"] = {"enabled": True}
+    return json.dumps(config, indent=2) + "\n"
+
+
+class Registry(pulumi.ComponentResource):
+    """Store and mirror on one host, for those alone who have a certificate of the stack's CA.
+
+    Both are caches: what is lost with their volumes is time.
+    """
+
+    access: RegistryAccess
+    """What clients are given. It is known whether or not the registry's host is up."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: StackSettings,
+        asked: RegistrySettings,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        beside = settings.registry_builder
+        inputs = {
+            **asked.model_dump(mode="json", by_alias=True),
+            "name": settings.registry_name,
+            "host": beside.host,
+            "hostKey": beside.host_key,
+        }
+        super().__init__("docker-build-machine:index:Registry", name, inputs, opts)
+        identity = Identity.of(name)
+        host = DockerHost.from_settings(beside)
+        alone = pulumi.ResourceOptions(parent=self)
+        child = pulumi.ResourceOptions(
+            parent=self, providers=[host.provider(f"{name}-host", alone)]
+        )
+        certificates = Certificates.declare(
+            identity, settings.registry_name, asked.certificates, opts=alone
+        )
+        self.access = RegistryAccess(
+            settings.registry_name, asked.port, asked.mirror_port, certificates
+        )
+        image = docker.RemoteImage(
+            f"{name}-image", name=settings.registry_image, keep_locally=True, opts=child
+        )
+
+        def serve(
+            role: str,
+            port: int,
+            network: docker.Network,
+            config: str,
+            *,
+            envs: tuple[str, ...] = (),
+            scripts: tuple[docker.ContainerUploadArgs, ...] = (),
+            **inputs: Any,
+        ) -> docker.Container:
+            data = volume(identity, f"{role}-data", opts=child)
+            files: dict[str, pulumi.Input[str]] = {
+                "ca.crt": certificates.ca,
+                "server.crt": certificates.server,
+                "server.key": certificates.server_key,
+                "config.json": config,
+            }
+            return service(
+                identity,
+                role,
+                image=image,
+                health=_HEALTH,
+                stop_seconds=_STOP_SECONDS,
+                opts=child,
+                networks_advanced=[
+                    docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))
+                ],
+                ports=[docker.ContainerPortArgs(internal=_PORT, external=port, ip=asked.address)],
+                volumes=[
+                    docker.ContainerVolumeArgs(
+                        volume_name=data.name, container_path=_DATA_DIRECTORY
+                    )
+                ],
+                # Docker uploads nothing into a container whose root is read-only.
+                uploads=[
+                    *(upload(f"{_DIRECTORY}/{file}", text, "0600") for file, text in files.items()),
+                    *scripts,
+                ],
+                memory=_MEMORY_MIB,
+                memory_swap=_MEMORY_MIB,
+                envs=[*_ENVIRONMENT, *envs],
+                **inputs,
+                **confined(),
+            )
+
+        age, size = parse_age(asked.age), parse_size(asked.size)
+        store = serve(
+            "store",
+            asked.port,
+            entrance(identity, opts=child),
+            configuration(),
+            entrypoints=["sh", _STORE_SCRIPT],
+            tmpfs={"/run/store": "mode=0700"},
+            envs=(f"STORE_CONFIG={_CONFIG_FILE}", f"STORE_AGE={age}", f"STORE_SIZE={size}"),
+            scripts=(upload(_STORE_SCRIPT, (Path(__file__).parent / "store.sh").read_text()),),
+        )
+        mirror = serve(
+            "mirror",
+            asked.mirror_port,
+            private_network(identity, containers_talk=False, opts=child),
+            configuration(asked.upstream, age),
+            command=["serve", _CONFIG_FILE],
+        )
+        host.run(
+            f"{name}-readiness",
+            "health.sh",
+            [str(_READY_SECONDS), store.name, mirror.name],
+            triggers=[store.id, mirror.id],
+            opts=child,
+        )
+        self.register_outputs({})

@@ -1,0 +1,64 @@
+"""What a client of the stack's registry is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from components.container import upload
+from components.registry.certificates import Certificates
+
+
+@dataclass(frozen=True)
+class RegistryAccess:
+    """Where the registry is, and what tells it who asks."""
+
+    name: str
+    """Host name or address, as builders reach it."""
+    port: int
+    mirror_port: int
+    certificates: Certificates
+
+    @property
+    def store(self) -> str:
+        """host:port, as image names begin."""
+        return f"{self.name}:{self.port}"
+
+    @property
+    def mirror(self) -> str:
+        """host:port of the mirror."""
+        return f"{self.name}:{self.mirror_port}"
+
+    @property
+    def generation(self) -> pulumi.Output[str]:
+        """Differs whenever the certificates do."""
+        return self.certificates.fingerprint
+
+    def uploads(self, folder: str) -> list[docker.ContainerUploadArgs]:
+        """The files of a dockerd whose certs.d is `folder`.
+
+        Everybody in the container may read them: that is the daemon's user, which no upload can
+        belong to; build steps and containers see another root.
+        """
+        files = {
+            "ca.crt": self.certificates.ca,
+            "client.cert": self.certificates.client,
+            "client.key": self.certificates.client_key,
+        }
+        return [
+            upload(f"{folder}/{server}/{name}", text)
+            for server in (self.store, self.mirror)
+            for name, text in files.items()
+        ]
+
+    def client(self) -> pulumi.Output[dict[str, str]]:
+        """What any other client needs; a secret."""
+        return pulumi.Output.all(
+            store=self.store,
+            mirror=self.mirror,
+            ca=self.certificates.ca,
+            certificate=self.certificates.client,
+            key=self.certificates.client_key,
+        )

@@ -1,0 +1,219 @@
+"""The stack's own registry: what it adds, what it gives the daemons, and nothing without it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import fleet
+from client.stack import Stack
+from components.registry import configuration
+from components.registry.certificates import blocks
+from tests.unit.conftest import CERTIFICATES, ROOT, Run
+from tests.unit.test_fleet import HOSTS
+from tests.unit.test_program import SECRET_SIGNATURE, unwrapped, uploads
+from tests.unit.test_settings import problems
+
+Program = Callable[..., Run]
+
+CHILDREN = {
+    "registry-host": "pulumi:providers:docker",
+    "registry-certificates": "command:local:Command",
+    "registry-image": "docker:index/remoteImage:RemoteImage",
+    "registry-entrance": "docker:index/network:Network",
+    "registry-network": "docker:index/network:Network",
+    "registry-store-data": "docker:index/volume:Volume",
+    "registry-mirror-data": "docker:index/volume:Volume",
+    "registry-store": "docker:index/container:Container",
+    "registry-mirror": "docker:index/container:Container",
+    "registry-readiness": "command:local:Command",
+}
+CERTS_D = "/etc/docker-build-machine/docker/certs.d"
+
+
+def registry(run_program: Program, **settings: Any) -> Run:
+    return run_program(host=None, hosts=HOSTS, registry={"host": "arm"}, **settings)
+
+
+def test_it_adds_exactly_these_resources_on_its_host(run_program: Program) -> None:
+    run = registry(run_program)
+    added = {n: r for n, r in run.resources.items() if n.startswith("registry-")}
+    assert {name: resource.type for name, resource in added.items()} == CHILDREN
+    for resource in added.values():
+        assert resource.request.parent.endswith("index:Registry::registry")
+        assert resource.type[:7] != "docker:" or "::registry-host::" in resource.request.provider
+        assert not resource.request.protect
+    assert run["registry-host"].inputs["host"] == "ssh://ops@arm.example"
+    assert "KnownHostsCommand=" in str(run["registry-host"].inputs["sshOpts"])
+    assert run["registry"].inputs["host"] == "ssh://ops@arm.example"
+    assert run["registry-store"].inputs["name"] == "dev-registry-store"
+
+
+def test_without_it_nothing_is_added_or_given(run_program: Program) -> None:
+    for run in (run_program(), run_program(registry={})):
+        assert not [name for name in run.resources if name.startswith("registry")]
+        assert not {"registry", "registryClient"} & set(run.exports)
+        daemon = run["builder-daemon"]
+        assert "registry-mirrors" not in daemon_json(run)
+        assert not [path for path in uploads(daemon) if "certs.d" in path]
+        assert not [env for env in daemon.inputs["envs"] if env.startswith("XDG_CONFIG_HOME")]
+
+
+def daemon_json(run: Run, builder: str = "builder") -> Any:
+    files = uploads(run[f"{builder}-daemon"])
+    return json.loads(files["/etc/docker-build-machine/daemon.json"]["content"])
+
+
+def test_every_daemon_gets_the_mirror_and_a_certificate_and_depends_on_no_host_of_it(
+    run_program: Program,
+) -> None:
+    run = registry(run_program)
+    assert run.exports["registry"] == "arm.example:5000"
+    for name in ("builder-eu1", "builder-arm"):
+        daemon = run[f"{name}-daemon"]
+        assert daemon_json(run, name)["registry-mirrors"] == ["https://arm.example:5001"]
+        assert "XDG_CONFIG_HOME=/etc/docker-build-machine" in daemon.inputs["envs"]
+        for port in (5000, 5001):
+            folder = f"{CERTS_D}/arm.example:{port}"
+            files = {
+                path: file for path, file in uploads(daemon).items() if path.startswith(folder)
+            }
+            assert set(files) == {
+                f"{folder}/{file}" for file in ("ca.crt", "client.cert", "client.key")
+            }
+        assert SECRET_SIGNATURE in daemon.inputs["uploads"]
+        hosted = [urn for urn in daemon.request.dependencies if "registry-" in urn]
+        assert [urn.rsplit("::", 1)[-1] for urn in hosted] == ["registry-certificates"]
+
+
+def test_both_ask_for_a_certificate_and_can_do_little(run_program: Program) -> None:
+    run = registry(run_program)
+    for role, port in (("store", 5000), ("mirror", 5001)):
+        inputs = run[f"registry-{role}"].inputs
+        assert inputs["capabilities"] == {"adds": [], "drops": ["ALL"]}
+        assert inputs["securityOpts"] == ["no-new-privileges:true"]
+        assert inputs["memory"] == inputs["memorySwap"] == 512
+        assert inputs["ports"] == [{"internal": 5000, "external": port, "ip": "0.0.0.0"}]
+        files = uploads(run[f"registry-{role}"])
+        folder = "/etc/docker-build-machine/registry"
+        config = json.loads(files[f"{folder}/config.json"]["content"])
+        assert f"REGISTRY_HTTP_TLS_CLIENTCAS=[{folder}/ca.crt]" in inputs["envs"]
+        assert config["http"]["debug"]["addr"].startswith("127.0.0.1:")
+        assert files[f"{folder}/server.key"]["permissions"] == "0600"
+        assert SECRET_SIGNATURE in inputs["uploads"]
+        # The client's key is not where a client could make it speak for all.
+        assert "of client" not in json.dumps(unwrapped(inputs["uploads"]))
+    assert "STORE_AGE=2592000" in run["registry-store"].inputs["envs"]
+    assert "STORE_SIZE=20000000000" in run["registry-store"].inputs["envs"]
+
+
+def test_the_mirror_alone_has_an_upstream_and_deletes() -> None:
+    store, mirror = json.loads(configuration()), json.loads(configuration("https://x", 60))
+    assert "proxy" not in store
+    assert "delete" not in store["storage"]
+    assert mirror["proxy"] == {"remoteurl": "https://x", "ttl": "60s"}
+    assert "cache" not in {**store["storage"], **mirror["storage"]}
+
+
+def test_keys_are_made_once_and_another_generation_or_name_makes_them_anew(
+    run_program: Program,
+) -> None:
+    made = registry(run_program)["registry-certificates"]
+    assert made.inputs["stdin"] == "arm.example\n1\n"
+    assert made.inputs["logging"] == "none"
+    assert set(made.request.ignoreChanges) >= {"create"}
+    assert list(made.request.additionalSecretOutputs) == ["stdout"]
+
+
+def test_private_networks_that_are_blocked_leave_it_open(run_program: Program) -> None:
+    run = registry(run_program, privateNetworks="block")
+    servers = "EGRESS_SERVERS=arm.example:5000 arm.example:5001"
+    assert servers in run["builder-eu1-daemon"].inputs["envs"]
+    without = run_program(privateNetworks="block")["builder-daemon"].inputs["envs"]
+    assert not [env for env in without if env.startswith("EGRESS_SERVERS")]
+
+
+def test_the_client_export_is_a_secret_for_those_who_may_read_it(run_program: Program) -> None:
+    client = registry(run_program).exports["registryClient"]
+    assert client["store"] == "arm.example:5000"
+    assert client["mirror"] == "arm.example:5001"
+    assert client["key"] == blocks(CERTIFICATES)[4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"registry": {"host": "eu2"}}, "registry.host = 'eu2' must be the name of an entry"),
+        ({"registry": {}, "hosts": [], "registryImage": "registry"}, "registryImage = 'registry'"),
+        ({"registry": {"port": 5002}}, "registry.host = '' must be the name of an entry"),
+        ({"registry": {"host": "arm", "port": 5001}}, "port = 5001 and mirrorPort = 5001"),
+        ({"registry": {"host": "arm", "port": 2222}}, "sshPort = 2222; they must differ"),
+        ({"registry": {"host": "arm", "port": 0}}, "registry.port = '0'"),
+        ({"registry": {"host": "arm", "prot": 1}}, "registry.prot is not a setting; did you mean"),
+        ({"registry": {"host": "arm", "name": "a:1"}}, "registry.name = 'a:1' must be a host name"),
+        ({"registry": {"host": "arm", "name": "127.0.0.1"}}, "next: pulumi config set --path"),
+        ({"registry": {"host": "arm", "name": "172.17.0.1"}}, "not in 172.17.0.0/16"),
+        ({"registry": {"host": "arm", "upstream": "docker.io"}}, "must be https://host[:port]"),
+        ({"registry": {"host": "arm", "age": "1"}}, "registry.age = '1' must be an age"),
+        ({"registry": {"host": "arm", "size": "1MB"}}, "registry.size = '1MB' must be at least"),
+        ({"registry": {"host": "arm", "certificates": 0}}, "registry.certificates = '0'"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], said: str) -> None:
+    text = problems(**({"host": None, "hosts": HOSTS} | settings))
+    assert said in text, text
+
+
+def test_a_stack_of_one_local_host_has_to_say_how_builders_reach_it() -> None:
+    assert "registry.name = ''" in problems(registry={"port": 5000})
+    assert "registry.host = 'a'" in problems(registry={"host": "a", "name": "10.0.0.1"})
+
+
+def test_certificates_are_what_they_say(tmp_path: Path) -> None:
+    script = ROOT / "components" / "registry" / "certificates.sh"
+    for server, name in (("10.0.0.7", "IP Address:10.0.0.7"), ("eu1.example", "DNS:eu1.example")):
+        made = subprocess.run(
+            ["sh", str(script)], input=f"{server}\n1\n", text=True, capture_output=True, check=True
+        )
+        ca, certificate, key, client, client_key = blocks(made.stdout)
+        (tmp_path / "ca").write_text(ca)
+        for text, purpose in ((certificate, "sslserver"), (client, "sslclient")):
+            verified = subprocess.run(
+                ["openssl", "verify", "-CAfile", str(tmp_path / "ca"), "-purpose", purpose],
+                input=text, text=True, capture_output=True, check=False,
+            )  # fmt: skip
+            assert verified.returncode == 0, verified.stderr
+        shown = subprocess.run(["openssl", "x509", "-noout", "-text"], input=certificate,
+                               text=True, capture_output=True, check=True).stdout  # fmt: skip
+        assert name in shown
+        assert key != client_key
+        assert "PRIVATE KEY" not in made.stderr
+
+
+def test_nodes_get_the_registry_beside_what_the_user_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = {"store": "r:5000", "mirror": "r:5001", "ca": "C", "certificate": "D", "key": "K"}
+    monkeypatch.setattr(Stack, "secret", lambda self, name: client)
+    stack = Stack({"registryClient": "[secret]"}, {})
+    (tmp_path / "own.toml").write_text("debug = true")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    path = fleet.with_registry(stack, str(tmp_path / "own.toml"), folder)
+    assert path is not None
+    config = tomllib.loads(Path(path).read_text())
+    assert config["debug"] is True
+    assert config["registry"]["docker.io"]["mirrors"] == ["r:5001"]
+    for server in ("r:5000", "r:5001"):
+        assert Path(config["registry"][server]["ca"][0]).read_text() == "C"
+        pair = config["registry"][server]["keypair"][0]
+        assert Path(pair["key"]).read_text() == "K"
+        assert Path(pair["cert"]).read_text() == "D"
+        assert Path(pair["key"]).stat().st_mode & 0o077 == 0
+    assert fleet.with_registry(Stack({}, {}), "x", folder) == "x"

@@ -12,8 +12,10 @@ IMAGE = "docker:index/remoteImage:RemoteImage"
 VOLUME = "docker:index/volume:Volume"
 PROVIDER = "pulumi:providers:docker"
 BUILDER = "docker-build-machine:index:DockerBuilder"
+REGISTRY = "docker-build-machine:index:Registry"
 
 _SSHD_PORT = 2222
+_REGISTRY_PORT = 5000
 _UNPINNED = re.compile(r"^(?!sha256:)[^@]*?(/|^)[^:/@]+(:latest)?$")
 # Go prints 1m0s, never 60s or 1m; what is written otherwise differs from what is read back.
 _GO_DURATION = re.compile(
@@ -98,15 +100,23 @@ def no_namespace_of_the_host(resource: Resource) -> Iterator[str]:
             yield f"{field} is the host's"
 
 
-def ssh_alone_is_published(resource: Resource) -> Iterator[str]:
-    """The one open port is the gateway's sshd."""
+def only_what_asks_for_keys_is_published(resource: Resource) -> Iterator[str]:
+    """The open ports are the gateway's sshd, and a registry that asks for certificates."""
     if resource.type != CONTAINER:
         return
     if resource.inputs.get("publishAllPorts"):
         yield "all ports are published"
     for port in resource.inputs.get("ports") or []:
-        if resource.role != "gateway" or int(port.get("internal", 0)) != _SSHD_PORT:
-            yield f"port {port.get('internal')} is published; only the gateway's sshd may be"
+        internal = int(port.get("internal", 0))
+        if resource.role == "gateway" and internal == _SSHD_PORT:
+            continue
+        if resource.parent.split("::")[2:3] != [REGISTRY] or internal != _REGISTRY_PORT:
+            yield f"port {internal} is published; only the gateway's sshd and a registry may be"
+        elif not any(
+            str(variable).startswith("REGISTRY_HTTP_TLS_CLIENTCAS=[/")
+            for variable in resource.inputs.get("envs") or []
+        ):
+            yield f"port {internal} is published, and the registry asks nobody for a certificate"
 
 
 def the_host_is_known(resource: Resource) -> Iterator[str]:
@@ -189,7 +199,7 @@ MANDATORY: tuple[Rule, ...] = (
     no_plain_tcp,
     nothing_of_the_host_is_mounted,
     no_namespace_of_the_host,
-    ssh_alone_is_published,
+    only_what_asks_for_keys_is_published,
     the_host_is_known,
 )
 ADVISORY: tuple[Rule, ...] = (values_settle,)

@@ -389,8 +389,9 @@ def _compare_dockerd(comparison: _Comparison) -> None:
     """What the daemon says of itself, against its configuration file in the state."""
     daemon = comparison.builder.children["daemon"]
     said = comparison.host.said(
-        "exec", daemon.inputs["name"], "docker", "info", "--format", "{{json .}}"
-    )
+        "exec", "--user", "1000:1000", daemon.inputs["name"], "docker", "info", "--format",
+        "{{json .}}",
+    )  # fmt: skip
     info, wanted = json.loads(said), json.loads(_upload(daemon, _DOCKERD_CONFIG))
     registries = (info.get("RegistryConfig") or {}).get("IndexConfigs") or {}
     insecure = {name for name, about in registries.items() if not about["Secure"]}

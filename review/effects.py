@@ -10,6 +10,8 @@ _REMADE = {
     "gateway": "restarts the gateway: open connections drop, about 2 s",
     "guard": "restarts the guard: what keys with the role build have in flight is cut",
     "janitor": "restarts the janitor; builds do not notice",
+    "store": "restarts the store: pushes in flight get 10 s to end, then they fail",
+    "mirror": "restarts the mirror: builders pull from its upstream meanwhile",
 }
 
 
@@ -37,7 +39,9 @@ def effects_of(plan: BuilderPlan) -> Effects:
     network_goes_first = any(s.type == NETWORK and s.op == "replace" for s in plan.steps.values())
     drains = plan.op("changeover") in ("create", "replace") and not network_goes_first
     deletes_cache = "cache" in plan.steps and _deletes(plan.steps["cache"])
-    if plan.component.op == "create":
+    if plan.is_registry:
+        sentences = _registry(plan, gone)
+    elif plan.component.op == "create":
         sentences = ["makes a new builder"]
     elif plan.op("daemon") == plan.op("gateway") == "delete":
         kept = [] if "cache" in plan.steps else ["the cache and the host key stay"]
@@ -55,6 +59,23 @@ def effects_of(plan: BuilderPlan) -> Effects:
             *_access(plan),
         ]
     return Effects(tuple(sentences), gone, drains, deletes_cache)
+
+
+def _registry(plan: BuilderPlan, gone: frozenset[str]) -> list[str]:
+    if plan.component.op == "create":
+        return ["makes a registry"]
+    if plan.component.op == "delete":
+        return ["takes the registry away, with all that it holds"]
+    certificates = plan.op("certificates") in ("update", "replace")
+    return [
+        *(
+            ["makes the certificates anew: clients with the old ones are refused"]
+            if certificates
+            else []
+        ),
+        *(sentence for role, sentence in _REMADE.items() if role in gone),
+        *([] if gone else ["nothing restarts"]),
+    ]
 
 
 def _deletes(volume: Step) -> bool:

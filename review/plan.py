@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policy.rules import BUILDER, CONTAINER, Resource
+from policy.rules import BUILDER, CONTAINER, REGISTRY, Resource
 
 NETWORK = "docker:index/network:Network"
 
@@ -60,7 +60,7 @@ class Step:
 
 @dataclass(frozen=True)
 class BuilderPlan:
-    """The steps of one builder."""
+    """The steps of one builder, or of the stack's registry."""
 
     component: Step
     steps: dict[str, Step] = field(default_factory=dict)
@@ -69,6 +69,10 @@ class BuilderPlan:
     @property
     def name(self) -> str:
         return self.component.name
+
+    @property
+    def is_registry(self) -> bool:
+        return f"::{REGISTRY}::" in self.component.urn
 
     def containers(self) -> Iterator[tuple[str, Step]]:
         """Those that run on; one that runs a script once and ends is none of them."""
@@ -100,9 +104,10 @@ class Plan:
             Step(step["op"], step["urn"], step.get("oldState") or {}, step.get("newState") or {})
             for step in preview.get("steps") or []
         ]
-        builders = {step.urn: BuilderPlan(step) for step in steps if step.type == BUILDER}
+        shown = (BUILDER, REGISTRY)
+        builders = {step.urn: BuilderPlan(step) for step in steps if step.type in shown}
         for step in steps:
-            if step.parent.split("::")[2:3] == [BUILDER]:
+            if step.parent.split("::")[2:3] in ([BUILDER], [REGISTRY]):
                 # A plan of destroy leaves out what stays.
                 builder = builders.setdefault(
                     step.parent, BuilderPlan(Step("same", step.parent, {}, {}))

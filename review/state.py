@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.host import DockerHost
-from policy.rules import BUILDER, CONTAINER
+from policy.rules import BUILDER, CONTAINER, REGISTRY
 from review.preview import ROOT
 
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -53,7 +53,7 @@ class StateError(Exception):
 
 
 def builders_of(stack: str) -> list[BuilderState]:
-    """The builders in the state of a stack.
+    """The builders in the state of a stack, and its registry, which is compared as they are.
 
     Raises StateError, with Pulumi's words, when the state cannot be read or is of a version that
     did not note the settings.
@@ -79,7 +79,7 @@ def builders_of(stack: str) -> list[BuilderState]:
     ]
     builders = []
     for component in managed:
-        if component.type != BUILDER:
+        if component.type not in (BUILDER, REGISTRY):
             continue
         if not component.inputs:
             raise StateError(

@@ -7,13 +7,32 @@ from typing import Any
 import pytest
 
 from policy import rules
-from policy.rules import BUILDER, CONTAINER, IMAGE, PROVIDER, VOLUME, Resource, violations
+from policy.rules import (
+    BUILDER,
+    CONTAINER,
+    IMAGE,
+    PROVIDER,
+    REGISTRY,
+    VOLUME,
+    Resource,
+    violations,
+)
 
 BUILDER_URN = f"urn:pulumi:dev::p::{BUILDER}::builder"
+REGISTRY_URN = f"urn:pulumi:dev::p::{REGISTRY}::registry"
 
 
 def resource(type_: str, role: str = "daemon", protect: bool = False, **inputs: Any) -> Resource:
     return Resource(type_, f"builder-{role}", inputs, protect, BUILDER_URN, f"urn::{role}")
+
+
+def store(*envs: str) -> Resource:
+    """A registry's container with these variables."""
+    inputs = {"ports": [{"internal": 5000}], "envs": [*envs]}
+    return Resource(CONTAINER, "registry-store", inputs, parent=REGISTRY_URN, urn="urn::store")
+
+
+ASKS = "REGISTRY_HTTP_TLS_CLIENTCAS=[/ca.crt]"
 
 
 def container(inputs: Any) -> Resource:
@@ -78,14 +97,24 @@ def said(*resources: Resource) -> set[str]:
             resource(CONTAINER, networkMode="host"),
         ),
         (
-            rules.ssh_alone_is_published,
+            rules.only_what_asks_for_keys_is_published,
             resource(CONTAINER, "gateway", ports=[{"internal": 2222, "external": 22}]),
             resource(CONTAINER, "gateway", ports=[{"internal": 2375, "external": 2375}]),
         ),
         (
-            rules.ssh_alone_is_published,
+            rules.only_what_asks_for_keys_is_published,
             resource(CONTAINER, "daemon"),
             resource(CONTAINER, "daemon", ports=[{"internal": 2222, "external": 2222}]),
+        ),
+        (
+            rules.only_what_asks_for_keys_is_published,
+            store(ASKS),
+            store("REGISTRY_HTTP_TLS_CLIENTCAS=[]"),
+        ),
+        (
+            rules.only_what_asks_for_keys_is_published,
+            store(ASKS),
+            resource(CONTAINER, "store", **store(ASKS).inputs),
         ),
         (
             rules.the_host_is_known,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from components.ssh_key import PublicKey
-from policy.rules import BUILDER, CONTAINER, IMAGE, VOLUME
+from policy.rules import BUILDER, CONTAINER, IMAGE, REGISTRY, VOLUME
 from review import preview
 from review.effects import effects_of
 from review.page import page
@@ -170,3 +170,15 @@ def test_a_change_affects_the_stacks_that_it_reaches(
     monkeypatch.setattr(preview, "ROOT", tmp_path)
     assert preview.all_stacks() == ["team-a", "team-b"]
     assert preview.affected_stacks("main") == affected
+
+
+def test_a_registry_has_a_section_of_its_own() -> None:
+    urn = f"{BUILDER_URN.rsplit('::', 2)[0]}::{REGISTRY}::registry"
+    about = {"urn": urn, "type": REGISTRY, "parent": STACK_URN}
+    component = {"op": "update", "urn": urn, "oldState": {**about, "inputs": {"size": "20GB"}},
+                 "newState": {**about, "inputs": {"size": "30GB"}}}  # fmt: skip
+    store = {"type": CONTAINER, "urn": f"{urn}-store", "parent": urn}
+    replaced = {"op": "replace", "urn": f"{urn}-store", "oldState": store, "newState": store}
+    shown = page("dev", Plan.of({"steps": [component, replaced], "changeSummary": {}}))
+    assert "restarts the store: pushes in flight get 10 s to end" in shown
+    assert "| `size` | `20GB` → `30GB` |" in shown

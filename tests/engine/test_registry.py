@@ -1,0 +1,448 @@
+"""The stack's own registry: who gets in, what a new host starts with, and what is cleared away."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.registry.certificates import blocks
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    ROOT,
+    Result,
+    free_port,
+    passed,
+    run,
+    until,
+)
+from tests.engine.figures import record
+from tests.engine.hosts import hosts_in
+from tests.engine.test_fleet import BUILDKIT_IMAGE, REGISTRY_IMAGE, Fleet, entry
+from tests.engine.test_secrets import command_lines_seen
+
+IMAGES = {"base:1": BASE_IMAGE, "tool:1": REGISTRY_IMAGE, "buildkit:1": BUILDKIT_IMAGE}
+# Some seconds of real work.
+DOCKERFILE = """\
+FROM base:1 AS compiled
+RUN i=0; while [ $i -lt 1000000 ]; do i=$((i + 1)); done; echo $i >/first
+RUN dd if=/dev/urandom of=/second bs=1M count=8 2>/dev/null && sha256sum /second >/sum
+"""
+STAGES = f"{DOCKERFILE}FROM base:1\nCOPY --from=compiled /sum /\nRUN cat /sum\n"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+# Blobs have five seconds of grace.
+SHORT = {"age": "40s", "size": "30MB"}
+BLOB_BYTES = 12_000_000
+
+
+@dataclass
+class Upstream:
+    """A registry as the mirror's source, with IMAGES in its library/."""
+
+    container: str
+    url: str
+
+
+@dataclass
+class Api:
+    """Store or mirror, as an HTTP client meets it."""
+
+    server: str
+    context: ssl.SSLContext
+
+    @classmethod
+    def of(cls, server: str, ca: str, *certificate: str, folder: Path) -> Api:
+        """With a certificate and its key, or without."""
+        context = ssl.create_default_context(cadata=ca)
+        if certificate:
+            (folder / "pem").write_text("".join(certificate))
+            context.load_cert_chain(folder / "pem")
+        return cls(server, context)
+
+    def ask(self, method: str, path: str, body: Any = None, kind: str = "") -> tuple[int, Any]:
+        """Status, and what the Location names or the body."""
+        connection = http.client.HTTPSConnection(self.server, context=self.context, timeout=30)
+        try:
+            headers = {"Content-Type": kind} if kind else {"Accept": f"{MANIFEST}, {INDEX}"}
+            connection.request(method, path.removeprefix(f"https://{self.server}"), body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers.get("Location") or answer.read()
+        finally:
+            connection.close()
+
+    def push_blob(self, name: str, content: bytes, seconds: float = 0) -> str:
+        """Its digest; with `seconds`, in ten parts over that time."""
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        status, place = self.ask("POST", f"/v2/{name}/blobs/uploads/")
+        assert status == 202
+        step = len(content) // 10 + 1
+        for start in range(0, len(content), step):
+            status, place = self.ask("PATCH", place, content[start : start + step],
+                                     "application/octet-stream")  # fmt: skip
+            assert status == 202
+            time.sleep(seconds / 10)
+        assert self.ask("PUT", f"{place}&digest={digest}")[0] == 201
+        return digest
+
+    def push_manifest(self, name: str, tag: str, media: str, **about: Any) -> tuple[int, str]:
+        """Status and digest."""
+        text = json.dumps({"schemaVersion": 2, "mediaType": media, **about}).encode()
+        digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        return self.ask("PUT", f"/v2/{name}/manifests/{tag}", text, media)[0], digest
+
+    def push(self, name: str, tag: str, *layers: str) -> str:
+        """An image of layers that are there; its digest."""
+        config = self.push_blob(name, json.dumps({"os": "linux", "of": tag}).encode())
+        form = "application/vnd.oci.image"
+        status, digest = self.push_manifest(
+            name, tag, MANIFEST,
+            config={"mediaType": f"{form}.config.v1+json", "digest": config, "size": 1},
+            layers=[
+                {"mediaType": f"{form}.layer.v1.tar", "digest": layer, "size": 1}
+                for layer in layers
+            ],
+        )  # fmt: skip
+        assert status == 201, status
+        return digest
+
+    def has(self, name: str, what: str) -> bool:
+        """Whether the repository has it: manifests/TAG or blobs/DIGEST."""
+        return self.ask("HEAD", f"/v2/{name}/{what}")[0] == 200
+
+
+class Pair(Fleet):
+    """Two hosts, the first of them with the registry."""
+
+    def docker_on(self, name: str, *arguments: str, **options: Any) -> Result:
+        """docker as a client of the builder on this host."""
+        env = {"DOCKER_HOST": f"ssh://{self.alias(name)}", "DOCKER_BUILDKIT": "1"}
+        return run("docker", *arguments, env={**self.over_ssh, **env}, **options)
+
+    @property
+    def over_ssh(self) -> dict[str, str]:
+        return {"PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+
+    def update(self) -> Result:
+        said = super().update()
+        wrapper = self.folder / "bin" / "ssh"
+        wrapper.parent.mkdir(exist_ok=True)
+        wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {self.folder}/ssh_config "$@"\n')
+        wrapper.chmod(0o755)
+        return said
+
+    def secret(self) -> dict[str, str]:
+        """What the stack gives clients of the registry."""
+        return dict(json.loads(passed(self._pulumi(
+            "stack", "output", "registryClient", "--json", "--show-secrets", "--stack", self.stack
+        ))))  # fmt: skip
+
+    def api(self, server: str, folder: Path) -> Api:
+        """The store or the mirror, asked with the stack's client certificate."""
+        client = self.secret()
+        given = (client["certificate"], client["key"])
+        return Api.of(client[server], client["ca"], *given, folder=folder)
+
+    def registry(self, role: str) -> str:
+        return f"{self.stack}-registry-{role}"
+
+    def log(self, role: str) -> str:
+        said = run("docker", "logs", self.registry(role))
+        return said.stdout + said.stderr
+
+    def destroy(self) -> None:
+        super().destroy()
+        label = f"label=docker-build-machine.owner=docker-build-machine/{self.stack}/registry"
+        for kind in ("container", "volume", "network"):
+            every = ("--all",) if kind == "container" else ()
+            listed = run("docker", kind, "ls", "--quiet", *every, "--filter", label)
+            force = () if kind == "network" else ("--force",)
+            for found in listed.stdout.split():
+                run("docker", kind, "rm", *force, found)
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """One of this machine that its containers reach, and of no builder's own bridge."""
+    network = passed(run("docker", "network", "create", f"test{secrets.token_hex(3)}")).strip()
+    form = "{{(index .IPAM.Config 0).Gateway}}"
+    yield passed(run("docker", "network", "inspect", network, "--format", form)).strip()
+    run("docker", "network", "rm", network)
+
+
+@pytest.fixture(scope="module")
+def upstream(address: str) -> Iterator[Upstream]:
+    port = free_port()
+    container = passed(run(
+        "docker", "run", "--detach", "--publish", f"{address}:{port}:5000",
+        "--publish", f"127.0.0.1:{port}:5000", REGISTRY_IMAGE,
+    )).strip()  # fmt: skip
+    try:
+        for name, image in IMAGES.items():
+            if run("docker", "image", "inspect", image).returncode:
+                passed(run("docker", "pull", image))
+            pushed = f"127.0.0.1:{port}/library/{name}"
+            passed(run("docker", "tag", image, pushed))
+            assert until(lambda: run("docker", "push", pushed).returncode == 0)  # noqa: B023
+            passed(run("docker", "rmi", pushed))
+        yield Upstream(container, f"http://{address}:{port}")
+    finally:
+        run("docker", "rm", "--force", "--volumes", container)
+
+
+@pytest.fixture(scope="module")
+def stack(
+    address: str, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """Deployed with private networks closed to builds: the registry stays open."""
+    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
+        pair = {name: hosts.new("--device", "/dev/net/tun") for name in ("one", "two")}
+        stack = Pair.create(
+            tmp_path_factory.mktemp("registry") / "s",
+            hosts=[entry(name, host.settings) for name, host in pair.items()],
+            buildkitImage="buildkit:1",
+            drainTime="2s",
+            privateNetworks="block",
+            registryImage=REGISTRY_IMAGE,
+            registry={
+                "host": "one",
+                "name": address,
+                "address": address,
+                "port": free_port(),
+                "mirrorPort": free_port(),
+                "upstream": upstream.url,
+            },
+        )
+        stack.env["SSH_AUTH_SOCK"] = hosts.agent
+        try:
+            passed(stack.update())
+            yield stack
+        finally:
+            stack.destroy()
+
+
+def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None:
+    shown = passed(stack.pulumi("up", "--expect-no-changes"))
+    assert "unchanged" in shown
+    drift = run("python", "-m", "review", "drift", "--stack", stack.stack, "--config-file",
+                str(stack.folder / "config.yaml"), env=stack.env, cwd=ROOT)  # fmt: skip
+    assert drift.returncode == 0, drift.stdout + drift.stderr
+    page = run("python", "-m", "review", "preview", "--stack", stack.stack, "--config-file",
+               str(stack.folder / "config.yaml"), env=stack.env, cwd=ROOT)  # fmt: skip
+    assert page.returncode == 0, page.stdout + page.stderr
+    assert "#### registry" in page.stdout
+    assert stack.exports()["registry"] == stack.secret()["store"]
+
+    line = stack.secret()["key"].splitlines()[1]
+    server = passed(run("docker", "exec", stack.registry("store"), "cat",
+                        "/etc/docker-build-machine/registry/server.key"))  # fmt: skip
+    places = {
+        "up": shown,
+        "drift": drift.stdout,
+        "preview": page.stdout,
+        "outputs": json.dumps(stack.exports()),
+        "state": stack.state(),
+        "store's log": stack.log("store"),
+        "mirror's log": stack.log("mirror"),
+        "inspect": passed(run("docker", "inspect", stack.registry("store"),
+                              stack.registry("mirror"), f"{stack.alias('one')}-daemon")),
+    }  # fmt: skip
+    assert not [
+        place for place, text in places.items() if line in text or server.splitlines()[1] in text
+    ]
+
+
+def test_without_the_stacks_certificate_nobody_gets_in(stack: Pair, tmp_path: Path) -> None:
+    made = passed(run("sh", str(ROOT / "components/registry/certificates.sh"), input="x\n1\n"))
+    foreign = blocks(made)[3:]
+    for server in ("store", "mirror"):
+        place, ca = stack.secret()[server], stack.secret()["ca"]
+        assert stack.api(server, tmp_path).ask("GET", "/v2/")[0] == 200
+        for certificate in ([], foreign):
+            for request in (("GET", "/v2/"), ("POST", "/v2/app/blobs/uploads/")):
+                with pytest.raises(OSError, match=r"alert|reset|EOF"):
+                    Api.of(place, ca, *certificate, folder=tmp_path).ask(*request)
+    # This machine's own dockerd is none of the stack's.
+    store = stack.exports()["registry"]
+    passed(run("docker", "tag", BASE_IMAGE, f"{store}/app:1"))
+    assert run("docker", "push", f"{store}/app:1").returncode != 0
+    passed(run("docker", "rmi", f"{store}/app:1"))
+
+
+def test_a_build_step_gets_neither_in_nor_at_the_key(stack: Pair, upstream: Upstream) -> None:
+    store = stack.exports()["registry"]
+    dockerfile = (
+        "FROM tool:1\n"
+        f"RUN ! timeout 9 wget --no-check-certificate -O - https://{store}/v2/ 2>/said; cat /said\n"
+        f"RUN ! timeout 9 wget -O - {upstream.url}/v2/ 2>/said; cat /said\n"
+        "RUN find / -xdev -name client.key -o -xdev -name certs.d | sed 's/^/found: /'\n"
+    )
+    built = stack.docker_on("one", "build", "--progress=plain", "-", input=dockerfile)
+    passed(built)
+    said = built.stdout + built.stderr
+    assert "certificate" in said.split(f"https://{store}/v2/ ")[-1]
+    assert "found: " not in said.replace("'s/^/found: /'", "")
+
+
+def test_a_new_host_starts_warm(stack: Pair) -> None:
+    store = stack.exports()["registry"]
+    seconds, said = {}, {}
+    for name in ("one", "two"):
+        start = time.monotonic()
+        built = stack.docker_on(
+            name, "build", "--progress=plain", "--build-arg", "BUILDKIT_INLINE_CACHE=1",
+            "--cache-from", f"{store}/app:1", "--tag", f"{store}/app:1", "-", input=DOCKERFILE,
+        )  # fmt: skip
+        seconds[name] = time.monotonic() - start
+        passed(built)
+        said[name] = built.stdout + built.stderr
+        passed(stack.docker_on(name, "push", f"{store}/app:1"))
+    assert "CACHED" not in said["one"]
+    assert said["two"].count("CACHED") == 2
+    for what, name in (("without", "one"), ("with", "two")):
+        record(f"first build on a new host, {what} the registry's cache", 1, page="scale",
+               seconds=seconds[name])  # fmt: skip
+    assert seconds["two"] < seconds["one"] / 2
+
+
+@dataclass
+class Node:
+    """A client with buildx, which the test's fleet is made with."""
+
+    env: dict[str, str]
+
+    @classmethod
+    def of(cls, stack: Pair, folder: Path) -> Node:
+        plugins = folder / "docker" / "cli-plugins"
+        plugins.mkdir(parents=True)
+        find = 'cat "$(find / -xdev -path "*/cli-plugins/docker-buildx" 2>/dev/null | head -n 1)"'
+        with (plugins / "docker-buildx").open("wb") as file:
+            subprocess.run(["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c",
+                            find], stdout=file, check=True)  # fmt: skip
+        (plugins / "docker-buildx").chmod(0o755)
+        return cls({**stack.env, **stack.over_ssh, "DOCKER_CONFIG": str(plugins.parent)})
+
+    def build(self, stack: Pair, *options: str) -> str:
+        """Build STAGES on the host two; returns the progress."""
+        said = run("docker", "buildx", "build", "--builder", stack.stack, "--progress=plain",
+                   "--platform", "linux/386", *options, "-", input=STAGES,
+                   env=self.env)  # fmt: skip
+        passed(said)
+        return said.stdout + said.stderr
+
+
+def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
+    stack: Pair, tmp_path: Path
+) -> None:
+    """By certificates that nobody sees; the image of its nodes comes by the mirror."""
+    node = Node.of(stack, tmp_path)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    seen: dict[str, str] = {}
+    with command_lines_seen(seen):
+        made = run("python", "-m", "client", "fleet", "--stack", stack.stack, "--config-file",
+                   str(stack.folder / "config.yaml"), "--create",
+                   env={**node.env, "TMPDIR": str(temporary)}, cwd=ROOT)  # fmt: skip
+    seen["said"] = passed(made) + made.stderr
+    line = stack.secret()["key"].splitlines()[1]
+    assert not [place for place, text in seen.items() if line in text]
+    assert not list(temporary.iterdir())
+    kept = tmp_path / "docker" / "buildx" / "instances" / stack.stack
+    assert kept.stat().st_mode & 0o077 == 0
+
+    cache = f"type=registry,ref={stack.exports()['registry']}/cache:stages"
+    assert "CACHED" not in node.build(stack, "--cache-to", f"{cache},mode=max")
+    passed(run("docker", "buildx", "prune", "--builder", stack.stack, "--all", "--force",
+               env=node.env))  # fmt: skip
+    warm = node.build(stack, "--cache-from", cache)
+    assert warm.count("CACHED") == 4, warm
+    passed(run("docker", "buildx", "rm", stack.stack, env=node.env))
+
+
+def test_the_mirror_serves_what_it_has_while_its_upstream_is_away(
+    stack: Pair, upstream: Upstream
+) -> None:
+    passed(run("docker", "stop", "--time", "1", upstream.container))
+    try:
+        passed(stack.docker_on("two", "image", "rm", "--force", "base:1"))
+        passed(stack.docker_on("two", "builder", "prune", "--all", "--force"))
+        passed(stack.docker_on("two", "pull", "base:1"))
+        passed(stack.docker_on("two", "build", "-", input="FROM base:1\nRUN echo again\n"))
+        # A store that is away costs the cache alone.
+        passed(run("docker", "stop", stack.registry("store")))
+        cache = f"{stack.exports()['registry']}/app:1"
+        passed(stack.docker_on("two", "build", "--cache-from", cache, "-", input=DOCKERFILE))
+    finally:
+        passed(run("docker", "start", upstream.container, stack.registry("store")))
+
+
+def test_what_no_tag_keeps_goes_and_no_push_in_flight_is_cut(stack: Pair, tmp_path: Path) -> None:
+    before = stack.api("store", tmp_path)
+    stack.settings["registry"] = {**stack.settings["registry"], **SHORT, "certificates": 2}
+    passed(stack.update())
+    with pytest.raises(OSError, match=r"alert|reset|EOF|verify"):
+        before.ask("GET", "/v2/")
+    store = stack.api("store", tmp_path)
+    name = stack.exports()["registry"]
+    passed(stack.docker_on("two", "pull", "base:1"))
+    passed(stack.docker_on("two", "tag", "base:1", f"{name}/base:1"))
+    passed(stack.docker_on("two", "push", f"{name}/base:1"))
+
+    def used() -> int:
+        said = run("docker", "exec", stack.registry("store"), "du", "-sk", "/var/lib/registry")
+        return int(said.stdout.split()[0])
+
+    def stored(digest: str) -> bool:
+        """Whether the blob is there, without asking the store, which would keep it."""
+        place = f"docker/registry/v2/blobs/sha256/{digest[7:9]}/{digest[7:]}"
+        test = ("test", "-e", f"/var/lib/registry/{place}")
+        return run("docker", "exec", stack.registry("store"), *test).returncode == 0
+
+    # Four images of 12 MB, where 30 MB may stay; the last with an index of two platforms beside it.
+    layers = [store.push_blob("app", os.urandom(BLOB_BYTES)) for _ in range(4)]
+    for number, layer in enumerate(layers):
+        store.push("app", f"v{number}", layer)
+        time.sleep(1)
+    child = store.push("app", "child", store.push_blob("app", b"of one platform"))
+    index = [{"mediaType": MANIFEST, "digest": child, "size": 1}]
+
+    def keep() -> None:
+        """Push what is to stay again, as a CI does."""
+        store.push("app", "v3", layers[3])
+        assert store.push_manifest("app", "many", INDEX, manifests=index)[0] == 201
+
+    keep()
+    most = used()
+    # A slow push, through all the clearing away.
+    slow = store.push_blob("slow", os.urandom(BLOB_BYTES // 4), seconds=15)
+    assert until(lambda: "by size: removed" in stack.log("store"), 30)
+    assert store.ask("HEAD", f"/v2/slow/blobs/{slow}")[0] == 200
+    store.push("slow", "1", slow)
+    assert store.has("slow", "manifests/1")
+    assert used() < most - BLOB_BYTES / 1024
+    assert not stored(layers[0])
+    assert stored(layers[3])
+
+    def gone() -> bool:
+        keep()
+        time.sleep(1)
+        return not stored(layers[2]) and not store.has("app", "manifests/child")
+
+    # By then each of the tags that stay would have gone too, were they not pushed again.
+    assert until(gone, 80), stack.log("store")
+    for kept in ("manifests/v3", "manifests/many", f"manifests/{child}", f"blobs/{layers[3]}"):
+        assert store.has("app", kept), (kept, stack.log("store"))
+    for lost in ("manifests/v0", "manifests/v2", "manifests/child"):
+        assert not store.has("app", lost), lost

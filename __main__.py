@@ -2,16 +2,13 @@
 
 import pulumi
 
-from components import DockerBuilder, Registry, load_settings
-from components.fleet import builder_entries, fleet_exports
+from components import Registry, load_settings
+from components.fleet import builder_entries, declare_builders, fleet_exports
 
 settings = load_settings()
 registry = Registry("registry", settings, settings.registry) if settings.registry else None
 access = registry.access if registry else None
-builders = {
-    name: DockerBuilder(name, one.arguments, registry=access)
-    for name, one in settings.builders.items()
-}
+builders = declare_builders(settings, access)
 entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)

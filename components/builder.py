@@ -1,6 +1,7 @@
 """The builder as one component: network, volumes, daemon, gateway, and what clients need."""
 
 # Annotations stay types here: the SDK's analyzer makes the package's schema of them.
+import copy
 from typing import TYPE_CHECKING, Any
 
 import pulumi
@@ -66,9 +67,13 @@ class DockerBuilder(pulumi.ComponentResource):
 
         They are plain values, checked before anything is declared; ValueError names every one
         that is wrong. As the component's inputs they are what a preview compares. Its daemon uses
-        the stack's `registry` where there is one.
+        the stack's `registry` where there is one. Everything on the host comes after what
+        `opts.depends_on` names, and goes before it.
         """
         settings = Settings.of(args)
+        opts = copy.copy(opts or pulumi.ResourceOptions())
+        # Of the component itself it would hold up the host keys, and with them every export.
+        before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:DockerBuilder", name, settings.arguments, opts)
         identity = Identity.of(name)
         host = DockerHost.from_settings(settings)
@@ -94,7 +99,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 ",".join(settings.platforms),
                 str(settings.prepare).lower(),
             ],
-            opts=child,
+            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(depends_on=before)),
         )
         checked = after(preflight.checked)
 

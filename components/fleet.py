@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import pulumi
 
@@ -12,6 +13,27 @@ from components.builder import DockerBuilder
 from components.settings import StackSettings
 
 Entry = dict[str, Any]
+
+
+def declare_builders(
+    settings: StackSettings, registry: RegistryAccess | None
+) -> dict[str, DockerBuilder]:
+    """A builder for each host of the stack, by the component's name, with the stack's registry.
+
+    Those of one ssh:// host come and go one after the other: sshd's default MaxStartups
+    (sshd_config(5)) refuses some logins when more than ten are under way.
+    """
+    builders: dict[str, DockerBuilder] = {}
+    last: dict[str, DockerBuilder] = {}
+    for name, one in settings.builders.items():
+        machine = urlsplit(one.host).hostname
+        before = [last[machine]] if machine in last else []
+        builders[name] = DockerBuilder(
+            name, one.arguments, pulumi.ResourceOptions(depends_on=before), registry
+        )
+        if machine:
+            last[machine] = builders[name]
+    return builders
 
 
 def builder_entries(

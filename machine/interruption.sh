@@ -19,7 +19,7 @@ mend_interruption() {
 			[[ $state == *"$id"* ]] || quietly "Remove the $kind ${id:0:12}" docker --host "$host" "$kind" rm ${force:+"$force"} "$id"
 		done < <(docker --host "$host" "$kind" ls ${every:+"$every"} --quiet --no-trunc --filter "label=docker-build-machine.owner=$owner")
 	done
-	quietly 'Read what there is' stack refresh --yes --skip-preview --clear-pending-creates
+	quietly 'Read what there is' stack refresh --parallel 8 --yes --skip-preview --clear-pending-creates
 }
 
 cancel_update() { (cd "$ROOT" && pulumi --non-interactive cancel --yes --stack "$STACK"); }

@@ -435,7 +435,8 @@ def mending(stack: str, found: list[Drift], options: list[str]) -> list[list[str
     commands = [["docker", *_removal(what)] for what in removals]
     pulumi = ["--stack", stack, *options, "--yes", "--skip-preview"]
     if any(drift.refresh or drift.remove for drift in found):
-        commands.append(["pulumi", "refresh", *pulumi])
+        # It reads everything at once, and from ten logins at once on sshd refuses some.
+        commands.append(["pulumi", "refresh", "--parallel", "8", *pulumi])
     replaced = dict.fromkeys(urn for drift in found for urn in drift.replace)
     if replaced or len(commands) > len(removals):
         replace = [word for urn in replaced for word in ("--replace", urn)]

@@ -17,9 +17,8 @@ import pulumi_docker as docker
 from components.settings import Settings
 
 _SCRIPTS = Path(__file__).parent
-_LOOKS_AT_ONCE = 8
-# What was seen on each host, by its URL, in a run of the program.
-_LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, list[pulumi.Output[str]]]] = (
+# What was last seen on each machine in a run of the program.
+_LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, pulumi.Output[str]]] = (
     WeakKeyDictionary()
 )
 
@@ -161,11 +160,10 @@ class DockerHost:
         """
         script = (_SCRIPTS / "preflight.sh").read_text()
         look = f"( {self.shell('look', *arguments, clock=True)} ) || :"
-        looks = _LOOKS.setdefault(asyncio.get_event_loop(), {}).setdefault(self.url, [])
-        # The first one opens the connection that the others share; sshd allows it ten sessions.
-        before = (
-            looks[max(0, len(looks) - _LOOKS_AT_ONCE)] if looks else pulumi.Output.from_input("")
-        )
+        looks = _LOOKS.setdefault(asyncio.get_event_loop(), {})
+        machine = urlsplit(self.url).hostname
+        # One at a time: the first one opens the connection that the others share.
+        before = looks.get(machine, pulumi.Output.from_input(""))
         seen = command.local.run_output(
             # What the command says is told below; its end is no error.
             command=before.apply(lambda _: look),
@@ -173,7 +171,7 @@ class DockerHost:
             logging=command.local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=opts.parent),
         )
-        looks.append(seen.stdout)
+        looks[machine] = seen.stdout
         facts = seen.stdout.apply(lambda text: HostFacts.parse(text or ""))
         checked = command.local.Command(
             name,

@@ -16,8 +16,14 @@ from tests.engine.conftest import Builder, Result, free_port, passed, run
 from tests.engine.figures import LONG, record
 from tests.engine.hosts import Host, Hosts, hosts_in
 
-# sshd's own default: from 10 connections that have not logged in yet, it refuses some.
+# sshd's own default: while 10 connections have not logged in yet, it refuses some of the others.
 MAX_STARTUPS = 10
+RUNS = (
+    ("first up", "up"),
+    ("second up", "up", "--expect-no-changes"),
+    ("refresh, 8 at once,", "refresh", "--expect-no-changes", "--parallel=8"),
+    ("destroy", "destroy"),
+)
 
 
 @dataclass
@@ -29,7 +35,16 @@ class Cost:
     """Most memory of all its processes together (resident, shared pages counted for each)."""
     connections: int
     """TCP connections that the host's sshd saw."""
+    logging_in: int
+    """Most of them at once that had not logged in yet."""
     refused: int
+    """Lines of sshd about connections that it dropped, or began to drop."""
+
+    def record(self, what: str) -> None:
+        """Note it on docs/scale.md."""
+        record(what, 1, page="scale", seconds=self.seconds, MiB=self.mib,
+               connections=self.connections, logging_in_at_once=self.logging_in,
+               refused=self.refused)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +73,18 @@ def resident_mib(root: int) -> float:
     return total * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def logging_in(log: str) -> int:
+    """Most connections at once that sshd had taken and neither let in nor closed."""
+    waiting = most = 0
+    for line in log.splitlines():
+        if line.startswith("Connection from "):
+            waiting += 1
+            most = max(most, waiting)
+        elif re.match(r"Accepted |(Connection (closed|reset)|Disconnected) .*\[preauth\]", line):
+            waiting -= 1
+    return most
+
+
 def measured(builder: Builder, host: Host, command: str, *options: str) -> Cost:
     """Run Pulumi on the stack; whatever shared connection there was has ended before."""
     run("docker", "exec", host.container, "sh", "-c", "pkill -f 'sshd.*root@notty'")
@@ -76,6 +103,7 @@ def measured(builder: Builder, host: Host, command: str, *options: str) -> Cost:
         seconds,
         most - resident_mib(os.getpid()),
         len(re.findall(r"^Connection from ", new, re.MULTILINE)),
+        logging_in(new),
         len(re.findall(r"drop connection|MaxStartups", new)),
     )
 
@@ -86,41 +114,51 @@ def fleet_of(number: int, host: Host, hosts: Hosts, folder: Path) -> Builder:
     while len(ports) < number:
         ports.add(free_port())
     entries = [{"name": f"n{n}", "sshPort": port, **host.settings} for n, port in enumerate(ports)]
-    builder = Builder.create(folder / f"of{number}", hosts=entries)
+    builder = Builder.create(folder / f"of{number}", hosts=entries, keepCache=False)
     builder.env["SSH_AUTH_SOCK"] = hosts.agent
     return builder
 
 
-def test_a_preview_grows_linearly_and_asks_the_host_gently(hosts: Hosts, tmp_path: Path) -> None:
-    costs = {}
-    for number in (1, 10, 100) if LONG else (1, 10):
-        host = hosts.new("--device", "/dev/net/tun")
-        cost = measured(fleet_of(number, host, hosts, tmp_path), host, "preview")
-        record(f"preview of {number} builders on one host", 1, page="scale", seconds=cost.seconds,
-               MiB=cost.mib, connections=cost.connections, refused=cost.refused)  # fmt: skip
-        assert cost.refused == 0
-        assert cost.connections <= MAX_STARTUPS
-        costs[number] = cost
+def grows_linearly(costs: dict[int, Cost]) -> None:
+    """Linear at most, from the second largest to the largest: what any run costs makes it less."""
     few, many = list(costs)[-2:]
-    # Linear at most: what any run costs on top makes it less.
     assert costs[many].seconds < costs[few].seconds * (many / few)
     assert costs[many].mib < costs[few].mib * (many / few)
 
 
-@pytest.mark.skipif(not LONG, reason="ten builders take minutes; make trials runs it")
-@pytest.mark.parametrize("number", [1, 10])
-def test_an_update_asks_the_host_gently(hosts: Hosts, tmp_path: Path, number: int) -> None:
-    host = hosts.new("--device", "/dev/net/tun")
-    builder = fleet_of(number, host, hosts, tmp_path)
-    try:
-        for what in ("first", "second"):
-            cost = measured(builder, host, "up", "--parallel=8")
-            record(
-                f"{what} up of {number} builders on one host, 8 at once",
-                1, page="scale", seconds=cost.seconds, MiB=cost.mib,
-                connections=cost.connections, refused=cost.refused,
-            )  # fmt: skip
-            assert cost.refused == 0
-    finally:
-        builder.env["PULUMI_PARALLEL"] = "8"
-        builder.destroy()
+def test_a_preview_grows_linearly_and_asks_the_host_gently(hosts: Hosts, tmp_path: Path) -> None:
+    costs = {}
+    for number in (1, 10, 100) if LONG else (1, 4):
+        host = hosts.new("--device", "/dev/net/tun")
+        cost = measured(fleet_of(number, host, hosts, tmp_path), host, "preview")
+        cost.record(f"preview of {number} builders on one host")
+        assert cost.refused == 0
+        assert cost.connections <= MAX_STARTUPS
+        costs[number] = cost
+    grows_linearly(costs)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "numbers"), [("64", (1, 10)), ("128", (3,))] if LONG else [("64", (3,))]
+)
+def test_every_run_grows_linearly_and_is_never_refused(
+    hosts: Hosts, tmp_path: Path, parallel: str, numbers: tuple[int, ...]
+) -> None:
+    costs: dict[str, dict[int, Cost]] = {}
+    for number in numbers:
+        host = hosts.new("--device", "/dev/net/tun")
+        builder = fleet_of(number, host, hosts, tmp_path)
+        builder.env["PULUMI_PARALLEL"] = parallel
+        try:
+            for what, command, *options in RUNS:
+                cost = measured(builder, host, command, *options)
+                cost.record(f"{what} of {number} builders on one host, --parallel {parallel}")
+                assert cost.refused == 0, what
+                assert cost.logging_in <= MAX_STARTUPS, what
+                costs.setdefault(what, {})[number] = cost
+        finally:
+            builder.env["PULUMI_PARALLEL"] = "8"
+            builder.destroy()
+    for of_run in costs.values():
+        if len(of_run) > 1:
+            grows_linearly(of_run)

@@ -54,6 +54,69 @@ def test_nothing_of_one_host_depends_on_another(run_program: Callable[..., Run])
             assert not [urn for urn in resource.request.dependencies if "builder-arm" in urn], name
 
 
+def most_at_once(run: Run) -> int:
+    """Most resources that can be at work on a host at once, by what waits for what.
+
+    The widest antichain of the dependencies, which are there in deletion too (Dilworth: what a
+    largest matching leaves over).
+    """
+    needs: dict[str, set[str]] = {}
+
+    def all_needs(name: str) -> set[str]:
+        if name not in needs:
+            needs[name] = set()
+            request = run[name].request
+            urns = {*request.dependencies, request.parent}
+            direct = {urn.rsplit("::", 1)[-1] for urn in urns} & run.resources.keys()
+            needs[name] = direct.union(*map(all_needs, direct))
+        return needs[name]
+
+    at_work = [
+        name
+        for name, resource in run.resources.items()
+        if resource.type.startswith("docker:")
+        or str(resource.inputs.get("create")).startswith("ssh ")
+    ]
+    after: dict[str, str] = {}
+
+    def matched(name: str, tried: set[str]) -> bool:
+        for other in at_work:
+            if name in all_needs(other) and other not in tried:
+                tried.add(other)
+                if other not in after or matched(after[other], tried):
+                    after[other] = name
+                    return True
+        return False
+
+    return len(at_work) - sum(matched(name, set()) for name in at_work)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"transport": "tls"}, {"hostKeys": [1, 2], "privateNetworks": "block", "keys": [
+        {"name": "ada", "publicKey": KEY},
+        {"name": "ci", "publicKey": OTHER_KEY, "role": "build"},
+    ]}],
+    ids=["socket", "tls", "guarded"],
+)  # fmt: skip
+def test_a_host_is_asked_as_little_by_many_builders_as_by_one(
+    run_program: Callable[..., Run], settings: dict[str, Any]
+) -> None:
+    def builders(number: int) -> Run:
+        host = {"host": "ssh://ops@eu1.example", "hostKey": KEY}
+        hosts = [{"name": f"n{n}", "sshPort": 3000 + n, **host} for n in range(number)]
+        return run_program(host=None, hosts=hosts, **settings)
+
+    many = builders(4)
+    at_once = most_at_once(many)
+    assert at_once == most_at_once(builders(1))
+    # With one look beside them no more than the ten that sshd's MaxStartups lets log in.
+    assert at_once + 1 <= 10
+    # While one builder fails, what clients need to know of the others is still told.
+    for name in ("builder-n1", "builder-n1-host-key-1"):
+        assert not [urn for urn in many[name].request.dependencies if "builder-n0" in urn]
+
+
 def test_all_builders_are_exported_in_one_list(run_program: Callable[..., Run]) -> None:
     exports = fleet(run_program).exports
     eu1, arm = exports["builders"]

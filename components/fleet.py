@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import pulumi
 
 from components.builder import DockerBuilder
+from components.host import DockerHost
 from components.settings import StackSettings
 
 Entry = dict[str, Any]
@@ -26,13 +26,13 @@ def declare_builders(
     builders: dict[str, DockerBuilder] = {}
     last: dict[str, DockerBuilder] = {}
     for name, one in settings.builders.items():
-        machine = urlsplit(one.host).hostname
-        before = [last[machine]] if machine in last else []
+        sshd = DockerHost.from_settings(one).sshd
+        before = [last[sshd]] if sshd in last else []
         builders[name] = DockerBuilder(
             name, one.arguments, pulumi.ResourceOptions(depends_on=before), registry
         )
-        if machine:
-            last[machine] = builders[name]
+        if sshd:
+            last[sshd] = builders[name]
     return builders
 
 

@@ -17,8 +17,8 @@ import pulumi_docker as docker
 from components.settings import Settings
 
 _SCRIPTS = Path(__file__).parent
-# What was last seen on each machine in a run of the program.
-_LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, pulumi.Output[str]]] = (
+# What was last seen through each sshd in a run of the program.
+_LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, pulumi.Output[str]]] = (
     WeakKeyDictionary()
 )
 
@@ -95,6 +95,12 @@ class DockerHost:
         return self.url.startswith("ssh://")
 
     @property
+    def sshd(self) -> str:
+        """host:port of what counts the logins; empty without SSH."""
+        parts = urlsplit(self.url)
+        return f"{parts.hostname}:{parts.port or 22}" if self.is_remote else ""
+
+    @property
     def ssh_options(self) -> list[str]:
         """Options of every ssh to the host: the pinned key alone, one shared connection.
 
@@ -161,9 +167,8 @@ class DockerHost:
         script = (_SCRIPTS / "preflight.sh").read_text()
         look = f"( {self.shell('look', *arguments, clock=True)} ) || :"
         looks = _LOOKS.setdefault(asyncio.get_event_loop(), {})
-        machine = urlsplit(self.url).hostname
         # One at a time: the first one opens the connection that the others share.
-        before = looks.get(machine, pulumi.Output.from_input(""))
+        before = looks.get(self.sshd, pulumi.Output.from_input(""))
         seen = command.local.run_output(
             # What the command says is told below; its end is no error.
             command=before.apply(lambda _: look),
@@ -171,7 +176,7 @@ class DockerHost:
             logging=command.local.Logging.NONE,
             opts=pulumi.InvokeOutputOptions(parent=opts.parent),
         )
-        looks[machine] = seen.stdout
+        looks[self.sshd] = seen.stdout
         facts = seen.stdout.apply(lambda text: HostFacts.parse(text or ""))
         checked = command.local.Command(
             name,

@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,29 @@ class Fleet(Builder):
                     run("docker", kind, "rm", *force, found)
 
 
+NewFleet = Callable[..., Fleet]
+
+
 @pytest.fixture(scope="module")
-def fleet(
-    hosts: Hosts, pair: dict[str, Host], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def new_fleet(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewFleet]:
+    """Makes fleets of such entries that are gone when the module's tests have ended."""
+    made: list[Fleet] = []
+
+    def new(*entries: dict[str, Any]) -> Fleet:
+        made.append(Fleet.create(tmp_path_factory.mktemp("fleet") / "s", hosts=list(entries)))
+        made[-1].env["SSH_AUTH_SOCK"] = hosts.agent
+        return made[-1]
+
+    yield new
+    for fleet in made:
+        fleet.destroy()
+
+
+@pytest.fixture(scope="module")
+def fleet(new_fleet: NewFleet, pair: dict[str, Host]) -> Fleet:
     """A fleet of two whose second host is down when it is deployed for the first time."""
     down = {"host": f"ssh://root@127.0.0.1:{free_port()}", "hostKey": pair["two"].host_key}
-    folder = tmp_path_factory.mktemp("fleet") / "s"
-    fleet = Fleet.create(folder, hosts=[entry("one", pair["one"].settings), entry("two", down)])
-    fleet.env["SSH_AUTH_SOCK"] = hosts.agent
-    yield fleet
-    fleet.destroy()
+    return new_fleet(entry("one", pair["one"].settings), entry("two", down))
 
 
 def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host]) -> None:
@@ -149,6 +162,22 @@ def test_a_host_that_goes_down_later_stops_no_change_of_the_others(
         passed(run("docker", "start", pair["two"].container))
     passed(fleet.update())
     assert fleet.reaches("two", "ci")
+
+
+def test_a_builder_that_fails_holds_up_only_those_behind_it_on_its_host(
+    pair: dict[str, Host], new_fleet: NewFleet
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        first, second = (entry(name, pair["one"].settings) for name in PLATFORMS)
+        first["sshPort"] = taken.getsockname()[1]
+        fleet = new_fleet(first, second)
+        said = fleet.update()
+    assert said.returncode != 0
+    assert f"sshPort = {first['sshPort']} " in said.stdout
+    assert not fleet.reaches("two")
+    assert [told["name"] for told in fleet.exports()["builders"]] == ["one", "two"]
 
 
 def test_a_project_is_told_its_builder(fleet: Fleet) -> None:

@@ -1,6 +1,6 @@
 # One word for each job; the work is done in machine/.
 .DEFAULT_GOAL := help
-.PHONY: help up team preview drift kit ci status backup restore down purge images sbom audit test trials
+.PHONY: help up team preview drift kit ci status backup restore down purge images sbom audit test trials bench
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -52,3 +52,6 @@ test: ## lint, types, unit and engine tests, with all their set-up
 
 trials: ## the long versions of the tests that count; figures go to docs/trials.md
 	@machine/trials
+
+bench: ## how fast it is, beside what else one would build on, into docs/speed.md; a few minutes: SHORT=yes
+	@machine/bench

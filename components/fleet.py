@@ -10,6 +10,7 @@ import pulumi
 
 from components.builder import DockerBuilder
 from components.host import DockerHost
+from components.registry.access import RegistryAccess
 from components.settings import StackSettings
 
 Entry = dict[str, Any]

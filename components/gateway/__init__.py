@@ -27,10 +27,10 @@ _FILES = Path(__file__).parent
 _LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
-# sshd itself runs as USER and has none. Root needs them to set USER up and to start services as it
-# (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID) and to end its connections (KILL).
 # The files of a session are some 2 MB; hundreds at once must fit.
 _MEMORY_MIB = 2048
+# sshd itself runs as USER and has none. Root needs them to set USER up and to start services as it
+# (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID) and to end its connections (KILL).
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 
 

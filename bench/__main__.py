@@ -1,0 +1,131 @@
+"""python -m bench [--short] [--out FOLDER]: run everything, write FOLDER/speed.*."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from bench import crowd, handshake, steps, transfers
+from bench.builder import Builder
+from bench.builds import WARM, group_of, interleaved, of_job
+from bench.client import Client, take_cli
+from bench.figures import Figure
+from bench.images import Images
+from bench.peers import (
+    buildx,
+    close,
+    fill,
+    give_cli,
+    insecure,
+    load,
+    network,
+    original,
+    registry,
+    rootless,
+    ssh_host,
+    wait_for,
+)
+from bench.report import write
+from bench.targets import DEPLOYED, FORMER, LOCAL, PROGRAM, UNCHANGED
+from bench.workloads import NAMES, Workload
+
+
+def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
+    """Everything; a short run takes fewer rounds, less data and one workload."""
+    take_cli(images.daemon, folder / "cli")
+    os.environ["PATH"] = f"{folder}/cli:{os.environ['PATH']}"
+    figures: list[Figure] = []
+
+    def found(more: list[Figure]) -> None:
+        for figure in more:
+            print(
+                f"    {figure.group} | {figure.path}: {figure.median:.2f} {figure.unit}", flush=True
+            )
+        figures.extend(more)
+
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(network())
+        builder = Builder.create(images, folder / "stack", address)
+        stack.callback(builder.stack.destroy)
+        former, originals = stack.enter_context(original(images, folder / "original", address))
+        for path, program in ((PROGRAM, builder.stack), (FORMER, former)):
+            found([Figure(DEPLOYED, path, "s", (program.up(),))])
+        give_cli("bench-original-ssh")
+        unchanged = [(builder.stack.up(), former.up()) for _ in range(1 if short else 3)]
+        for path, times in zip((PROGRAM, FORMER), zip(*unchanged, strict=True), strict=True):
+            found([Figure(UNCHANGED, path, "s", times)])
+
+        local = Client.create(LOCAL, "unix:///var/run/docker.sock", folder / "local")
+        stack.callback(forget, local)
+        kit, shared, plain = ours = stack.enter_context(builder.clients())
+        bases = stack.enter_context(registry(images, address))
+        unforwarded = stack.enter_context(rootless(images, folder / "rootless", insecure(bases)))
+        wait_for(originals[1])
+        load(originals[1], images.base)
+        for client in (kit, unforwarded):
+            load(client, images.base, images.python, images.go)
+        stack.callback(close, originals[1], "original")
+        fill(bases, unforwarded, images.base, images.python, images.go)
+        foreign = stack.enter_context(buildx(images, shared, bases))
+        host = stack.enter_context(ssh_host(images, folder / "host", address))
+
+        service = Workload("service", images.base, folder / "service")
+        everybody = [local, unforwarded, *ours, *originals, foreign]
+        interleaved(service, everybody, "cold", 1, WARM)
+        found(interleaved(service, everybody, "warm", 5 if short else 15, WARM))
+        found(handshake.connections(builder, plain, service, 3))
+        found(handshake.parts(plain, 5 if short else 30))
+
+        bases_of = {"service": images.base, "packages": images.python, "compiled": images.go}
+        for name in NAMES[:1] if short else NAMES:
+            workload = Workload(name, bases_of[name], folder / f"of-{name}")
+            # The others take the same minutes each; one workload shows where they stand.
+            daemons = [local, unforwarded, kit, foreign] if name == "service" else [local, kit]
+            for state, rounds in (("cold", 1), ("warm", 5), ("source", 5), ("dependency", 3)):
+                rounds = 1 if short else rounds
+                found(interleaved(workload, daemons, state, rounds, group_of(name, state)))
+            rounds = 3 if name == "service" and not short else 1
+            # Without its cache mounts a compiler does the same work for either change.
+            states = ("source",) if name == "compiled" else ("source", "dependency")
+            found(of_job(workload, images, bases, folder, states, rounds))
+
+        found(crowd.versions([local, kit, plain, originals[0]]))
+        found(crowd.builds(service, [local, kit, plain], 1 if short else 3))
+        size, rounds = (100, 1) if short else (500, 2)
+        here = [local, kit, plain]
+        found(transfers.context(images, here, host, folder / "context", size, rounds))
+        size, rounds = (100, 1) if short else (1000, 2)
+        found(transfers.images_of(images, here, host, folder / "images", size, rounds))
+        size, rounds = (200, 1) if short else (1000, 3)
+        daemons = [local, unforwarded, kit]
+        found(steps.inside_a_step(images.python, daemons, address, size, rounds))
+    return figures
+
+
+def forget(client: Client) -> None:
+    """Remove the images that were built; what is in the build cache goes as any of it does."""
+    built = client.docker("image", "ls", "--quiet", "--filter", "reference=bench*").stdout.split()
+    if built:
+        client.docker("image", "rm", "--force", *sorted(set(built)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument(
+        "--short", action="store_true", help="a few minutes: fewer rounds, less data"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder of the report")
+    options = parser.parse_args()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        figures = measured(Images.from_environment(), Path(folder), short=options.short)
+        minutes = (time.monotonic() - start) / 60
+        write(options.out, figures, short=options.short, minutes=minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The builder itself: a stack of this program on this machine's Docker, and its clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.client import Client, run
+from bench.images import Images
+from bench.keys import free_port, make_key, ssh_block
+from bench.peers import close, wait_for
+from bench.stack import NAME, Stack
+
+ROOT = Path(__file__).parents[1]
+KIT, SHARED, PLAIN = "kit", "ssh, shared connection", "ssh, nothing configured"
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A stack of this program."""
+
+    stack: Stack
+    address: str
+    port: int
+
+    @classmethod
+    def create(cls, images: Images, folder: Path, address: str) -> Builder:
+        """A stack that is not deployed yet; its defaults and nothing else.
+
+        Its gateway listens on this address of the machine, as for clients of other machines: what
+        comes by 127.0.0.1 would pass through Docker's proxy.
+        """
+        folder.mkdir()
+        port = free_port()
+        stack = Stack.create(
+            ROOT,
+            folder,
+            sshHost=address,
+            sshAddress=address,
+            sshPort=port,
+            keys=[{"name": "bench", "publicKey": make_key(folder / "key")}],
+            daemonImage=images.daemon,
+            gatewayImage=images.gateway,
+            keepCache=False,
+        )
+        return cls(stack, address, port)
+
+    @property
+    def gateway(self) -> str:
+        return f"{NAME}-builder-gateway"
+
+    def logins(self) -> int:
+        """How many connections have logged in, by the gateway's log."""
+        logged = run("docker", "logs", self.gateway)
+        return len(re.findall(r" login ", logged.stdout + logged.stderr))
+
+    @contextmanager
+    def clients(self) -> Iterator[list[Client]]:
+        """With the kit, with a plain ControlMaster, and with nothing configured."""
+        told = self.stack.pulumi("stack", "output", "--json", "--stack", NAME)
+        outputs = json.loads(told.stdout)
+        shared, plain = (
+            Client.create(
+                path,
+                "ssh://gateway",
+                self.stack.folder / folder,
+                ssh_block("gateway", "builder", self.address, self.port, self.stack.folder,
+                          outputs["knownHosts"], shared=path == SHARED),
+            )
+            for path, folder in ((SHARED, "shared"), (PLAIN, "plain"))
+        )  # fmt: skip
+        with self._kit(outputs["sshAlias"]) as kit:
+            for client in (kit, shared, plain):
+                wait_for(client)
+            yield [kit, shared, plain]
+            close(shared, "gateway")
+
+    @contextmanager
+    def _kit(self, alias: str) -> Iterator[Client]:
+        """What `builder env` of an installed kit sets."""
+        folder = self.stack.folder
+        kit, home = folder / "kit", folder / "kit-client" / "home"
+        run(sys.executable, "-m", "client", "kit", "--stack", NAME, "--config-file",
+            str(self.stack.config), "--key", "bench", "--out", str(kit),
+            env=self.stack.environment, cwd=ROOT)  # fmt: skip
+        client = Client.create(KIT, "", folder / "kit-client")
+        home.mkdir()
+        ssh = client.folder / "bin" / "ssh"
+        ssh.write_text(
+            ssh.read_text().replace(f"{client.folder}/ssh_config", f"{home}/.ssh/config")
+        )
+        env = {
+            **client.environment,
+            "DOCKER_HOST": "",
+            "HOME": str(home),
+            "BUILDER_HOME": str(folder / "b"),
+        }
+        installed = str(folder / "b" / "builder")
+        run("sh", str(kit / "builder"), "install", "--identity", str(folder / "key"), env=env)
+        # The watcher that it leaves behind would hold a captured standard error open.
+        with open(os.devnull, "w") as null:
+            said = run("sh", installed, "env", alias, env=env, capture_output=False,
+                       stdout=-1, stderr=null).stdout  # fmt: skip
+        host = re.search(r"DOCKER_HOST='([^']*)'", said)
+        try:
+            yield Client(KIT, host[1] if host else "", client.folder)
+        finally:
+            run("sh", installed, "uninstall", env=env)

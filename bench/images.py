@@ -1,0 +1,25 @@
+"""The images of a run, from the environment that machine/bench sets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Images:
+    daemon: str
+    gateway: str
+    registry: str
+    buildkit: str
+    base: str
+    """Something small with a shell."""
+    python: str
+    """With pip."""
+    go: str
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """BENCH_DAEMON_IMAGE and so on. Raises KeyError when one is missing."""
+        return cls(**{f.name: os.environ[f"BENCH_{f.name.upper()}_IMAGE"] for f in fields(cls)})

@@ -1,0 +1,51 @@
+"""Keys, ports and ssh configuration of clients."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from bench.client import run
+
+
+def make_key(path: Path) -> str:
+    """A new ed25519 key pair; returns the public key."""
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path))
+    return Path(f"{path}.pub").read_text().strip()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def ssh_block(
+    alias: str,
+    user: str,
+    address: str,
+    port: int,
+    folder: Path,
+    known_hosts: str = "",
+    *,
+    shared: bool,
+) -> str:
+    """A Host block for `folder/key`; without known hosts any host key is taken.
+
+    With `shared`, a plain ControlMaster; nothing else is configured.
+    """
+    known = folder / "known_hosts"
+    known.write_text(known_hosts)
+    lines = [
+        f"Host {alias}",
+        f"HostName {address}",
+        f"User {user}",
+        f"Port {port}",
+        f"IdentityFile {folder}/key",
+        f"UserKnownHostsFile {known if known_hosts else '/dev/null'}",
+        f"StrictHostKeyChecking {'yes' if known_hosts else 'no'}",
+        "LogLevel ERROR",
+    ]
+    if shared:
+        lines += ["ControlMaster auto", f"ControlPath {folder}/%C", "ControlPersist 10m"]
+    return "\n".join(lines) + "\n"

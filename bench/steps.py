@@ -1,0 +1,70 @@
+"""What a build step gets through its network and onto its disk."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.client import Client
+from bench.figures import Figure
+
+_PROBE = Path(__file__).parent / "probe"
+_CHUNK = bytes(1 << 20)
+DOWNLOAD, UPLOAD, WRITE = (
+    "Download inside a build step",
+    "Upload inside a build step",
+    "Writes to disk inside a build step, to the end of fsync",
+)
+_GROUPS = {"download": DOWNLOAD, "upload": UPLOAD, "write": WRITE}
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        if self.request.recv(1) == b"d":
+            try:
+                while True:
+                    self.request.sendall(_CHUNK)
+            except OSError:
+                return  # it has enough
+        buffer = bytearray(1 << 20)
+        while self.request.recv_into(buffer):
+            pass
+        self.request.sendall(b"!")
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
+@contextmanager
+def _server(address: str) -> Iterator[int]:
+    """A server of this machine, at this address alone; its port."""
+    with _Server((address, 0), _Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def inside_a_step(
+    python: str, clients: list[Client], address: str, megabytes: int, rounds: int
+) -> list[Figure]:
+    """`python` is an image with it, `address` this machine's, as containers reach it."""
+    samples: dict[tuple[str, str], list[float]] = {}
+    with _server(address) as port:
+        values = {"BASE": python, "ADDRESS": address, "PORT": port, "MEGABYTES": megabytes}
+        for number in range(rounds):
+            first = number % len(clients)
+            for client in clients[first:] + clients[:first]:
+                arguments = {**values, "NUMBER": secrets.token_hex(4)}
+                options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+                said = client.docker("build", "--progress=plain", *options, str(_PROBE))
+                for what, rate in re.findall(
+                    r" (download|upload|write)=([0-9.]+)$", said.stdout + said.stderr, re.MULTILINE
+                ):
+                    samples.setdefault((_GROUPS[what], client.path), []).append(float(rate))
+    return [Figure(*key, "MB/s", tuple(rates)) for key, rates in samples.items()]

@@ -1,0 +1,62 @@
+"""What was to be reached, each a ratio of two medians of one run."""
+
+from __future__ import annotations
+
+from bench.builder import KIT, PLAIN, SHARED
+from bench.builds import FRESH, FRESH_CACHED, WARM, group_of
+from bench.crowd import AT_ONCE
+from bench.figures import Target
+from bench.peers import ORIGINAL
+from bench.steps import DOWNLOAD, UPLOAD, WRITE
+from bench.transfers import CONTEXT, LOAD, RAW, SAVE
+from bench.workloads import NAMES
+
+LOCAL = "local socket"
+PROGRAM, FORMER = "this program", "the original design"
+DEPLOYED, UNCHANGED = "First pulumi up, images on the host", "pulumi up, nothing to do"
+
+
+def targets() -> list[Target]:
+    def warm(what: str, path: str, bound: float) -> Target:
+        return Target(what, (WARM, path), (WARM, LOCAL), "≤", bound)
+
+    found = [
+        warm("Warm build with the kit, against the local socket", KIT, 1.10),
+        warm("Warm build by plain ssh, nothing configured, against the local socket", PLAIN, 5),
+        warm("Warm build by plain ssh, shared connection, against the local socket", SHARED, 1.6),
+        Target("The original design by plain ssh, against the builder by plain ssh",
+               (WARM, ORIGINAL), (WARM, PLAIN), "≥", 3),
+        Target("The original design by plain ssh, against the builder with its kit",
+               (WARM, ORIGINAL), (WARM, KIT), "≥", 3),
+    ]  # fmt: skip
+    for name in NAMES:
+        for state in ("source", "dependency"):
+            group = group_of(name, state)
+            found += [
+                Target(f"{group}: the kit against the local socket", (group, KIT), (group, LOCAL),
+                       "≤", 1.25),
+                Target(f"{group}: {FRESH} against the kit", (group, FRESH), (group, KIT), "≥", 10),
+                Target(f"{group}: {FRESH_CACHED} against the kit", (group, FRESH_CACHED),
+                       (group, KIT), "≥", 3),
+            ]  # fmt: skip
+    found.append(
+        Target(f"{AT_ONCE}: the kit against the local socket", (AT_ONCE, KIT), (AT_ONCE, LOCAL),
+               "≤", 1.3)
+    )  # fmt: skip
+    found += [
+        Target(f"{group}: the kit's share of what ssh itself carries", (group, KIT), (group, RAW),
+               "≥", 0.9)
+        for group in (CONTEXT, SAVE, LOAD)
+    ]  # fmt: skip
+    found += [
+        Target(f"{group}: share of the rootful bridge", (group, KIT), (group, LOCAL), "≥", 0.6)
+        for group in (DOWNLOAD, UPLOAD)
+    ]
+    found.append(
+        Target(f"{WRITE}: share of the rootful overlay", (WRITE, KIT), (WRITE, LOCAL), "≥", 0.9)
+    )
+    found += [
+        Target(f"{group}: {PROGRAM} against {FORMER}", (group, PROGRAM), (group, FORMER), "≤", 1)
+        for group in (DEPLOYED, UNCHANGED)
+    ]  # fmt: skip
+    return found

@@ -1,0 +1,101 @@
+"""Large amounts between client and daemon, against what ssh itself carries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import IO
+
+from bench.client import Client
+from bench.figures import Figure
+from bench.images import Images
+
+CONTEXT, SAVE, LOAD = "Build context of random data", "docker save", "docker load"
+RAW = "ssh itself"
+_LARGE = "bench:large"
+# What the gateway negotiates; the raw transfer is not to be slower for another cipher.
+CIPHER = "aes128-gcm@openssh.com"
+
+
+def _random_file(path: Path, megabytes: int) -> None:
+    with path.open("wb") as file:
+        for _ in range(megabytes):
+            file.write(os.urandom(1_000_000))
+
+
+def _rate(client: Client, command: list[str], megabytes: int, **streams: int | IO[bytes]) -> float:
+    start = time.monotonic()
+    subprocess.run(command, env={**os.environ, **client.environment}, check=True,
+                   stderr=subprocess.DEVNULL, **streams)  # type: ignore[call-overload]  # fmt: skip
+    return megabytes / (time.monotonic() - start)
+
+
+def _raw(host: Client, command: str) -> list[str]:
+    ssh = str(host.folder / "bin" / "ssh")
+    return [ssh, "-S", "none", "-c", CIPHER, "host", command]
+
+
+def context(
+    images: Images, clients: list[Client], host: Client, folder: Path, megabytes: int, rounds: int
+) -> list[Figure]:
+    """A step that sees the whole context; each round has new data in a new file."""
+    folder.mkdir()
+    dockerfile = f"FROM {images.base}\nRUN --mount=type=bind,target=/context true\n"
+    samples: dict[str, list[float]] = {path: [] for path in (*(c.path for c in clients), RAW)}
+    for number in range(rounds):
+        for client in clients:
+            # One more folder each: BuildKit sends only what differs from the last time.
+            place = folder / f"{number}-{clients.index(client)}"
+            place.mkdir()
+            (place / "Dockerfile").write_text(dockerfile)
+            _random_file(place / "data", megabytes)
+            samples[client.path].append(megabytes / client.build(place))
+            if client is clients[-1]:
+                with (place / "data").open("rb") as data:
+                    samples[RAW].append(
+                        _rate(host, _raw(host, "cat >/dev/null"), megabytes, stdin=data)
+                    )
+            shutil.rmtree(place)
+    return [Figure(CONTEXT, path, "MB/s", tuple(rates)) for path, rates in samples.items()]
+
+
+def images_of(
+    images: Images, clients: list[Client], host: Client, folder: Path, megabytes: int, rounds: int
+) -> list[Figure]:
+    """`docker load` from a file and `docker save` to nowhere, of an image of random data."""
+    folder.mkdir()
+    _random_file(folder / "data", megabytes)
+    (folder / "Dockerfile").write_text(f"FROM {images.base}\nCOPY data /data\n")
+    archive = folder / "image.tar"
+    groups = (SAVE, LOAD)
+    samples: dict[tuple[str, str], list[float]] = {}
+
+    def add(group: str, path: str, rate: float) -> None:
+        samples.setdefault((group, path), []).append(rate)
+
+    clients[0].docker("build", "--quiet", "--tag", _LARGE, str(folder))
+    clients[0].docker("save", "--output", str(archive), _LARGE)
+    clients[0].docker("image", "rm", "--force", _LARGE)
+    nowhere = subprocess.DEVNULL
+    send = _raw(host, f"head -c {megabytes}000000 /dev/zero")
+    for _ in range(rounds):
+        for client in clients:
+            with archive.open("rb") as file:
+                load = ["docker", "load", "--quiet"]
+                add(LOAD, client.path, _rate(client, load, megabytes, stdin=file, stdout=nowhere))
+            save = ["docker", "save", _LARGE]
+            add(SAVE, client.path, _rate(client, save, megabytes, stdout=nowhere))
+            client.docker("image", "rm", "--force", _LARGE)
+        with archive.open("rb") as file:
+            add(LOAD, RAW, _rate(host, _raw(host, "cat >/dev/null"), megabytes, stdin=file))
+        add(SAVE, RAW, _rate(host, send, megabytes, stdout=nowhere))
+    shutil.rmtree(folder)
+    return [
+        Figure(group, path, "MB/s", tuple(rates))
+        for (group, path), rates in sorted(
+            samples.items(), key=lambda item: groups.index(item[0][0])
+        )
+    ]

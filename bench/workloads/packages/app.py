@@ -1,0 +1,4 @@
+# @source@
+import flask
+
+app = flask.Flask(__name__)

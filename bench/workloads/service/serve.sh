@@ -1,0 +1,3 @@
+#!/bin/sh
+# @source@
+exec cat /app/settings

@@ -3,7 +3,7 @@
 import pulumi
 
 from components import Registry, load_settings
-from components.fleet import builder_entries, declare_builders, fleet_exports
+from components.fleet import builder_entries, declare_builders, fleet_exports, settled
 
 settings = load_settings()
 registry = Registry("registry", settings, settings.registry) if settings.registry else None
@@ -25,3 +25,4 @@ else:
 if access:
     pulumi.export("registry", access.store)
     pulumi.export("registryClient", access.client())
+pulumi.run(lambda: settled(builders))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,16 @@ def declare_builders(
         if sshd:
             last[sshd] = builders[name]
     return builders
+
+
+async def settled(builders: Mapping[str, DockerBuilder]) -> None:
+    """Wait for all builders at once.
+
+    The SDK, which waits after the program, goes through all that is pending for each single result:
+    the time of that grows with the square of their number.
+    """
+    ready = (builder.ssh_destination.future() for builder in builders.values())
+    await asyncio.gather(*ready, return_exceptions=True)
 
 
 def builder_entries(

@@ -14,8 +14,8 @@ import pulumi
 import pytest
 from pulumi.runtime import rpc, set_mocks
 from pulumi.runtime.mocks import MockMonitor
-from pulumi.runtime.settings import get_root_resource, reset_options
-from pulumi.runtime.stack import run_pulumi_func
+from pulumi.runtime.settings import get_root_resource, reset_options, set_root_resource
+from pulumi.runtime.stack import run_in_stack
 
 ROOT = Path(__file__).parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMVQGDzXmV"
@@ -122,7 +122,9 @@ def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
         async def program() -> None:
             reset_options()
             set_mocks(_Mocks(), "docker-build-machine", "dev", monitor=_RecordingMonitor(result))
-            await run_pulumi_func(_run_main)
+            # In place of the mocks' own, which takes no pulumi.run.
+            set_root_resource(None)  # type: ignore[arg-type]
+            await run_in_stack(_run_main)
             stack = get_root_resource()
             assert stack is not None
             for name, value in stack.outputs.items():  # type: ignore[attr-defined]

@@ -7,8 +7,7 @@ from components.fleet import builder_entries, declare_builders, fleet_exports, s
 
 settings = load_settings()
 registry = Registry("registry", settings, settings.registry) if settings.registry else None
-access = registry.access if registry else None
-builders = declare_builders(settings, access)
+builders = declare_builders(settings, registry)
 entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)
@@ -22,7 +21,7 @@ else:
     pulumi.export("sshAlias", builder.ssh_alias)
     pulumi.export("sshConfig", builder.ssh_config)
     pulumi.export("knownHosts", builder.known_hosts)
-if access:
-    pulumi.export("registry", access.store)
-    pulumi.export("registryClient", access.client())
+if registry:
+    pulumi.export("registry", registry.access.store)
+    pulumi.export("registryClient", registry.access.client())
 pulumi.run(lambda: settled(builders))

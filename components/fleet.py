@@ -11,30 +11,35 @@ import pulumi
 
 from components.builder import DockerBuilder
 from components.host import DockerHost
-from components.registry.access import RegistryAccess
+from components.registry import Registry
 from components.settings import StackSettings
 
 Entry = dict[str, Any]
 
 
 def declare_builders(
-    settings: StackSettings, registry: RegistryAccess | None
+    settings: StackSettings, registry: Registry | None
 ) -> dict[str, DockerBuilder]:
     """A builder for each host of the stack, by the component's name, with the stack's registry.
 
-    Those of one ssh:// host come and go one after the other: sshd's default MaxStartups
-    (sshd_config(5)) refuses some logins when more than ten are under way.
+    What is on one ssh:// host comes and goes one after the other: sshd's default MaxStartups
+    (sshd_config(5)) refuses some logins when more than ten are under way. The registry, a cache
+    that may fail, is the last one: it holds up no builder.
     """
+    access = registry.access if registry else None
     builders: dict[str, DockerBuilder] = {}
     last: dict[str, DockerBuilder] = {}
     for name, one in settings.builders.items():
         sshd = DockerHost.from_settings(one).sshd
         before = [last[sshd]] if sshd in last else []
         builders[name] = DockerBuilder(
-            name, one.arguments, pulumi.ResourceOptions(depends_on=before), registry
+            name, one.arguments, pulumi.ResourceOptions(depends_on=before), access
         )
         if sshd:
             last[sshd] = builders[name]
+    if registry:
+        sshd = DockerHost.from_settings(settings.registry_builder).sshd
+        registry.declare_on_host([last[sshd]] if sshd in last else [])
     return builders
 
 

@@ -91,20 +91,30 @@ class Registry(pulumi.ComponentResource):
             "hostKey": beside.host_key,
         }
         super().__init__("docker-build-machine:index:Registry", name, inputs, opts)
-        identity = Identity.of(name)
-        host = DockerHost.from_settings(beside)
-        alone = pulumi.ResourceOptions(parent=self)
-        child = pulumi.ResourceOptions(
-            parent=self, providers=[host.provider(f"{name}-host", alone)]
-        )
-        certificates = Certificates.declare(
-            identity, settings.registry_name, asked.certificates, opts=alone
+        self._identity = Identity.of(name)
+        self._settings, self._asked = settings, asked
+        self._certificates = Certificates.declare(
+            self._identity,
+            settings.registry_name,
+            asked.certificates,
+            opts=pulumi.ResourceOptions(parent=self),
         )
         self.access = RegistryAccess(
-            settings.registry_name, asked.port, asked.mirror_port, certificates
+            settings.registry_name, asked.port, asked.mirror_port, self._certificates
         )
+        self.register_outputs({})
+
+    def declare_on_host(self, after: list[pulumi.Resource]) -> None:
+        """Declare all that is on the host, to come after these resources and to go before them."""
+        identity, asked, certificates = self._identity, self._asked, self._certificates
+        name, host = (
+            self.pulumi_resource_name,
+            DockerHost.from_settings(self._settings.registry_builder),
+        )
+        provider = host.provider(f"{name}-host", pulumi.ResourceOptions(parent=self))
+        child = pulumi.ResourceOptions(parent=self, providers=[provider], depends_on=after)
         image = docker.RemoteImage(
-            f"{name}-image", name=settings.registry_image, keep_locally=True, opts=child
+            f"{name}-image", name=self._settings.registry_image, keep_locally=True, opts=child
         )
 
         def serve(
@@ -177,4 +187,3 @@ class Registry(pulumi.ComponentResource):
             triggers=[store.id, mirror.id],
             opts=child,
         )
-        self.register_outputs({})

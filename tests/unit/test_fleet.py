@@ -102,8 +102,8 @@ def most_at_once(run: Run) -> int:
     [{}, {"transport": "tls"}, {"hostKeys": [1, 2], "privateNetworks": "block", "keys": [
         {"name": "ada", "publicKey": KEY},
         {"name": "ci", "publicKey": OTHER_KEY, "role": "build"},
-    ]}],
-    ids=["socket", "tls", "guarded"],
+    ]}, {"registry": {"host": "n0"}}],
+    ids=["socket", "tls", "guarded", "registry"],
 )  # fmt: skip
 def test_a_host_is_asked_as_little_by_many_builders_as_by_one(
     run_program: Callable[..., Run], settings: dict[str, Any]

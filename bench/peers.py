@@ -15,7 +15,7 @@ from bench.keys import free_port, make_key, ssh_block
 from bench.stack import Stack
 
 PREFIX = "bench-"
-ROOTLESS, BUILDX = "rootless, local socket", "buildx docker-container, shared connection"
+ROOTLESS, BUILDX = "rootless, local socket", "buildx docker-container"
 ORIGINAL, ORIGINAL_SHARED = "original design, plain ssh", "original design, shared connection"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from bench.client import Client
+from bench.client import Client, in_turns
 from bench.figures import Figure
 from bench.images import Images
 from bench.peers import insecure, rootless
@@ -44,8 +44,7 @@ def interleaved(
     samples: Samples = {client.path: [] for client in clients}
     for number in range(rounds):
         workload.change(state)
-        first = number % len(clients)
-        for client in clients[first:] + clients[:first]:
+        for client in in_turns(clients, number):
             options = workload.options(client.bases)
             samples[client.path].append(client.build(workload.folder, *options))
     return _figures(group, samples)

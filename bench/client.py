@@ -26,6 +26,12 @@ def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Res
     return result
 
 
+def in_turns(clients: list[Client], number: int) -> list[Client]:
+    """The clients in the order of this round: another one first each time."""
+    first = number % len(clients)
+    return clients[first:] + clients[:first]
+
+
 def take_cli(image: str, folder: Path) -> None:
     """Put docker and buildx of the daemon's image into a new folder: one release for all."""
     copy = (
@@ -69,7 +75,9 @@ class Client:
 
     @property
     def environment(self) -> dict[str, str]:
+        """This process's own, with what leads to the daemon."""
         return {
+            **os.environ,
             "DOCKER_HOST": self.host,
             "DOCKER_CONFIG": str(self.folder),
             "DOCKER_BUILDKIT": "1",
@@ -92,7 +100,7 @@ class Client:
         """docker, at work beside others; it says nothing but errors."""
         return subprocess.Popen(
             ["docker", *arguments],
-            env={**os.environ, **self.environment},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

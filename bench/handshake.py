@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import time
 
@@ -30,7 +29,7 @@ def _ping(client: Client) -> list[float]:
     """Milliseconds of each part."""
     process = subprocess.Popen(
         [str(client.folder / "bin" / "ssh"), "-v", "-o", "LogLevel=DEBUG1", "gateway"],
-        env={**os.environ, **client.environment},
+        env=client.environment,
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     marks = [time.monotonic()]

@@ -9,12 +9,14 @@ from bench.client import run
 
 
 def make_key(path: Path) -> str:
-    """A new ed25519 key pair; returns the public key."""
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path))
+    """A new ed25519 key pair at `path`, in place of an older one; returns its public key."""
+    path.unlink(missing_ok=True)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path))
     return Path(f"{path}.pub").read_text().strip()
 
 
 def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

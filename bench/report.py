@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import shutil
-from itertools import groupby
 from pathlib import Path
 
 from bench import handshake
@@ -57,8 +56,8 @@ def page(figures: list[Figure], *, short: bool, minutes: float) -> str:
         *(Path(__file__).parent / "remarks.md").read_text().splitlines(),
         "",
     ]
-    for group, members in groupby(figures, key=lambda figure: figure.group):
-        lines += _group(group, list(members))
+    for group in dict.fromkeys(figure.group for figure in figures):
+        lines += _group(group, [figure for figure in figures if figure.group == group])
     return "\n".join(lines)
 
 

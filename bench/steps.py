@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.client import Client
+from bench.client import Client, in_turns
 from bench.figures import Figure
 
 _PROBE = Path(__file__).parent / "probe"
@@ -58,8 +58,7 @@ def inside_a_step(
     with _server(address) as port:
         values = {"BASE": python, "ADDRESS": address, "PORT": port, "MEGABYTES": megabytes}
         for number in range(rounds):
-            first = number % len(clients)
-            for client in clients[first:] + clients[:first]:
+            for client in in_turns(clients, number):
                 arguments = {**values, "NUMBER": secrets.token_hex(4)}
                 options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
                 said = client.docker("build", "--progress=plain", *options, str(_PROBE))

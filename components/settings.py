@@ -239,6 +239,9 @@ class _Model(pydantic.BaseModel):
     )
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class AuthorizedKey(_Model):
     """One entry of `keys`: who may log in, with which key, from where and until when."""
 
@@ -357,7 +360,7 @@ class Settings(_Model):
     prepare: bool = False
     ssh_host: Annotated[str, AfterValidator(_check_host_name)] = ""
     ssh_address: Annotated[str, AfterValidator(_check_address)] = "0.0.0.0"
-    ssh_port: Annotated[int, Field(ge=1, le=65535)] = 2222
+    ssh_port: Port = 2222
     keys: tuple[AuthorizedKey, ...] = ()
     revoked: tuple[Revocation, ...] = ()
     host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = (1,)
@@ -523,7 +526,7 @@ class FleetHost(_Model):
     ssh_host: Annotated[str, AfterValidator(_check_host_name)] = ""
     ssh_address: Annotated[str, AfterValidator(_check_address)] | None = None
     """The stack's when left out, as is the port."""
-    ssh_port: Annotated[int | None, Field(ge=1, le=65535)] = None
+    ssh_port: Port | None = None
     platforms: tuple[Annotated[str, AfterValidator(_check_platform)], ...] = ()
     labels: dict[str, str] = {}
     """What projects choose hosts by (client/assign.py)."""
@@ -552,9 +555,6 @@ class FleetHost(_Model):
         if self.host.startswith("ssh://") and not self.host_key:
             raise ValueError(f"{self.name} has host = {self.host} and no hostKey")
         return self
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class RegistrySettings(_Model):

@@ -34,6 +34,14 @@ have_engine() {
 	fi
 }
 
+# have_engine for a run that ends, whatever comes, what it started.
+borrow_engine() {
+	local had=no
+	! docker info >/dev/null 2>&1 || had=yes
+	have_engine
+	[[ $had == yes ]] || trap stop_engine EXIT
+}
+
 # speaks_buildkit CLI: whether it has buildx, or BuildKit built in (before 23).
 speaks_buildkit() {
 	local major

@@ -42,6 +42,11 @@ class Resource:
         return self.name.removeprefix(f"{self.parent.rsplit('::', 1)[-1]}-")
 
 
+def type_of(urn: str) -> str:
+    """The type that a URN names, its parents' types included; empty for no URN."""
+    return "".join(urn.split("::")[2:3])
+
+
 Rule = Callable[[Resource], Iterator[str]]
 StackRule = Callable[[list[Resource]], Iterator[tuple[Resource, str]]]
 
@@ -110,7 +115,7 @@ def only_what_asks_for_keys_is_published(resource: Resource) -> Iterator[str]:
         internal = int(port.get("internal", 0))
         if resource.role == "gateway" and internal == _SSHD_PORT:
             continue
-        if resource.parent.split("::")[2:3] != [REGISTRY] or internal != _REGISTRY_PORT:
+        if type_of(resource.parent) != REGISTRY or internal != _REGISTRY_PORT:
             yield f"port {internal} is published; only the gateway's sshd and a registry may be"
         elif not any(
             str(variable).startswith("REGISTRY_HTTP_TLS_CLIENTCAS=[/")

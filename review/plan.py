@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policy.rules import BUILDER, CONTAINER, REGISTRY, Resource
+from policy.rules import BUILDER, CONTAINER, REGISTRY, Resource, type_of
 
 NETWORK = "docker:index/network:Network"
 
@@ -72,7 +72,7 @@ class BuilderPlan:
 
     @property
     def is_registry(self) -> bool:
-        return f"::{REGISTRY}::" in self.component.urn
+        return type_of(self.component.urn) == REGISTRY
 
     def containers(self) -> Iterator[tuple[str, Step]]:
         """Those that run on; one that runs a script once and ends is none of them."""
@@ -107,7 +107,7 @@ class Plan:
         shown = (BUILDER, REGISTRY)
         builders = {step.urn: BuilderPlan(step) for step in steps if step.type in shown}
         for step in steps:
-            if step.parent.split("::")[2:3] in ([BUILDER], [REGISTRY]):
+            if type_of(step.parent) in shown:
                 # A plan of destroy leaves out what stays.
                 builder = builders.setdefault(
                     step.parent, BuilderPlan(Step("same", step.parent, {}, {}))

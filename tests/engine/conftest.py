@@ -7,7 +7,6 @@ import os
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,8 @@ from typing import Any, Self
 
 import pytest
 import yaml
+
+from bench.keys import free_port, make_key
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "docker-build-machine"
@@ -57,13 +58,6 @@ def passed(result: Result) -> str:
     return result.stdout
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def until(condition: Callable[[], object], seconds: float = 15) -> bool:
     """Wait until it holds; whether it did in time."""
     deadline = time.monotonic() + seconds
@@ -72,13 +66,6 @@ def until(condition: Callable[[], object], seconds: float = 15) -> bool:
             return False
         time.sleep(0.2)
     return True
-
-
-def make_key(path: Path) -> str:
-    """A new ed25519 key pair at `path`, in place of an older one; returns its public key."""
-    path.unlink(missing_ok=True)
-    passed(run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)))
-    return path.with_suffix(".pub").read_text().strip()
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,27 @@ class RegistryAccess:
             "client.key": self.certificates.client_key,
         }
         return [
-            upload(f"{folder}/{server}/{name}", text)
-            for server in (self.store, self.mirror)
-            for name, text in files.items()
+            *(
+                upload(f"{folder}/{server}/{name}", text)
+                for server in (self.store, self.mirror)
+                for name, text in files.items()
+            ),
+            upload(f"{folder}/docker.io/hosts.toml", self._hub(f"{folder}/{self.mirror}")),
         ]
+
+    def _hub(self, folder: str) -> str:
+        """Docker Hub by the mirror, whose certificates are in `folder`, for BuildKit.
+
+        With registry-mirrors alone the BuildKit of dockerd 28 shows a mirror what is in certs.d
+        for docker.io (moby's daemon/hosts.go); older ones do not read this file and need none.
+        """
+        return f"""server = "https://registry-1.docker.io"
+
+[host."https://{self.mirror}"]
+capabilities = ["pull", "resolve"]
+ca = "{folder}/ca.crt"
+client = [["{folder}/client.cert", "{folder}/client.key"]]
+"""
 
     def client(self) -> pulumi.Output[dict[str, str]]:
         """What any other client needs; a secret."""

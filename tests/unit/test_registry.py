@@ -87,6 +87,10 @@ def test_every_daemon_gets_the_mirror_and_a_certificate_and_depends_on_no_host_o
             assert set(files) == {
                 f"{folder}/{file}" for file in ("ca.crt", "client.cert", "client.key")
             }
+        # What dockerd 28 and newer show the mirror comes from here.
+        hub = uploads(daemon)[f"{CERTS_D}/docker.io/hosts.toml"]["content"]
+        assert '[host."https://arm.example:5001"]' in hub
+        assert f'ca = "{CERTS_D}/arm.example:5001/ca.crt"' in hub
         assert SECRET_SIGNATURE in daemon.inputs["uploads"]
         hosted = [urn for urn in daemon.request.dependencies if "registry-" in urn]
         assert [urn.rsplit("::", 1)[-1] for urn in hosted] == ["registry-certificates"]

@@ -55,7 +55,7 @@ def test_an_upgrade_lets_builds_end_and_keeps_the_cache(builder: Builder) -> Non
     builder.settings["daemonImage"] = DAEMON_IMAGE
     upgrade = threading.Thread(target=builder.up)
     away = ("docker", "exec", builder.container("daemon"), "ls", "/run/user/docker.sock.away")
-    with builder.build_in_flight(12) as in_flight:
+    with builder.build_in_flight(20) as in_flight:
         upgrade.start()
         assert until(lambda: run(*away).returncode == 0, 30)
         with waiting_client(builder) as client:
@@ -107,7 +107,8 @@ def test_another_storage_driver_is_refused(builder: Builder) -> None:
 
 def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder) -> None:
     builder.settings |= {"cpus": "2", "drainTime": "3s"}
-    with builder.build_in_flight(12) as in_flight:
+    # Far longer than an `up` takes on a machine with much to do; it is cut.
+    with builder.build_in_flight(90) as in_flight:
         said = builder.up()
     assert in_flight[0].returncode != 0
     assert "connections are still open after 3 s (drainTime); they are cut" in said

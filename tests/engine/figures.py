@@ -21,11 +21,10 @@ _ENDS = {
         "MiB is all processes of Pulumi together, shared pages counted for each. connections is "
         "what the sshd of one host, with its default MaxStartups 10:30:100, saw during the run, "
         "logging in at once how many of them it had not let in yet at any time, refused how many "
-        "it dropped. --parallel is what Pulumi was given; refresh has 8 all the same "
-        "(docs/teams.md). One hundred builders are previewed and not made: Docker's default "
-        "address pools have networks for some fifteen on one host, and one host is what there "
-        "was. The first build on a new host has two steps, one of some seconds of CPU and one "
-        "that writes 8 MB, on a base that comes through the mirror."
+        "it dropped. --parallel is what Pulumi was given. One hundred builders are previewed and "
+        "not made: Docker's default address pools have networks for some fifteen on one host, and "
+        "one host is what there was. The first build on a new host has two steps, one of some "
+        "seconds of CPU and one that writes 8 MB, on a base that comes through the mirror."
     ),
 }
 

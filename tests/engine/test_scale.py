@@ -24,7 +24,7 @@ MOST_ON_A_HOST = 10
 RUNS = [
     ("first up", "up"),
     ("second up", "up", "--expect-no-changes"),
-    ("refresh, 8 at once,", "refresh", "--expect-no-changes", "--parallel=8"),
+    ("refresh --run-program", "refresh", "--expect-no-changes", "--run-program"),
     ("destroy", "destroy"),
 ][:: 1 if LONG else 3]
 
@@ -132,9 +132,9 @@ def fleet_of(number: int, on: list[Host], hosts: Hosts, folder: Path) -> Builder
 
 
 def grows_linearly(costs: dict[int, Cost]) -> None:
-    """Linear at most, from the second largest to the largest: what any run costs makes it less."""
+    """Linear at most, from the second largest to the largest; a quarter is left for noise."""
     few, many = list(costs)[-2:]
-    assert costs[many].seconds < costs[few].seconds * (many / few)
+    assert costs[many].seconds < 1.25 * costs[few].seconds * (many / few)
     assert costs[many].mib < costs[few].mib * (many / few)
 
 

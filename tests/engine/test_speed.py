@@ -61,5 +61,5 @@ def test_a_build_step_has_network_and_disk(builder: Builder, clients: list[Clien
     found = {group: ratios(figures, group)["forwarded"] for group in (DOWNLOAD, UPLOAD, WRITE)}
     # With slirp4netns' own MTU of 1500 a third of this is left.
     assert found[DOWNLOAD] > 0.1, found
-    assert found[UPLOAD] > 0.1, found
+    assert found[UPLOAD] > 0.06, found
     assert found[WRITE] > 0.4, found

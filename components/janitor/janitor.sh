@@ -5,8 +5,8 @@
 #                JANITOR_IMAGE_SECONDS
 #   by pressure  at once while less than JANITOR_MIN_FREE bytes are free: leftovers, images older
 #                than leftovers may get, cache beyond JANITOR_RESERVED bytes, then all other images
-# Never: what a container uses, what is younger than a minute (5 seconds when nothing is free), a
-# named volume, whatever carries the label docker-build-machine.keep, images like one of JANITOR_KEEP
+# Never: what a container uses, what is younger than a minute (5 seconds when half of that is gone),
+# a named volume, whatever carries the label docker-build-machine.keep, images like one of JANITOR_KEEP
 # (patterns, one a line).
 set -eu
 # A word more where the label is, for templates on .Labels.
@@ -193,11 +193,15 @@ shrink_cache() {
 relieve() {
 	begin
 	# A job may still want to run or push what it built, but not at the price of the next build: a
-	# minute to begin with, less the less is free.
-	youngest=$(awk -v free="$free_before" -v least="$JANITOR_MIN_FREE" 'BEGIN { print int(5 + 55 * free / least) }')
+	# minute to begin with, 5 seconds once half of what should be free is gone.
+	youngest=$(awk -v free="$free_before" -v least="$JANITOR_MIN_FREE" '
+		BEGIN { left = 2 * free / least - 1; print int(5 + 55 * (left > 0 ? left : 0)) }')
 	remove_leftovers "$youngest"
-	! is_low || remove_images "$JANITOR_LEFTOVER_SECONDS" is_low
-	! is_low || shrink_cache "$JANITOR_RESERVED"
+	# Cache that images hold too is not freed by pruning, and there may be no time to find that out.
+	if [ "$youngest" -gt 5 ]; then
+		! is_low || remove_images "$JANITOR_LEFTOVER_SECONDS" is_low
+		! is_low || shrink_cache "$JANITOR_RESERVED"
+	fi
 	if is_low; then
 		remove_images "$youngest" is_low
 		# What these images shared with the cache is free only now.
@@ -237,6 +241,6 @@ while :; do
 			! is_low || relieve
 		fi
 	fi
-	sleep 2 &
+	sleep 1 &
 	wait $!
 done

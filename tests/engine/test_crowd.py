@@ -14,6 +14,8 @@ import pytest
 from tests.engine.conftest import PING, Builder, make_key, passed, run, until
 from tests.engine.figures import LONG, record
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 200
 HALF_OPEN = 1500 if LONG else 1100
 KILLED = 1000 if LONG else 80

@@ -58,7 +58,7 @@ class Fleet(Builder):
         said = self.pulumi("up", "--continue-on-error")
         (self.folder / "ssh_config").write_text(
             f"IdentityFile {self.folder}/ada\nIdentitiesOnly yes\n"
-            + self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%C")
+            + self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%n")
         )
         return said
 
@@ -78,18 +78,6 @@ class Fleet(Builder):
         ssh = ["ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes", self.alias(name)]
         return "200 OK" in run(*ssh, input="GET /_ping HTTP/1.0\r\n\r\n").stdout
 
-    def destroy(self) -> None:
-        super().destroy()
-        for name in PLATFORMS:
-            label = (
-                f"label=docker-build-machine.owner=docker-build-machine/{self.stack}/builder-{name}"
-            )
-            for kind, every in (("container", ("--all",)), ("volume", ()), ("network", ())):
-                listed = run("docker", kind, "ls", "--quiet", *every, "--filter", label)
-                force = () if kind == "network" else ("--force",)
-                for found in listed.stdout.split():
-                    run("docker", kind, "rm", *force, found)
-
 
 NewFleet = Callable[..., Fleet]
 
@@ -106,7 +94,7 @@ def new_fleet(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
     yield new
     for fleet in made:
-        fleet.destroy()
+        fleet.clear_away()
 
 
 @pytest.fixture(scope="module")

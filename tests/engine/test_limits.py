@@ -9,6 +9,8 @@ import pytest
 
 from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, Result, passed, run
 
+pytestmark = pytest.mark.alone
+
 CALM_SECONDS = 20
 # Bounded, in case nothing else bounds it.
 FORKS = 5000

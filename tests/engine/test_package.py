@@ -59,7 +59,7 @@ def test_a_yaml_program_declares_a_builder_that_builds(program: YamlProgram) -> 
     passed(program.pulumi("up", "--yes", "--skip-preview"))
     outputs = json.loads(passed(program.pulumi("stack", "output", "--json")))
     (program.folder / "ssh_config").write_text(
-        outputs["sshConfig"].replace("~/.ssh/%C", f"{program.folder}/%C")
+        outputs["sshConfig"].replace("~/.ssh/%C", f"{program.folder}/%n")
     )
     pong = run("ssh", "-F", str(program.folder / "ssh_config"), "-S", "none",
                "-i", str(program.folder / "ada"), "-o", "IdentitiesOnly=yes", "yaml-builder",

@@ -162,16 +162,6 @@ class Pair(Fleet):
         said = run("docker", "logs", self.registry(role))
         return said.stdout + said.stderr
 
-    def destroy(self) -> None:
-        super().destroy()
-        label = f"label=docker-build-machine.owner=docker-build-machine/{self.stack}/registry"
-        for kind in ("container", "volume", "network"):
-            every = ("--all",) if kind == "container" else ()
-            listed = run("docker", kind, "ls", "--quiet", *every, "--filter", label)
-            force = () if kind == "network" else ("--force",)
-            for found in listed.stdout.split():
-                run("docker", kind, "rm", *force, found)
-
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
@@ -230,7 +220,7 @@ def stack(
             passed(stack.update())
             yield stack
         finally:
-            stack.destroy()
+            stack.clear_away()
 
 
 def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None:

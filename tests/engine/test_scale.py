@@ -16,6 +16,8 @@ from tests.engine.conftest import Builder, Result, free_port, passed
 from tests.engine.figures import LONG, record
 from tests.engine.hosts import Host, Hosts, hosts_in
 
+pytestmark = pytest.mark.alone
+
 # sshd's own default: while 10 connections have not logged in yet, it refuses some of the others.
 MAX_STARTUPS = 10
 # Docker's default address pools have some thirty networks, and a builder has two.
@@ -169,8 +171,7 @@ def test_every_run_grows_linearly_and_is_never_refused(
                 assert cost.logging_in <= MAX_STARTUPS, what
                 costs.setdefault(what, {})[number] = cost
         finally:
-            builder.env["PULUMI_PARALLEL"] = "8"
-            builder.destroy()
+            builder.clear_away()
     for of_run in costs.values():
         if len(of_run) > 1:
             grows_linearly(of_run)

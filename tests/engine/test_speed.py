@@ -15,6 +15,8 @@ from bench.steps import DOWNLOAD, UPLOAD, WRITE, inside_a_step
 from bench.workloads import Workload
 from tests.engine.conftest import BASE_IMAGE, GUARD_IMAGE, Builder, until
 
+pytestmark = pytest.mark.alone
+
 ROUNDS = 7
 MEGABYTES = 300
 SOCKET = "/run/builder/docker.sock"

@@ -49,7 +49,7 @@ def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Builder]]:
         yield builders
     finally:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(Builder.destroy, builders))
+            list(pool.map(Builder.clear_away, builders))
 
 
 def addresses(teams: list[Builder], what: str) -> str:

@@ -17,13 +17,14 @@ refuse() {
 	exit 1
 }
 
-in_image() { docker run --rm --network none --volume "$volume:$folder" --entrypoint sh "$image" -c "$1" sh "$folder"; }
-
-# major.minor of the release that comes, and what it would open.
-comes=$(in_image 'dockerd --version' | sed -n 's/.*version \([0-9]*\.[0-9]*\).*/\1/p')
-[ -n "$comes" ] || refuse 'it has no dockerd that tells its version' 'use an image like docker:<version>-dind-rootless'
+# major.minor of the release that comes, and the note of the one that wrote the cache. One container
+# tells both: its start is most of the time that an update waits here.
 # shellcheck disable=SC2016
-note=$(in_image 'cat "$1/docker-build-machine.note" 2>/dev/null') || note=
+told=$(docker run --rm --network none --volume "$volume:$folder" --entrypoint sh "$image" -c '
+	dockerd --version && cat "$1/docker-build-machine.note" 2>/dev/null' sh "$folder")
+comes=$(printf '%s\n' "$told" | sed -n '1s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
+[ -n "$comes" ] || refuse 'it has no dockerd that tells its version' 'use an image like docker:<version>-dind-rootless'
+note=$(printf '%s\n' "$told" | sed 1d)
 wrote=${note%% *} wrote_driver=${note##* }
 if [ -n "$note" ]; then
 	printf '%s %s\n' "$comes" "$wrote" | awk '{

@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import crowd, handshake, steps, transfers
@@ -30,7 +31,7 @@ from bench.peers import (
     wait_for,
 )
 from bench.report import write
-from bench.targets import DEPLOYED, FORMER, LOCAL, PROGRAM, UNCHANGED
+from bench.targets import ANSWERED, DEPLOYED, FORMER, LOCAL, PROGRAM, UNCHANGED
 from bench.workloads import NAMES, Workload
 
 
@@ -52,9 +53,11 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         builder = Builder.create(images, folder / "stack", address)
         stack.callback(builder.stack.destroy)
         former, originals = stack.enter_context(original(images, folder / "original", address))
-        for path, program in ((PROGRAM, builder.stack), (FORMER, former)):
-            found([Figure(DEPLOYED, path, "s", (program.up(),))])
-        give_cli("bench-original-ssh")
+        deployed = builder.stack.up(), former.up()
+        answered = timed(give_cli, "bench-original-ssh") + timed(wait_for, originals[0])
+        for path, seconds in zip((PROGRAM, FORMER), deployed, strict=True):
+            found([Figure(DEPLOYED, path, "s", (seconds,))])
+        found([Figure(ANSWERED, FORMER, "s", (deployed[1] + answered,))])
         unchanged = [(builder.stack.up(), former.up()) for _ in range(1 if short else 3)]
         for path, times in zip((PROGRAM, FORMER), zip(*unchanged, strict=True), strict=True):
             found([Figure(UNCHANGED, path, "s", times)])
@@ -62,6 +65,8 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         local = Client.create(LOCAL, "unix:///var/run/docker.sock", folder / "local")
         stack.callback(forget, local)
         kit, shared, plain = ours = stack.enter_context(builder.clients())
+        answered = timed(plain.docker, "version")
+        found([Figure(ANSWERED, PROGRAM, "s", (deployed[0] + answered,))])
         bases = stack.enter_context(registry(images, address))
         unforwarded = stack.enter_context(rootless(images, folder / "rootless", insecure(bases)))
         wait_for(originals[1])
@@ -96,14 +101,21 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         found(crowd.versions([local, kit, plain, originals[0]]))
         found(crowd.builds(service, [local, kit, plain], 1 if short else 3))
         size, rounds = (100, 1) if short else (500, 2)
-        here = [local, kit, plain]
+        here = [local, unforwarded, kit, plain]
         found(transfers.context(images, here, host, folder / "context", size, rounds))
         size, rounds = (100, 1) if short else (1000, 2)
-        found(transfers.images_of(images, here, host, folder / "images", size, rounds))
+        found(transfers.images_of(here, host, folder / "images", size, rounds))
         size, rounds = (200, 1) if short else (1000, 3)
         daemons = [local, unforwarded, kit]
         found(steps.inside_a_step(images.python, daemons, address, size, rounds))
     return figures
+
+
+def timed(action: Callable[..., object], *arguments: object) -> float:
+    """Seconds that it takes."""
+    start = time.monotonic()
+    action(*arguments)
+    return time.monotonic() - start
 
 
 def forget(client: Client) -> None:

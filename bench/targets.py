@@ -14,6 +14,7 @@ from bench.workloads import NAMES
 LOCAL = "local socket"
 PROGRAM, FORMER = "this program", "the original design"
 DEPLOYED, UNCHANGED = "First pulumi up, images on the host", "pulumi up, nothing to do"
+ANSWERED = "First pulumi up, and on until docker version answers by plain ssh"
 
 
 def targets() -> list[Target]:

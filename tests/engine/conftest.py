@@ -30,6 +30,9 @@ GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
 GUARD_IMAGE = os.environ.get("TEST_GUARD_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
 
+# As on most machines: what a plugin tells the engine must come without it.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # Loop devices and network namespaces are root's.
 AS_ROOT = () if os.geteuid() == 0 else ("sudo",)
 

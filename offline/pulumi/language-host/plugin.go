@@ -29,9 +29,11 @@ func pluginProgram(req *pulumirpc.RunPluginRequest) string {
 }
 
 // pluginCommand is the command of a plugin for which this host was started without an environment.
+// Unbuffered: a policy pack writes its port and flushes nothing, and the engine would wait for ever.
 func pluginCommand(
 	ctx context.Context, req *pulumirpc.RunPluginRequest, args ...string,
 ) (*exec.Cmd, error) {
+	args = append([]string{"-u"}, args...)
 	options := &structpb.Struct{}
 	if err := proto.Unmarshal(field(info(req), 4), options); err != nil {
 		return nil, err

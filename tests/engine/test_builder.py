@@ -104,7 +104,7 @@ def test_no_secret_is_in_state_or_output(builder: Builder) -> None:
 
 def test_the_gateway_comes_back_with_its_host_key_and_keys(builder: Builder) -> None:
     builder.ssh_end()
-    passed(run("docker", "rm", "--force", builder.container("gateway")))
+    passed(run("docker", "rm", "--force", "--volumes", builder.container("gateway")))
     passed(builder.pulumi("refresh"))
     known = builder.output("knownHosts")
     builder.up()

@@ -376,7 +376,7 @@ def snippet(ci: Ci) -> Snippet:
     busybox = ci.folder / "busybox"
     container = passed(run("docker", "create", BASE_IMAGE)).strip()
     passed(run("docker", "cp", "--follow-link", f"{container}:/bin/busybox", str(busybox)))
-    passed(run("docker", "rm", container))
+    passed(run("docker", "rm", "--volumes", container))
     return Snippet(ci, busybox)
 
 

@@ -208,7 +208,7 @@ def test_busybox_is_shell_enough(
 ) -> None:
     made = passed(run("docker", "create", BASE_IMAGE)).strip()
     passed(run("docker", "cp", "--follow-link", f"{made}:/bin/busybox", str(tmp_path / "busybox")))
-    run("docker", "rm", made)
+    run("docker", "rm", "--volumes", made)
     laptop.put(tmp_path / "busybox", "/home/rootless/busybox")
     passed(laptop.sh(
         "rm -rf ~/tools; mkdir ~/tools; cd ~/tools; "

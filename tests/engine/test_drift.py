@@ -73,7 +73,7 @@ def tamper(builder: Builder) -> dict[str, str]:
     )
     owner = f"docker-build-machine/{builder.stack}/builder"
     janitor, stranger = builder.container("janitor"), builder.container("stranger")
-    passed(run("docker", "rm", "--force", janitor))
+    passed(run("docker", "rm", "--force", "--volumes", janitor))
     for name, *options in ((janitor, "--env", "EVE=secret"), (stranger,)):
         passed(
             run(
@@ -154,7 +154,7 @@ def test_everything_that_is_changed_by_hand_is_told_and_mended(builder: Builder)
 
 def test_what_is_stopped_or_gone_is_told_and_mended(builder: Builder) -> None:
     passed(run("docker", "stop", builder.container("janitor")))
-    passed(run("docker", "rm", "--force", builder.container("gateway")))
+    passed(run("docker", "rm", "--force", "--volumes", builder.container("gateway")))
     code, said = drift(builder)
     assert code == 1
     assert {line for line in said.splitlines() if line.startswith("- ")} == {

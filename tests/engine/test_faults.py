@@ -208,7 +208,7 @@ def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> 
         builder.up()
         assert "200 OK" in builder.ping().stdout
         for role in ("gateway", "daemon"):
-            run("docker", "rm", "--force", builder.container(role))
+            run("docker", "rm", "--force", "--volumes", builder.container(role))
         passed(builder.pulumi("refresh"))
     builder.up()
     record("pulumi up killed at a random moment", 2 * TRIALS, recovered=2 * TRIALS)

@@ -58,7 +58,7 @@ def buildx(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for place in PLUGINS
         ]
     finally:
-        passed(run("docker", "rm", source))
+        passed(run("docker", "rm", "--volumes", source))
     assert any(copy.returncode == 0 for copy in copied)
     return folder
 

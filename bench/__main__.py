@@ -7,13 +7,12 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from bench import crowd, handshake, steps, transfers
 from bench.builder import Builder
 from bench.builds import WARM, group_of, interleaved, of_job
-from bench.client import Client, take_cli
+from bench.client import Client, take_cli, timed
 from bench.figures import Figure
 from bench.images import Images
 from bench.peers import (
@@ -109,13 +108,6 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         daemons = [local, unforwarded, kit]
         found(steps.inside_a_step(images.python, daemons, address, size, rounds))
     return figures
-
-
-def timed(action: Callable[..., object], *arguments: object) -> float:
-    """Seconds that it takes."""
-    start = time.monotonic()
-    action(*arguments)
-    return time.monotonic() - start
 
 
 def forget(client: Client) -> None:

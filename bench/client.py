@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Res
         said = f"{result.stdout or ''}{result.stderr or ''}"[-3000:]
         raise RuntimeError(f"{' '.join(command)[:300]} ended with {result.returncode}:\n{said}")
     return result
+
+
+def timed(action: Callable[..., object], *arguments: object) -> float:
+    """Seconds that it takes."""
+    start = time.monotonic()
+    action(*arguments)
+    return time.monotonic() - start
 
 
 def in_turns(clients: list[Client], number: int) -> list[Client]:
@@ -92,9 +100,8 @@ class Client:
     def build(self, context: Path, *options: str) -> float:
         """Build a context; seconds. An image of it is in the client's daemon afterwards."""
         load = ("--load",) if self.builder else ()
-        start = time.monotonic()
-        self.docker("build", "--progress=plain", "--tag", "bench", *load, *options, str(context))
-        return time.monotonic() - start
+        build = ("build", "--progress=plain", "--tag", "bench", *load, *options, str(context))
+        return timed(self.docker, *build)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """docker, at work beside others; it says nothing but errors."""

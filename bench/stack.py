@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bench.client import Result, run
+from bench.client import Result, run, timed
 
 NAME = "bench"
 
@@ -51,10 +50,8 @@ class Stack:
         return run(*command, env=self.environment, cwd=cwd or self.program)
 
     def _change(self, verb: str) -> float:
-        start = time.monotonic()
         options = ("--stack", NAME, "--config-file", str(self.config))
-        self.pulumi(verb, "--yes", "--skip-preview", *options)
-        return time.monotonic() - start
+        return timed(self.pulumi, verb, "--yes", "--skip-preview", *options)
 
     def up(self) -> float:
         """`pulumi up`; seconds."""

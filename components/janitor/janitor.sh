@@ -4,9 +4,10 @@
 #   by age       leftovers after JANITOR_LEFTOVER_SECONDS, unused tagged images after
 #                JANITOR_IMAGE_SECONDS
 #   by pressure  at once while less than JANITOR_MIN_FREE bytes are free: leftovers, images older
-#                than leftovers may get, cache beyond JANITOR_RESERVED bytes, then all other images
-# Never: what a container uses, what is younger than a minute (5 seconds when half of that is gone),
-# a named volume, whatever carries the label docker-build-machine.keep, images like one of JANITOR_KEEP
+#                than leftovers may get, cache beyond JANITOR_RESERVED bytes, then all other images;
+#                with less than half of them free, leftovers, all other images and then that cache
+# Never: what a container uses, what is younger than a minute (5 seconds with less than that half), a
+# named volume, whatever carries the label docker-build-machine.keep, images like one of JANITOR_KEEP
 # (patterns, one a line).
 set -eu
 # A word more where the label is, for templates on .Labels.

@@ -161,11 +161,15 @@ class Builder:
     def up(self, *options: str) -> str:
         """Deploy, write the client's ssh configuration, and return what Pulumi said."""
         said = passed(self.pulumi("up", *options))
-        (self.folder / "ssh_config").write_text(
-            self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%n")
-            + f"  IdentityFile {self.folder}/ada\n  IdentitiesOnly yes\n"
-        )
+        self.write_ssh_config()
         return said
+
+    def write_ssh_config(self) -> None:
+        """The exported configuration, with Ada's key alone and control sockets in the folder."""
+        (self.folder / "ssh_config").write_text(
+            f"IdentityFile {self.folder}/ada\nIdentitiesOnly yes\n"
+            + self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%n")
+        )
 
     def clear_away(self) -> None:
         """Remove all that the stack has on this machine's Docker, the cache too.
@@ -173,13 +177,12 @@ class Builder:
         Not by Pulumi, which takes ten times as long and may not be able to in every state.
         """
         self.ssh_end()
-        for kind, shown, options in (
-            ("container", "{{.ID}}", ("--force", "--volumes")),
-            ("volume", "{{.Name}}", ("--force",)),
-            ("network", "{{.ID}}", ()),
+        owner = '{{.Label "docker-build-machine.owner"}}'
+        for kind, shown, every, options in (
+            ("container", "{{.ID}}", ("--all",), ("--force", "--volumes")),
+            ("volume", "{{.Name}}", (), ("--force",)),
+            ("network", "{{.ID}}", (), ()),
         ):
-            every = ("--all",) if kind == "container" else ()
-            owner = '{{.Label "docker-build-machine.owner"}}'
             listed = passed(run("docker", kind, "ls", *every, "--format", f"{owner} {shown}"))
             of_stack = [
                 line.split()[-1]

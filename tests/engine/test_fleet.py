@@ -19,6 +19,7 @@ from client import assign
 from tests.engine.conftest import (
     BASE_IMAGE,
     DAEMON_IMAGE,
+    PING,
     ROOT,
     Builder,
     Result,
@@ -56,10 +57,7 @@ class Fleet(Builder):
     def update(self) -> Result:
         """`pulumi up`, going on with other hosts where one fails."""
         said = self.pulumi("up", "--continue-on-error")
-        (self.folder / "ssh_config").write_text(
-            f"IdentityFile {self.folder}/ada\nIdentitiesOnly yes\n"
-            + self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%n")
-        )
+        self.write_ssh_config()
         return said
 
     def exports(self) -> dict[str, Any]:
@@ -72,11 +70,7 @@ class Fleet(Builder):
 
     def reaches(self, name: str, key: str = "ada") -> bool:
         """Whether a client with this key gets to the builder on this host."""
-        config = self.folder / f"config.{key}"
-        text = (self.folder / "ssh_config").read_text()
-        config.write_text(text.replace(f"{self.folder}/ada\n", f"{self.folder}/{key}\n"))
-        ssh = ["ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes", self.alias(name)]
-        return "200 OK" in run(*ssh, input="GET /_ping HTTP/1.0\r\n\r\n").stdout
+        return "200 OK" in self.ssh(self.alias(name), key=key, input=PING).stdout
 
 
 NewFleet = Callable[..., Fleet]

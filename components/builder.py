@@ -8,7 +8,14 @@ import pulumi
 import pulumi_docker as docker
 
 from components.arguments import arguments_of
-from components.daemon import DATA_DIRECTORY, RUNTIME_DIRECTORY, SOCKET, SOCKET_NAME, Daemon
+from components.daemon import (
+    DATA_DIRECTORY,
+    RUNTIME_DIRECTORY,
+    SOCKET,
+    SOCKET_NAME,
+    STORAGE_DRIVER,
+    Daemon,
+)
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.isolation import Isolation
 from components.daemon.tls import Tls
@@ -124,13 +131,21 @@ class DockerBuilder(pulumi.ComponentResource):
         # Over the shared socket the gateway and the janitor need no network to the daemon.
         gateway_network = network if tls else entrance(identity, opts=checked)
         cache = cache_volume(identity, keep=settings.keep_cache, opts=checked)
-        disk = host.run(
-            f"{name}-disk",
-            "disk.sh",
-            [cache.name, daemon_image.image_id, DATA_DIRECTORY],
-            opts=child,
+        fitting = host.run(
+            f"{name}-cache-check",
+            "cache.sh",
+            [
+                cache.name,
+                DATA_DIRECTORY,
+                daemon_image.image_id,
+                settings.daemon_image,
+                STORAGE_DRIVER,
+            ],
+            opts=pulumi.ResourceOptions.merge(
+                child, pulumi.ResourceOptions(aliases=[pulumi.Alias(name=f"{name}-disk")])
+            ),
         )
-        policy = disk.stdout.apply(lambda size: CachePolicy.of(settings, int(size)))
+        policy = fitting.stdout.apply(lambda size: CachePolicy.of(settings, int(size)))
         access_volume = volume(identity, "access", opts=checked)
 
         if tls:
@@ -196,8 +211,8 @@ class DockerBuilder(pulumi.ComponentResource):
             transport_volumes=gateway_volumes,
             host_keys=keys,
             host=preflight.facts,
-            # The daemon creates the socket's folder, the keys exist before the first login.
-            opts=after(daemon.container, access.installed),
+            # The builds that it carries have ended; the keys exist before the first login.
+            opts=after(daemon.changeover, access.installed),
         )
         guard = None
         if settings.has_build_keys:

@@ -91,7 +91,7 @@ class Daemon:
 
     container: docker.Container
     changeover: command.local.Command
-    """Checks and drains the old container before a new one takes its place."""
+    """Drains the old container before a new one takes its place."""
 
     @classmethod
     def declare(
@@ -129,12 +129,7 @@ class Daemon:
             [
                 identity.physical("daemon"),
                 identity.physical("gateway"),
-                cache.name,
-                DATA_DIRECTORY,
                 SOCKET,
-                image.image_id,
-                settings.daemon_image,
-                STORAGE_DRIVER,
                 str(parse_age(settings.drain_time)),
             ],
             # What replaces the container; memory is changed in place.

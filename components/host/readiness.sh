@@ -36,20 +36,27 @@ until_passes() {
 	done
 }
 
+in_daemon() { docker exec --user 1000:1000 "$daemon" sh -c "$@"; }
+
 # changeover.sh takes the sockets away; here they are back even if nothing was replaced after it.
-docker exec --user 1000:1000 "$daemon" sh -c 'for socket; do test -e "$socket" || mv "$socket.away" "$socket"; done' \
-	sh "$socket" "$guarded" 2>/dev/null || :
-until_passes "$daemon" 'the daemon does not answer' docker exec --user 1000:1000 "$daemon" docker version --format '{{.Server.Version}}'
+# shellcheck disable=SC2016
+until_passes "$daemon" 'the daemon does not answer' in_daemon '
+	for socket; do test -e "$socket" || mv "$socket.away" "$socket" 2>/dev/null; done
+	docker version --format "{{.Server.Version}}"' sh "$socket" "$guarded"
 version=$said
-until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" bash /usr/local/lib/gateway/health
+# shellcheck disable=SC2016
+until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" sh -c '
+	bash /usr/local/lib/gateway/health && sha256sum /access/authorized_keys'
+[ "${said%% *}" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
 [ -z "$guard" ] || until_passes "$guard" 'the guard does not pass a Docker API ping' docker exec "$guard" python3 -m guard ping "$guarded"
-keys=$(docker exec "$gateway" sha256sum /access/authorized_keys | cut -d ' ' -f 1)
-[ "$keys" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
-image=$(printf 'FROM scratch\nLABEL docker-build-machine.readiness=1\n' |
-	docker exec --user 1000:1000 -i -e DOCKER_BUILDKIT=1 "$daemon" docker build --quiet - 2>&1) || fail "a first build failed: $image"
-docker exec --user 1000:1000 "$daemon" docker image rm "$image" >/dev/null
-# For changeover.sh: the release (major.minor) and the storage driver that the cache belongs to.
-docker exec --user 1000:1000 "$daemon" sh -c 'docker info --format "{{.ServerVersion}} {{.Driver}}" |
-	sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note"' sh "$folder" ||
-	fail 'the cache cannot be written'
+
+# A first build, and a note for cache.sh: the release (major.minor) and the storage driver that
+# the cache belongs to.
+# shellcheck disable=SC2016
+said=$(in_daemon '
+	image=$(printf "FROM scratch\nLABEL docker-build-machine.readiness=1\n" | DOCKER_BUILDKIT=1 docker build --quiet -) &&
+		docker image rm "$image" >/dev/null &&
+		docker info --format "{{.ServerVersion}} {{.Driver}}" |
+		sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note"' \
+	sh "$folder" 2>&1) || fail "a first build failed: $said"
 printf 'daemon %s\n' "$version"

@@ -76,7 +76,7 @@ class _Mocks(pulumi.runtime.Mocks):
         if args.typ == "command:local:Command":
             printed = {
                 "-host-key": f"{KEY}\n{PRIVATE_KEY}",
-                "-disk": f"{DISK}\n",
+                "-cache-check": f"{DISK}\n",
                 "-certificates": CERTIFICATES,
             }
             name = args.name.rstrip("-0123456789")

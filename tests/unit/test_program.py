@@ -22,7 +22,7 @@ SECRET_MARK = "1b47061264138c4ac30d75fd1eb44270"
 CHILDREN = {
     "builder-host": "pulumi:providers:docker",
     "builder-preflight": "command:local:Command",
-    "builder-disk": "command:local:Command",
+    "builder-cache-check": "command:local:Command",
     "builder-host-key-1": "command:local:Command",
     "builder-daemon-image": "docker:index/remoteImage:RemoteImage",
     "builder-gateway-image": "docker:index/remoteImage:RemoteImage",

@@ -104,7 +104,7 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         found(transfers.context(images, here, host, folder / "context", size, rounds))
         size, rounds = (100, 1) if short else (1000, 2)
         found(transfers.images_of(here, host, folder / "images", size, rounds))
-        size, rounds = (200, 1) if short else (1000, 3)
+        size, rounds = (200, 1) if short else (1000, 5)
         daemons = [local, unforwarded, kit]
         found(steps.inside_a_step(images.python, daemons, address, size, rounds))
     return figures

@@ -155,7 +155,8 @@ def gather(stack: Stack) -> Status:
     if stack.settings.get("hosts"):
         raise StackError(
             "the status is for stacks of one host, and this one has several; next: look at each "
-            "with docker exec ALIAS-gateway warden who, and docker exec ALIAS-daemon docker info"
+            "with docker exec ALIAS-gateway warden who, and docker exec --user rootless "
+            "ALIAS-daemon docker info"
         )
     host, alias = Host.of(stack), stack.alias
     asked = datetime.datetime.now(datetime.UTC).timestamp()

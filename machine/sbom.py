@@ -74,7 +74,9 @@ def _engine(container: str) -> list[Component]:
     """dockerd and what came with it, where the container has one."""
     command = ("docker", "version", "--format", "{{json .Server.Components}}")
     asked = subprocess.run(
-        ("docker", "exec", container, *command), check=False, capture_output=True
+        ("docker", "exec", "--user", "1000:1000", container, *command),
+        check=False,
+        capture_output=True,
     )
     if asked.returncode:
         return []

@@ -26,11 +26,14 @@ SOCKET_NAME = "docker.sock"
 SOCKET = f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
 NETWORK_ALIAS = "docker"
 STORAGE_DRIVER = "overlay2"
-# Of the daemon's user-mode network and of the bridge that build steps are on. slirp4netns copies a
-# packet at a time, and connections end in it, so that no packet of this size leaves the host: four
-# times the throughput of 1500 (docs/speed.md). It is the one such driver in the official image.
+# Of the rootless network, which asks the resolver and carries what has no uplink, and of the bridge
+# that build steps are on. slirp4netns copies a packet at a time, and connections end in it, so that
+# no packet of this size leaves the host: four times the throughput of 1500 (docs/speed.md). It is
+# the one such driver in the official image.
 _NETWORK_DRIVER = "slirp4netns"
 _MTU = 65520
+# Pid files and the like, gone with every start.
+_STATE_DIRECTORY = "/run/xdg"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
 # Where a rootless dockerd looks for docker/certs.d; builds can write to its default, the user's.
 _CONFIG_HOME = "/etc/docker-build-machine"
@@ -172,13 +175,13 @@ class Daemon:
                 "DOCKER_TLS_CERTDIR=/certs",
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
-                # Pid files and the like go with every start; the volume holds the socket alone.
-                "XDG_RUNTIME_DIR=/run/xdg",
+                f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
+                f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--state-dir={_STATE_DIRECTORY}/rootlesskit",
                 *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                 *isolation.egress.envs,
             ],
             tmpfs={
-                "/run/xdg": _OF_USER,
+                _STATE_DIRECTORY: _OF_USER,
                 **{
                     f"{_CLIENT_DIRECTORY}/buildx/{name}": options
                     for name, options in _BUILDX_DIRECTORIES.items()

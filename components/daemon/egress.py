@@ -1,4 +1,4 @@
-"""The way out of the daemon's container: what the setting `privateNetworks` means."""
+"""The way out of the daemon's container: its uplink, and what `privateNetworks` means."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ _SCRIPT = "/usr/local/lib/daemon/egress"
 
 @dataclass(frozen=True)
 class Egress:
-    """What the daemon's container is given so that it starts behind rules; nothing without them."""
+    """What the daemon's container is given for its way out; nothing where it is privileged.
+
+    Root lays a pair of interfaces through which the kernel passes on what builds send, between the
+    container's network and the daemon's own. Without it a process would copy every packet.
+    """
 
     capabilities: tuple[str, ...] = ()
-    """With them root sets the rules before the daemon starts, and then gives them up."""
+    """With them root does its part, and then gives them up."""
     inputs: dict[str, Any] = field(default_factory=dict)
     uploads: list[docker.ContainerUploadArgs] = field(default_factory=list)
     envs: list[str] = field(default_factory=list)
@@ -31,17 +35,26 @@ class Egress:
 
     @classmethod
     def of(cls, settings: Settings, registry: RegistryAccess | None) -> Egress:
-        """Rules where private networks are blocked; the stack's registry stays reachable."""
-        if settings.private_networks == "allow":
-            return cls()
+        """Behind rules where private networks are blocked; the stack's registry stays reachable."""
         script = (Path(__file__).parent / "egress.sh").read_text()
-        open_networks = " ".join(settings.private_networks_except)
-        servers = f"{registry.store} {registry.mirror}" if registry else ""
+        envs = [f"EGRESS_PRIVATE={settings.private_networks}"]
+        if settings.private_networks == "block":
+            envs.append(f"EGRESS_OPEN={' '.join(settings.private_networks_except)}")
+            if registry:
+                envs.append(f"EGRESS_SERVERS={registry.store} {registry.mirror}")
         return cls(
             ("CAP_NET_ADMIN", "CAP_SETPCAP"),
-            {"user": "0:0", "entrypoints": ["sh", _SCRIPT, "start", "dockerd-entrypoint.sh"]},
+            {
+                "user": "0:0",
+                # Root's part ends beside the daemon, which would not take note of it.
+                "entrypoints": [
+                    "docker-init",
+                    "--",
+                    *("sh", _SCRIPT, "start", "dockerd-entrypoint.sh"),
+                ],
+            },
             [upload(_SCRIPT, script)],
-            [f"EGRESS_OPEN={open_networks}", *([f"EGRESS_SERVERS={servers}"] if servers else [])],
+            envs,
             ["sh", _SCRIPT, "as-user"],
-            (script, open_networks, *([servers] if servers else [])),
+            (script, *envs),
         )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import select
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.engine.conftest import (
     AS_ROOT,
     BASE_IMAGE,
     DAEMON_IMAGE,
+    GUARD_IMAGE,
     Builder,
     NewBuilder,
     Result,
@@ -40,9 +43,24 @@ def serve(port):
         connection, _ = listener.accept()
         connection.sendall(b"REACHED\\n")
         connection.close()
+def hear():
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.bind(("0.0.0.0", 8080))
+    while True:
+        print(datagrams.recvfrom(64)[1][0], flush=True)
 for port in (8080, 53):
     threading.Thread(target=serve, args=(port,)).start()
+threading.Thread(target=hear).start()
 print("ready", flush=True)
+"""
+# A datagram from another address, and then an honest one.
+SENDER = f"""
+import socket
+for address in ("{OUTSIDE}", ""):
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.setsockopt(socket.IPPROTO_IP, getattr(socket, "IP_TRANSPARENT", 19), 1)
+    datagrams.bind((address, 0))
+    datagrams.sendto(b"!", ("{PUBLIC}", 8080))
 """
 
 
@@ -114,7 +132,20 @@ def process_of(builder: Builder, role: str) -> str:
 
 
 @contextmanager
-def neighbour(process: str, address: str, *others: str) -> Iterator[None]:
+def listener(*inside: str) -> Iterator[IO[str]]:
+    """One that runs behind these words; it says from where each datagram comes."""
+    command = [*AS_ROOT, *inside, "python3", "-c", LISTENER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield process.stdout
+        finally:
+            process.kill()
+
+
+@contextmanager
+def neighbour(process: str, address: str, *others: str) -> Iterator[IO[str]]:
     """A listener in a network namespace of its own, beside that of this process.
 
     It has these addresses, the first of them in a network of both: there the process has the one
@@ -141,22 +172,14 @@ def neighbour(process: str, address: str, *others: str) -> Iterator[None]:
         for other in others:
             ip("-n", name, "addr", "add", f"{other}/32", "dev", f"{name}b")
             beside("route", "add", f"{other}/32", "via", address)
-        with subprocess.Popen(
-            [*AS_ROOT, "ip", "netns", "exec", name, "python3", "-c", LISTENER],
-            stdout=subprocess.PIPE,
-        ) as listener:
-            assert listener.stdout is not None
-            assert listener.stdout.readline() == b"ready\n"
-            try:
-                yield
-            finally:
-                listener.kill()
+        with listener("ip", "netns", "exec", name) as said:
+            yield said
     finally:
         # The pair of interfaces goes with it.
         ip("netns", "delete", name)
 
 
-def neighbourhood(builder: Builder) -> AbstractContextManager[None]:
+def neighbourhood(builder: Builder) -> AbstractContextManager[IO[str]]:
     """PRIVATE, EXCEPTED and PUBLIC, to which only this daemon's container has a way."""
     return neighbour(process_of(builder, "daemon"), PUBLIC, *PRIVATE, EXCEPTED)
 
@@ -215,12 +238,57 @@ def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
     assert "Address" in from_a_step(builder, "nslookup docker").stdout
 
 
-def test_the_rules_are_back_before_a_restarted_daemon_is(builders: dict[str, Builder]) -> None:
+def way_out(builder: Builder) -> str:
+    """The interface of the daemon's network by which the rest of the world is reached."""
+    told = builder.docker("run", "--rm", "--network=host", BASE_IMAGE, "ip", "route", "get", PUBLIC)
+    return passed(told).split(" dev ")[1].split()[0]
+
+
+def test_what_builds_send_goes_by_the_kernel(builders: dict[str, Builder]) -> None:
+    assert way_out(builders["unprivileged"]) == "uplink"
+    assert way_out(builders["privileged"]) == "tap0"
+    # Root's part has ended: what is left of root is the first process, which only waits.
+    daemon = builders["unprivileged"].container("daemon")
+    listed = passed(run("docker", "top", daemon, "-eo", "pid,uid,stat,comm")).splitlines()[1:]
+    processes = [line.split() for line in listed]
+    assert [comm for _, uid, _, comm in processes if uid == "0"] == ["docker-init"]
+    assert not [comm for *_, stat, comm in processes if stat.startswith("Z")]
+
+
+def test_nobody_inside_sends_by_another_address_or_reaches_the_containers_own(
+    builders: dict[str, Builder],
+) -> None:
+    builder = builders["unprivileged"]
+    own = passed(run("docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}"
+                     "{{.IPAddress}}{{end}}", builder.container("daemon"))).strip()  # fmt: skip
+    inside = ("nsenter", "-t", process_of(builder, "daemon"), "-n")
+    builder.load(GUARD_IMAGE)
+    with neighbourhood(builder) as heard, listener(*inside):
+        passed(builder.docker("run", "--rm", *EVERYTHING, GUARD_IMAGE, "python3", "-c", SENDER))
+        assert select.select([heard], [], [], 10)[0]
+        assert heard.readline() == f"{PUBLIC.rpartition('.')[0]}.1\n"
+        asked = builder.docker("run", "--rm", BASE_IMAGE, "sh", "-c", asking(own, "192.0.0.1"))
+        assert answering(asked) == set()
+
+
+def test_without_the_uplink_builds_reach_the_same_by_the_rootless_network(
+    builders: dict[str, Builder],
+) -> None:
+    builder = builders["unprivileged"]
+    inside = (*AS_ROOT, "nsenter", "-t", process_of(builder, "daemon"), "-n")
+    passed(run(*inside, "ip", "link", "delete", "builds"))
+    assert way_out(builder) == "tap0"
+    with neighbourhood(builder):
+        assert answering(from_a_step(builder, asking(*EVERY))) == {PUBLIC, EXCEPTED}
+
+
+def test_uplink_and_rules_are_back_with_a_restarted_daemon(builders: dict[str, Builder]) -> None:
     builder = builders["unprivileged"]
     passed(run("docker", "restart", builder.container("daemon")))
     assert "200 OK" in builder.ping().stdout
     with neighbourhood(builder):
         assert answering(from_a_step(builder, asking(*EVERY))) == {PUBLIC, EXCEPTED}
+    assert way_out(builder) == "uplink"
 
 
 def test_what_the_gateway_would_send_out_gets_no_answer(builders: dict[str, Builder]) -> None:

@@ -78,7 +78,7 @@ def test_no_tcp_port_is_open_but_sshd(builder: Builder) -> None:
 
 def test_both_health_checks_pass(builder: Builder) -> None:
     for role, test in (
-        ("daemon", ["docker", "version"]),
+        ("daemon", ["sh", "/usr/local/lib/daemon/egress", "as-user", "docker", "version"]),
         ("gateway", ["bash", "/usr/local/lib/gateway/health"]),
     ):
         passed(run("docker", "exec", builder.container(role), *test))

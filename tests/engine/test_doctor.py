@@ -327,7 +327,7 @@ def test_a_cold_cache_is_a_warning(builder: Builder, laptop: Laptop) -> None:
 
 
 def test_a_full_disk(builder: Builder, laptop: Laptop) -> None:
-    fill = ["docker", "exec", builder.container("daemon"), "sh", "-c"]
+    fill = ["docker", "exec", "--user", "1000:1000", builder.container("daemon"), "sh", "-c"]
     folder = "/home/rootless/.local/share/docker"
     run(*fill, f"dd if=/dev/zero of={folder}/filler bs=1M count=2000")
     try:

@@ -128,7 +128,9 @@ def test_stale_pid_and_socket_files_are_left(warm: Builder) -> None:
             "  done; "
             "done; ls -A /run/user"
         )
-        assert "docker.pid" in passed(run("docker", "exec", daemon, "sh", "-c", script))
+        assert "docker.pid" in passed(
+            run("docker", "exec", "--user", "1000:1000", daemon, "sh", "-c", script)
+        )
         kill(*processes(warm, "daemon", "dockerd"))
 
     try_fault(warm, "stale pid and socket files after kill -9", strike)
@@ -141,7 +143,7 @@ def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
     builder.load_base()
     builder.build()
     filler = f"{DATA}/filler"
-    in_daemon = ("docker", "exec", builder.container("daemon"), "sh", "-c")
+    in_daemon = ("docker", "exec", "--user", "1000:1000", builder.container("daemon"), "sh", "-c")
     times = []
     for _ in range(TRIALS):
         with builder.build_in_flight(5):

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -12,6 +14,17 @@ import (
 	pulumirpc "github.com/pulumi/pulumi/sdk/v3/proto/go"
 	"github.com/pulumi/pulumi/sdk/v3/python"
 )
+
+// The engine of today ends a host with SIGINT and waits 5 seconds for one that ignores it, as all do from
+// their start that a shell without job control has put in the background.
+func init() {
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	go func() {
+		<-interrupted
+		os.Exit(0)
+	}()
+}
 
 // The engine of today names the folder of a plugin or policy pack in the field `info` of the request,
 // which this host does not know: field 5, a ProgramInfo with the program's folder in field 2 and the

@@ -1,0 +1,30 @@
+"""The offline language host on the real engine."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from tests.engine.conftest import passed, run
+
+_GRACE_SECONDS = 5
+"""How long the engine waits for a plugin that it has asked to end (pulumi's cmdutil/term.go)."""
+
+
+def test_the_engine_does_not_wait_for_one_started_in_the_background(tmp_path: Path) -> None:
+    """There shells without job control ignore SIGINT, and all that is started inherits it."""
+    (tmp_path / "Pulumi.yaml").write_text("name: program\nruntime: python\n")
+    (tmp_path / "__main__.py").write_text("")
+    env = {"PULUMI_BACKEND_URL": f"file://{tmp_path}"}
+
+    def seconds(disposition: signal.Handlers) -> float:
+        before = signal.signal(signal.SIGINT, disposition)
+        start = time.monotonic()
+        try:
+            passed(run("pulumi", "about", env=env, cwd=tmp_path, restore_signals=False))
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return time.monotonic() - start
+
+    assert seconds(signal.SIG_IGN) < seconds(signal.SIG_DFL) + _GRACE_SECONDS - 1

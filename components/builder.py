@@ -131,7 +131,7 @@ class DockerBuilder(pulumi.ComponentResource):
         # Over the shared socket the gateway and the janitor need no network to the daemon.
         gateway_network = network if tls else entrance(identity, opts=checked)
         cache = cache_volume(identity, keep=settings.keep_cache, opts=checked)
-        fitting = host.run(
+        cache_check = host.run(
             f"{name}-cache-check",
             "cache.sh",
             [
@@ -145,7 +145,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 child, pulumi.ResourceOptions(aliases=[pulumi.Alias(name=f"{name}-disk")])
             ),
         )
-        policy = fitting.stdout.apply(lambda size: CachePolicy.of(settings, int(size)))
+        policy = cache_check.stdout.apply(lambda size: CachePolicy.of(settings, int(size)))
         access_volume = volume(identity, "access", opts=checked)
 
         if tls:

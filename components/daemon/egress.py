@@ -42,16 +42,13 @@ class Egress:
             envs.append(f"EGRESS_OPEN={' '.join(settings.private_networks_except)}")
             if registry:
                 envs.append(f"EGRESS_SERVERS={registry.store} {registry.mirror}")
+        start = ["sh", _SCRIPT, "start", "dockerd-entrypoint.sh"]
         return cls(
             ("CAP_NET_ADMIN", "CAP_SETPCAP"),
             {
                 "user": "0:0",
                 # Root's part ends beside the daemon, which would not take note of it.
-                "entrypoints": [
-                    "docker-init",
-                    "--",
-                    *("sh", _SCRIPT, "start", "dockerd-entrypoint.sh"),
-                ],
+                "entrypoints": ["docker-init", "--", *start],
             },
             [upload(_SCRIPT, script)],
             envs,

@@ -4,8 +4,7 @@
 # Usage: egress start COMMAND...    sets rules and uplink, and runs COMMAND
 #        egress as-user COMMAND...  runs COMMAND only; both as the image's user, with no power left
 # EGRESS_PRIVATE is block or allow; EGRESS_OPEN names the private networks that stay reachable,
-# EGRESS_SERVERS the host:port. XDG_RUNTIME_DIR/rootlesskit is
-# rootlesskit's state.
+# EGRESS_SERVERS the host:port. rootlesskit keeps its state in XDG_RUNTIME_DIR/rootlesskit.
 set -eu
 user=rootless
 

@@ -13,6 +13,7 @@ from components.registry.access import RegistryAccess
 from components.settings import Settings
 
 _SCRIPT = "/usr/local/lib/daemon/egress"
+_COMMAND = ("docker-init", "--", "dockerd-entrypoint.sh")
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,12 @@ class Egress:
             envs.append(f"EGRESS_OPEN={' '.join(settings.private_networks_except)}")
             if registry:
                 envs.append(f"EGRESS_SERVERS={registry.store} {registry.mirror}")
-        start = ["sh", _SCRIPT, "start", "dockerd-entrypoint.sh"]
         return cls(
             ("CAP_NET_ADMIN", "CAP_SETPCAP"),
             {
                 "user": "0:0",
-                # Root's part ends beside the daemon, which would not take note of it.
-                "entrypoints": ["docker-init", "--", *start],
+                # docker-init takes note when root's part, a child of the same process, has ended.
+                "entrypoints": ["sh", _SCRIPT, "start", *_COMMAND],
             },
             [upload(_SCRIPT, script)],
             envs,

@@ -132,8 +132,7 @@ start)
 			! grep -qv ' lo$' /proc/net/if_inet6 2>/dev/null || fail 'the rules for IPv6 could not be set'
 	fi
 	if try_to iptables guard_uplink; then
-		# A child of the shell would become the daemon's, which does not take note of its end.
-		({ why=$(lay_uplink 2>&1) || slower "$why"; } &)
+		{ why=$(lay_uplink 2>&1) || slower "$why"; } &
 	else
 		slower "$said"
 	fi

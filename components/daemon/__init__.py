@@ -176,7 +176,6 @@ class Daemon:
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
                 f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
                 f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
-                f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--state-dir={_STATE_DIRECTORY}/rootlesskit",
                 *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                 *isolation.egress.envs,
             ],

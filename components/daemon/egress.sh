@@ -4,9 +4,11 @@
 # Usage: egress start COMMAND...    sets rules and uplink, and runs COMMAND
 #        egress as-user COMMAND...  runs COMMAND only; both as the image's user, with no power left
 # EGRESS_PRIVATE is block or allow; EGRESS_OPEN names the private networks that stay reachable,
-# EGRESS_SERVERS the host:port. rootlesskit keeps its state in XDG_RUNTIME_DIR/rootlesskit.
+# EGRESS_SERVERS the host:port.
 set -eu
 user=rootless
+# Where rootlesskit is told to write which process is the daemon's first.
+state=$XDG_RUNTIME_DIR/rootlesskit
 
 # Not the Internet: RFC 6890, and multicast.
 closed='0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24
@@ -54,6 +56,7 @@ close_networks() {
 	for network; do rule -A EGRESS -d "$network" -j REJECT; done
 
 	rule -A OUTPUT -o lo -j ACCEPT
+	# Errors (ICMP) to the other end of the uplink.
 	rule -A OUTPUT -o "$outer" -j ACCEPT
 	# Docker's resolver asks the host's name servers from here, as root; nobody else here is root.
 	for protocol in udp tcp; do
@@ -97,7 +100,7 @@ inside() { (as_user nsenter -t "$daemon" -U -n --preserve-credentials "$@"); }
 
 # lay_uplink: from here to the daemon's network namespace, once the rootless network is up.
 lay_uplink() {
-	until daemon=$( (as_user cat "$XDG_RUNTIME_DIR/rootlesskit/child_pid") 2>/dev/null) && [ -n "$daemon" ] &&
+	until daemon=$( (as_user cat "$state/child_pid") 2>/dev/null) && [ -n "$daemon" ] &&
 		inside ip route show default 2>/dev/null | grep -q .; do
 		tries=$((${tries:-0} + 1))
 		[ "$tries" -lt 300 ] || { echo 'there is no rootless network'; return 1; }
@@ -132,6 +135,7 @@ start)
 			! grep -qv ' lo$' /proc/net/if_inet6 2>/dev/null || fail 'the rules for IPv6 could not be set'
 	fi
 	if try_to iptables guard_uplink; then
+		export DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="--state-dir=$state"
 		{ why=$(lay_uplink 2>&1) || slower "$why"; } &
 	else
 		slower "$said"

@@ -55,8 +55,13 @@ until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exe
 # shellcheck disable=SC2016
 said=$(in_daemon '
 	image=$(printf "FROM scratch\nLABEL docker-build-machine.readiness=1\n" | DOCKER_BUILDKIT=1 docker build --quiet -) &&
-		docker image rm "$image" >/dev/null &&
-		docker info --format "{{.ServerVersion}} {{.Driver}}" |
-		sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note"' \
-	sh "$folder" 2>&1) || fail "a first build failed: $said"
+		docker image rm "$image" >/dev/null || exit 1
+	docker info --format "{{.ServerVersion}} {{.Driver}}" |
+		sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note" || exit 2' \
+	sh "$folder" 2>&1)
+case $? in
+0) ;;
+2) fail "the cache cannot be written: $said" ;;
+*) fail "a first build failed: $said" ;;
+esac
 printf 'daemon %s\n' "$version"

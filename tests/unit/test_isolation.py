@@ -50,7 +50,7 @@ def test_only_the_daemon_is_privileged_and_only_when_told_to(run_program: Progra
 def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: Program) -> None:
     daemon = run_program()["builder-daemon"].inputs
     assert daemon["capabilities"] == {
-        # The last two are root's, who gives them up before the daemon starts.
+        # The last two are root's, whose part ends within seconds of the start.
         "adds": ["CAP_SETUID", "CAP_SETGID", "CAP_NET_ADMIN", "CAP_SETPCAP"],
         "drops": ["ALL"],
     }

@@ -82,6 +82,13 @@ class DockerBuilder(pulumi.ComponentResource):
         # Of the component itself it would hold up the host keys, and with them every export.
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:DockerBuilder", name, settings.arguments, opts)
+        for key in settings.keys:
+            if key.has_expired:
+                pulumi.log.warn(
+                    f"the key {key.name} is left out, for its last day (until = {key.until}) has "
+                    "passed; next: remove it from keys, or give it a later day",
+                    resource=self,
+                )
         identity = Identity.of(name)
         host = DockerHost.from_settings(settings)
         provider = host.provider(
@@ -196,7 +203,7 @@ class DockerBuilder(pulumi.ComponentResource):
         )
         access = Access.declare(
             identity,
-            settings.keys,
+            settings.active_keys,
             settings.revoked,
             image=gateway_image,
             volume=access_volume,

@@ -290,13 +290,10 @@ class AuthorizedKey(_Model):
                 ) from None
         return ranges
 
-    @pydantic.field_validator("until")
-    @classmethod
-    def _check_until(cls, day: datetime.date | None) -> datetime.date | None:
-        today = datetime.datetime.now(datetime.UTC).date()
-        if day is not None and day < today:
-            raise ValueError(f"has passed (today is {today}); remove the key or give a later day")
-        return day
+    @property
+    def has_expired(self) -> bool:
+        """Whether the last day (UTC) has passed."""
+        return self.until is not None and self.until < datetime.datetime.now(datetime.UTC).date()
 
     @property
     def is_authority(self) -> bool:
@@ -450,7 +447,7 @@ class Settings(_Model):
 
     @model_validator(mode="after")
     def _check_roles(self) -> Self:
-        limited = [key.name for key in self.keys if key.role == "build"]
+        limited = [key.name for key in self.active_keys if key.role == "build"]
         if limited and self.transport == "tls":
             raise ValueError(
                 f"keys gives {', '.join(limited)} the role build, which transport = tls cannot "
@@ -459,9 +456,14 @@ class Settings(_Model):
         return self
 
     @property
+    def active_keys(self) -> tuple[AuthorizedKey, ...]:
+        """The keys that get in: all but the expired ones."""
+        return tuple(key for key in self.keys if not key.has_expired)
+
+    @property
     def has_build_keys(self) -> bool:
         """Whether there is a key that the guard has to serve."""
-        return any(key.role == "build" for key in self.keys)
+        return any(key.role == "build" for key in self.active_keys)
 
     @property
     def ssh_name(self) -> str:

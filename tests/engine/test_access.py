@@ -137,6 +137,14 @@ def test_a_key_is_out_when_its_time_is_over(builder: Builder) -> None:
     builder.up()
 
 
+def test_an_expired_key_does_not_block_an_update(builder: Builder) -> None:
+    builder.add_key("forgotten", until="2020-01-01")
+    assert "the key forgotten is left out" in builder.up()
+    assert builder.ping(key="forgotten").returncode == 255
+    assert "200 OK" in builder.ping().stdout
+    builder.remove_key("forgotten")
+
+
 def test_a_key_counts_only_from_its_addresses(builder: Builder) -> None:
     builder.add_key("elsewhere", **{"from": ["192.0.2.0/24"]})
     builder.up()

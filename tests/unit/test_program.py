@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
 from components.guard import archive
@@ -320,6 +321,29 @@ def test_keys_are_one_line_each_and_named_with_their_fingerprint(run_program: Pr
     names = {env.split("=")[0] for env in installed.inputs["envs"]}
     assert names == {"ada", "ci"}
     assert all("=SHA256:" in env for env in installed.inputs["envs"])
+
+
+def test_an_expired_key_is_left_out_with_a_warning(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, **_: said.append(text))
+    expired = {"name": "bob", "publicKey": OTHER_KEY, "until": "2020-01-01", "role": "build"}
+    run = run_program(keys=[{"name": "ada", "publicKey": KEY}, expired])
+    assert children(run) == CHILDREN
+    assert run["builder-keys"].inputs == run_program()["builder-keys"].inputs
+    assert said == [
+        "the key bob is left out, for its last day (until = 2020-01-01) has passed; next: remove "
+        "it from keys, or give it a later day"
+    ]
+
+
+def test_a_stack_whose_keys_have_all_expired_lets_nobody_in(run_program: Program) -> None:
+    keys = [{"name": "bob", "publicKey": OTHER_KEY, "until": "2020-01-01"}]
+    installed = run_program(keys=keys)["builder-keys"]
+    assert {upload["content"] for upload in uploads(installed).values()} == {
+        "# no key is in force\n"
+    }
 
 
 def test_a_key_is_added_without_touching_gateway_or_daemon(run_program: Program) -> None:

@@ -40,8 +40,8 @@ def problems(**settings: Any) -> str:
         ({"keys": [{"name": "a", "publicKey": KEY, "form": []}]}, "did you mean from?"),
         ({"keys": [{"name": "a b", "publicKey": KEY}]}, "keys[0].name = 'a b' must be 1 to 64"),
         (
-            {"keys": [{"name": "a", "publicKey": KEY, "until": "2020-01-01"}]},
-            "keys[0].until = '2020-01-01' has passed",
+            {"keys": [{"name": "a", "publicKey": KEY, "until": "2020-13-01"}]},
+            "keys[0].until = '2020-13-01'",
         ),
         (
             {"keys": [{"name": "a", "publicKey": KEY, "from": ["10.0.0.0/99"]}]},
@@ -135,7 +135,7 @@ def test_all_problems_of_access_are_reported_together() -> None:
         keys=[
             {"name": "a", "publicKey": "ssh-dss AAAA"},
             {"name": "b c", "publicKey": "no-pty " + KEY},
-            {"name": "d", "publicKey": KEY, "until": "2020-01-01", "from": ["10.0.0.1/8"]},
+            {"name": "d", "publicKey": KEY, "until": "some day", "from": ["10.0.0.1/8"]},
             {"name": "e", "publicKey": KEY, "principals": ["x y"], "expires": "never"},
         ],
         revoked=[{"fingerprint": "MD5:aa"}, {"serial": 3}],

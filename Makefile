@@ -1,4 +1,5 @@
-# One word for each job; the work is done in machine/.
+# One word for each job; the work is done in machine/. STACK=<team> chooses the stack of a word that is
+# about one; the others refuse it.
 .DEFAULT_GOAL := help
 .PHONY: help up team preview drift kit ci status backup restore down purge images sbom audit test trials bench
 
@@ -32,10 +33,10 @@ backup: ## write the cache to a file: make backup FILE=cache.tar
 restore: ## put the cache of such a file in place: make restore FILE=cache.tar
 	@machine/restore
 
-down: ## take the builder away, keep its cache
+down: ## take the builder away; the cache stays, unless keepCache is false
 	@machine/down
 
-purge: ## take everything away, the cache too, after asking
+purge: ## delete everything, the cache too, after asking; of one stack: make purge STACK=web
 	@machine/purge
 
 images: ## pin the images by their digests of now, and show what changed

@@ -3,6 +3,7 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=$ROOT/.state
+given_stack=${STACK:-}
 STACK=${STACK:-dev}
 export ROOT STATE STACK
 export PATH=$STATE/bin:$ROOT/.venv/bin:$PATH
@@ -10,13 +11,14 @@ export PULUMI_BACKEND_URL=file://$STATE/backend
 export PULUMI_CONFIG_PASSPHRASE_FILE=$STATE/passphrase
 export PULUMI_SKIP_UPDATE_CHECK=1
 umask 022
-# Each stack has a client of its own: one team's key is not another's.
-CLIENT=$STATE/client
-[[ $STACK == dev ]] || CLIENT=$STATE/clients/$STACK
-export CLIENT
 mkdir -p "$STATE/bin" "$STATE/log" "$STATE/backend"
 
 . machine/terminal.sh
+
+# without_stack WORD: refuses STACK where `make WORD` is about no stack.
+without_stack() {
+	[[ -z $given_stack ]] || fail "STACK = $given_stack: make $1 is about no single stack; next: make $1 without STACK"
+}
 
 # Two at a time would step on each other's toes; whatever is started in the background closes 9.
 exec 9>"$STATE/lock"

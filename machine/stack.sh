@@ -2,8 +2,14 @@
 # The stack of this run. The configuration of `dev` is this machine's alone and kept in .state; that
 # of a team is Pulumi.<team>.yaml, for git. The state of all is in .state.
 
-stack_config=$STATE/Pulumi.$STACK.yaml
-[[ $STACK == dev ]] || stack_config=$ROOT/Pulumi.$STACK.yaml
+# choose_stack: sets the configuration file and the client of STACK, and the words that a `make` command
+# needs to name it. Each stack has a client of its own: one team's key is not another's.
+choose_stack() {
+	stack_config=$STATE/Pulumi.$STACK.yaml CLIENT=$STATE/client of_stack=''
+	[[ $STACK == dev ]] || stack_config=$ROOT/Pulumi.$STACK.yaml CLIENT=$STATE/clients/$STACK of_stack=" STACK=$STACK"
+	export CLIENT
+}
+choose_stack
 
 have_key() {
 	mkdir -p "$CLIENT"
@@ -20,7 +26,7 @@ have_stack() {
 		pulumi --cwd "$ROOT" stack ls --json | grep -q "\"name\": \"$STACK\"" ||
 			quietly "Stack $STACK" pulumi --cwd "$ROOT" --non-interactive stack init "$STACK" --no-select
 		local image
-		for image in daemonImage=$daemon_image gatewayImage=$gateway_image; do
+		for image in daemonImage=$daemon_image gatewayImage=$gateway_image guardImage=$guard_image; do
 			[[ ${image#*=} != localhost/* ]] || quietly "Stand-in ${image%%=*}" pulumi --cwd "$ROOT" config set --stack "$STACK" "${image%%=*}" "${image#*=}"
 		done
 		return

@@ -20,7 +20,7 @@ from client.page import page
 from client.stack import Stack, StackError
 from client.words import ago, size
 from components.daemon import DATA_DIRECTORY
-from components.settings import parse_size
+from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
 _LOG_LINES = 20_000
@@ -183,7 +183,7 @@ def gather(stack: Stack) -> Status:
             return ""
 
     usage = {
-        (line := json.loads(text))["Type"]: parse_size(line["Size"])
+        (line := json.loads(text))["Type"]: Size.parse(line["Size"]).bytes
         for text in in_daemon("docker", "system", "df", "--format", "{{json .}}").splitlines()
     }
     disk = in_daemon("df", "-Pk", DATA_DIRECTORY).split()[-6:]

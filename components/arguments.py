@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, NotRequired, Required, get_args, get
 
 import pydantic
 
+from components.settings.values import Age, DiskSpace, Size
 from components.ssh_key import PublicKey
 
 # What is checked as one of these is written as text.
-_WRITTEN_AS_TEXT = (str, PublicKey, datetime.date, pydantic.SecretStr)
+_WRITTEN_AS_TEXT = (str, Age, DiskSpace, PublicKey, Size, datetime.date)
 
 
 def arguments_of(model: type[pydantic.BaseModel], name: str = "BuilderArgs") -> type:

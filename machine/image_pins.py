@@ -4,7 +4,7 @@ Usage: image_pins.py [FOLDER]
 
 Reads Pulumi.yaml and each Pulumi.STACK.yaml of the folder. An image NAME:TAG, with or without a
 digest, is pulled by its tag and written back as NAME:TAG@sha256:...; for another version, change
-the tag first. The defaults stand in components/settings.py too and are written there alike.
+the tag first.
 """
 
 from __future__ import annotations
@@ -131,15 +131,9 @@ def _update(setting: str, reference: str) -> str:
 
 
 def write_reference(path: Path, old: str, new: str) -> None:
-    """Put one reference in the other's place, in a YAML file or in the program's settings."""
-    text = path.read_text()
-    if path.suffix == ".py":
-        # As ruff formats a default that is longer than a line.
-        quoted = re.escape(f'"{old}"')
-        text = re.sub(rf"= (?:\(\s*{quoted}\s*\)|{quoted})", f'= (\n        "{new}"\n    )', text)
-    else:
-        text = re.sub(rf"(?<=: )([\"']?){re.escape(old)}\1$", new, text, flags=re.MULTILINE)
-    path.write_text(text)
+    """Replace one reference in a YAML file by another."""
+    line = rf"(?<=: )([\"']?){re.escape(old)}\1$"
+    path.write_text(re.sub(line, new, path.read_text(), flags=re.MULTILINE))
 
 
 def main(folder: str = ".") -> int:
@@ -156,8 +150,6 @@ def main(folder: str = ".") -> int:
                 continue
             if anew != reference:
                 write_reference(path, reference, anew)
-                if path.name == "Pulumi.yaml" and (root / "components/settings.py").exists():
-                    write_reference(root / "components/settings.py", reference, anew)
     return failed
 
 

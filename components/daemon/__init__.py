@@ -16,7 +16,7 @@ from components.daemon.isolation import Isolation
 from components.host import DockerHost
 from components.identity import Identity
 from components.registry.access import RegistryAccess
-from components.settings import Settings, parse_age, parse_size
+from components.settings import Settings
 
 # Where the rootless image keeps its data; /var/lib/docker is the root image's place.
 DATA_DIRECTORY = "/home/rootless/.local/share/docker"
@@ -125,7 +125,7 @@ class Daemon:
             else [option]
         )
         cpus = _cpus(settings.cpus) if settings.cpus else None
-        memory = parse_size(settings.memory) // _MIB if settings.memory else None
+        memory = settings.memory.bytes // _MIB or None
         changeover = host.run(
             f"{identity.name}-changeover",
             "changeover.sh",
@@ -133,7 +133,7 @@ class Daemon:
                 identity.physical("daemon"),
                 identity.physical("gateway"),
                 SOCKET,
-                str(parse_age(settings.drain_time)),
+                str(settings.drain_time.seconds),
             ],
             # What replaces the container; memory is changed in place.
             triggers=[

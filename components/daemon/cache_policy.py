@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.settings import Settings, parse_disk_space
+from components.settings import Settings
 
 # Contexts and checkouts only spare an upload; every new folder of a CI job leaves another.
 _UPLOADED = ("source.local", "source.git.checkout")
@@ -28,12 +28,12 @@ class CachePolicy:
 
         Raises pulumi.RunError when the disk cannot hold both the cache and the free space.
         """
-        size = parse_disk_space(settings.cache_size, disk)
-        min_free = parse_disk_space(settings.min_free_space, disk)
+        size = settings.cache_size.of(disk)
+        min_free = settings.min_free_space.of(disk)
         if size + min_free > disk:
             raise pulumi.RunError(
-                f"cacheSize = {settings.cache_size!r} and minFreeSpace = "
-                f"{settings.min_free_space!r} are {(size + min_free) / 1e9:.1f} GB together, and "
+                f"cacheSize = '{settings.cache_size}' and minFreeSpace = "
+                f"'{settings.min_free_space}' are {(size + min_free) / 1e9:.1f} GB together, and "
                 f"the host's disk for Docker has {disk / 1e9:.1f} GB; next: make one smaller, or "
                 "write it as a share such as 40%"
             )

@@ -10,7 +10,7 @@ import pulumi_docker as docker
 from components.container import confined, service, though_failed
 from components.daemon.cache_policy import CachePolicy
 from components.identity import Identity
-from components.settings import Settings, parse_age
+from components.settings import Settings
 
 _DATA_DIRECTORY = "/data"
 # Named in janitor.sh too.
@@ -48,8 +48,8 @@ def declare_janitor(
         read_only=True,
         envs=policy.apply(
             lambda policy: [
-                f"JANITOR_LEFTOVER_SECONDS={parse_age(settings.leftover_age)}",
-                f"JANITOR_IMAGE_SECONDS={parse_age(settings.image_age)}",
+                f"JANITOR_LEFTOVER_SECONDS={settings.leftover_age.seconds}",
+                f"JANITOR_IMAGE_SECONDS={settings.image_age.seconds}",
                 f"JANITOR_MIN_FREE={policy.min_free}",
                 f"JANITOR_RESERVED={policy.reserved}",
                 "JANITOR_KEEP=" + "\n".join(settings.keep_images),

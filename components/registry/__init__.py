@@ -15,7 +15,7 @@ from components.identity import Identity
 from components.network import entrance, private_network
 from components.registry.access import RegistryAccess
 from components.registry.certificates import Certificates
-from components.settings import RegistrySettings, StackSettings, parse_age, parse_size
+from components.settings import RegistrySettings, StackSettings
 from components.volumes import volume
 
 _PORT = 5000
@@ -162,7 +162,7 @@ class Registry(pulumi.ComponentResource):
                 **confined(),
             )
 
-        age, size = parse_age(asked.age), parse_size(asked.size)
+        age, size = asked.age.seconds, asked.size.bytes
         store = serve(
             "store",
             asked.port,

@@ -65,17 +65,16 @@ def test_every_image_setting_is_found_in_the_schema_and_in_a_stacks_file() -> No
     assert references(stack) == {"daemonImage": "a:1"}
 
 
-def test_a_digest_is_written_to_both_places_and_nothing_else_changes(tmp_path: Path) -> None:
-    for name in ("Pulumi.yaml", "components/settings.py"):
-        copy = tmp_path / Path(name).name
-        before = Path(ROOT, name).read_text()
-        copy.write_text(before)
-        for old in references(Path(ROOT, "Pulumi.yaml").read_text()).values():
-            new = f"{old.partition('@')[0]}@{DIGEST}"
-            write_reference(copy, old, new)
-            assert copy.read_text().count(new) == 1, (name, old)
-            write_reference(copy, new, old)
-        assert copy.read_text().split() == before.split() or name.endswith(".py")
+def test_a_digest_is_written_and_nothing_else_changes(tmp_path: Path) -> None:
+    copy = tmp_path / "Pulumi.yaml"
+    before = Path(ROOT, "Pulumi.yaml").read_text()
+    copy.write_text(before)
+    for old in references(before).values():
+        new = f"{old.partition('@')[0]}@{DIGEST}"
+        write_reference(copy, old, new)
+        assert copy.read_text().count(new) == 1, old
+        write_reference(copy, new, old)
+    assert copy.read_text() == before
 
 
 @pytest.mark.parametrize(

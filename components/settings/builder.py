@@ -1,0 +1,155 @@
+"""The settings of one builder: typed, checked, and every error reported at once.
+
+Defaults and descriptions stand in Pulumi.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+import pydantic
+from pydantic import Field, model_validator
+
+from components.settings.keys import AuthorizedKey, Revocation
+from components.settings.model import Model, default
+from components.settings.values import (
+    Address,
+    AgeText,
+    Cpus,
+    DiskSpaceText,
+    HostKeyText,
+    HostName,
+    HostUrl,
+    ImagePattern,
+    ImageReference,
+    LimitText,
+    Network,
+    Platform,
+    Port,
+    RegistryName,
+    at_least_age,
+    at_least_size,
+    at_least_space,
+)
+
+
+class Settings(Model):
+    """Everything a stack can set; the field names in camelCase are the names in Pulumi.yaml."""
+
+    host: HostUrl = default("host")
+    host_key: HostKeyText = default("hostKey")
+    platforms: tuple[Platform, ...] = default("platforms")
+    prepare: bool = default("prepare")
+    ssh_host: HostName = default("sshHost")
+    ssh_address: Address = default("sshAddress")
+    ssh_port: Port = default("sshPort")
+    keys: tuple[AuthorizedKey, ...] = default("keys")
+    revoked: tuple[Revocation, ...] = default("revoked")
+    host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = default("hostKeys")
+    transport: Literal["socket", "tls"] = default("transport")
+    isolation: Literal["unprivileged", "privileged"] = default("isolation")
+    private_networks: Literal["allow", "block"] = default("privateNetworks")
+    private_networks_except: tuple[Network, ...] = default("privateNetworksExcept")
+    daemon_image: ImageReference = default("daemonImage")
+    gateway_image: ImageReference = default("gatewayImage")
+    guard_image: ImageReference = default("guardImage")
+    cache_size: Annotated[DiskSpaceText, at_least_space("1GB")] = default("cacheSize")
+    min_free_space: Annotated[DiskSpaceText, at_least_space("100MB")] = default("minFreeSpace")
+    keep_cache: bool = default("keepCache")
+    leftover_age: Annotated[AgeText, at_least_age("10s")] = default("leftoverAge")
+    image_age: Annotated[AgeText, at_least_age("10s")] = default("imageAge")
+    keep_images: tuple[ImagePattern, ...] = default("keepImages")
+    drain_time: AgeText = default("drainTime")
+    memory: Annotated[LimitText, at_least_size("512MB")] = default("memory")
+    cpus: Cpus = default("cpus")
+    processes: Annotated[int, Field(ge=500, le=1_000_000)] = default("processes")
+    insecure_registries: tuple[RegistryName, ...] = default("insecureRegistries")
+
+    @pydantic.field_validator("host_keys")
+    @classmethod
+    def _check_generations(cls, generations: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(generations)) != len(generations) or min(generations) < 1:
+            raise ValueError("must be different whole numbers from 1 up, such as [1] or [1, 2]")
+        return generations
+
+    @pydantic.field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: tuple[AuthorizedKey, ...]) -> tuple[AuthorizedKey, ...]:
+        problems = []
+        if not keys:
+            problems.append(
+                "is empty, so nobody could log in; next: pulumi config set --path 'keys[0].name' "
+                "me && pulumi config set --path 'keys[0].publicKey' "
+                '"$(cat ~/.ssh/id_ed25519.pub)"'
+            )
+        names: set[str] = set()
+        owners: dict[str, str] = {}
+        for key in keys:
+            if key.name in names:
+                problems.append(f"has the name {key.name!r} twice; names must differ")
+            names.add(key.name)
+            other = owners.setdefault(key.public_key.base64, key.name)
+            if other != key.name:
+                problems.append(f"has one key under two names, {other!r} and {key.name!r}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return keys
+
+    @model_validator(mode="after")
+    def _check_host_key(self) -> Self:
+        if self.host.startswith("ssh://") and not self.host_key:
+            name = urlsplit(self.host).hostname
+            raise ValueError(
+                f"hostKey is empty, but host = {self.host} is reached over SSH and must be known "
+                f"before the first connection; next: compare `ssh-keyscan -t ed25519 {name}` with "
+                "what the host's owner tells you, then pulumi config set hostKey 'ssh-ed25519 "
+                "AAAA...'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_private_networks(self) -> Self:
+        if self.private_networks == "block" and self.isolation == "privileged":
+            raise ValueError(
+                "privateNetworks = 'block' needs isolation = 'unprivileged', where what sets the "
+                "rules up has that power alone; next: change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_revoked(self) -> Self:
+        authorities = [key.name for key in self.keys if key.is_authority]
+        unknown = sorted({entry.ca for entry in self.revoked} - {"", *authorities})
+        if unknown:
+            raise ValueError(
+                f"revoked names {', '.join(unknown)} as ca; allowed: the name of a key with "
+                f"principals ({', '.join(authorities) or 'there is none'}); next: correct the "
+                "name, or remove the entry if the authority is gone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_roles(self) -> Self:
+        limited = [key.name for key in self.active_keys if key.role == "build"]
+        if limited and self.transport == "tls":
+            raise ValueError(
+                f"keys gives {', '.join(limited)} the role build, which transport = tls cannot "
+                "serve; next: pulumi config set transport socket, or give them no role"
+            )
+        return self
+
+    @property
+    def active_keys(self) -> tuple[AuthorizedKey, ...]:
+        """The keys that get in: all but the expired ones."""
+        return tuple(key for key in self.keys if not key.has_expired)
+
+    @property
+    def has_build_keys(self) -> bool:
+        """Whether there is a key that the guard has to serve."""
+        return any(key.role == "build" for key in self.active_keys)
+
+    @property
+    def ssh_name(self) -> str:
+        """The name or address by which clients reach the gateway."""
+        return self.ssh_host or urlsplit(self.host).hostname or "127.0.0.1"

@@ -1,0 +1,121 @@
+"""Who may log in: the settings `keys` and `revoked`."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field, model_validator
+
+from components.settings.model import Model
+from components.settings.values import PublicKeyText, check_word
+
+_FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
+_KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
+
+
+class AuthorizedKey(Model):
+    """One entry of `keys`: who may log in, with which key, from where and until when."""
+
+    name: str
+    """Name in the log, in previews and in the key's comment."""
+    public_key: PublicKeyText
+    """One line of a .pub file."""
+    from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
+    """Addresses or CIDR ranges from which the key is accepted; empty for any."""
+    until: datetime.date | None = None
+    """Last day (UTC) on which the key is accepted; none for always."""
+    principals: tuple[str, ...] = ()
+    """When given, the key is a certificate authority: a certificate that it signed gets in with
+    one of these principals (ssh-keygen(1), -n), the key itself does not."""
+    role: Literal["admin", "build"] = "admin"
+    """What those who got in with it may do: everything, or build, pull, push, tag and read."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _KEY_NAME.match(name):
+            raise ValueError(
+                "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
+                "a letter or digit"
+            )
+        return name
+
+    @pydantic.field_validator("principals")
+    @classmethod
+    def _check_principals(cls, principals: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_word(text) for text in principals)
+
+    @pydantic.field_validator("from_")
+    @classmethod
+    def _check_from(cls, ranges: tuple[str, ...]) -> tuple[str, ...]:
+        for text in ranges:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError:
+                raise ValueError(
+                    f"{text!r} must be an address or a CIDR range without host bits, such as "
+                    "192.0.2.7 or 192.0.2.0/24"
+                ) from None
+        return ranges
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the last day (UTC) has passed."""
+        return self.until is not None and self.until < datetime.datetime.now(datetime.UTC).date()
+
+    @property
+    def is_authority(self) -> bool:
+        return bool(self.principals)
+
+    @property
+    def last_second(self) -> str:
+        """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
+        return f"{self.until:%Y%m%d}235959" if self.until else ""
+
+
+class Revocation(Model):
+    """One entry of `revoked`: a key by its fingerprint, or a certificate by serial or id."""
+
+    fingerprint: str = ""
+    """Of a key or of a certificate's key, as sshd logs it: "SHA256:" and 43 base64 digits."""
+    ca: str = ""
+    """Name of the key, of those with `principals`, that signed the certificate."""
+    serial: Annotated[int | None, Field(ge=1, lt=2**64)] = None
+    id: str = ""
+    """The certificate's identity (ssh-keygen(1), -I)."""
+
+    @pydantic.field_validator("fingerprint")
+    @classmethod
+    def _check_fingerprint(cls, text: str) -> str:
+        if text and not _FINGERPRINT.match(text):
+            raise ValueError("must be as `ssh-keygen -lf` shows it: SHA256: and 43 characters")
+        return text
+
+    @pydantic.field_validator("id")
+    @classmethod
+    def _check_id(cls, text: str) -> str:
+        try:
+            return check_word(text) if text else text
+        except ValueError as error:
+            raise ValueError(f"{error}; revoke another one by serial or fingerprint") from None
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        kinds = [bool(self.fingerprint), self.serial is not None, bool(self.id)]
+        if sum(kinds) != 1 or bool(self.ca) == bool(self.fingerprint):
+            raise ValueError(
+                "must be one of {fingerprint: SHA256:...}, {ca: <name of a key>, serial: <number>}"
+                " and {ca: <name of a key>, id: <text>}"
+            )
+        return self
+
+    @property
+    def line(self) -> str:
+        """The line of ssh-keygen's KRL specification (ssh-keygen(1))."""
+        if self.fingerprint:
+            return f"hash: {self.fingerprint}"
+        return f"serial: {self.serial}" if self.serial is not None else f"id: {self.id}"

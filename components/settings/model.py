@@ -1,0 +1,152 @@
+"""The base of all settings: named in camelCase outside, frozen, with every error explained."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import pydantic
+import yaml
+from pydantic.alias_generators import to_camel
+
+_DECLARED = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())["config"]
+
+
+def default(setting: str) -> Any:
+    """The default of a setting, which stands in Pulumi.yaml alone."""
+    value = _DECLARED[setting]["default"]
+    return pydantic.Field(default=tuple(value) if isinstance(value, list) else value)
+
+
+class Model(pydantic.BaseModel):
+    """Settings that belong together; each is known by its name in Pulumi.yaml and in Python."""
+
+    model_config = pydantic.ConfigDict(
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        validate_by_alias=True,
+        validate_by_name=True,
+        validate_default=True,
+    )
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, str]) -> Self:
+        """Check the raw configuration: names without project, values as the engine gives them.
+
+        Raises ValueError whose text names every wrong setting, its value, what is allowed and
+        the next step.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for name, text in raw.items():
+            if text[:1] in ("[", "{"):
+                try:
+                    values[name] = json.loads(text)
+                except json.JSONDecodeError as error:
+                    problems.append(f"{name} = {_shown(text)}: must be JSON ({error})")
+            else:
+                values[name] = text
+        return cls._checked(values, problems)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """Check values that have their types already: names in camelCase or in snake_case.
+
+        Raises ValueError as `parse` does.
+        """
+        return cls._checked(arguments, [])
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], problems: list[str]) -> Self:
+        try:
+            settings = cls.model_validate(values)
+        except pydantic.ValidationError as invalid:
+            problems += [_explain(cls, error) for error in invalid.errors()]
+        else:
+            if not problems:
+                return settings
+        count = "One setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+        raise ValueError(
+            f"{count} not usable; nothing was created or changed.\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Every setting in its plain form, by the names in Pulumi.yaml; `of` reads it back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # other languages give every number as one
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if "PRIVATE KEY" in text:
+        return "(not shown)"
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _model_in(annotation: Any) -> type[Model] | None:
+    """The model that a field holds, by itself or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _locate(
+    model: type[Model], location: tuple[int | str, ...]
+) -> tuple[str, type[Model], pydantic.fields.FieldInfo | None]:
+    """The name of a setting in Pulumi.yaml, the model it is in, and its field if there is one."""
+    name, inside, field = "", model, None
+    for part in location:
+        if isinstance(part, int):
+            name += f"[{part}]"
+            continue
+        if field is not None:
+            inside = _model_in(field.annotation) or inside
+        names = {key: key for key in inside.model_fields}
+        names |= {f.alias or to_camel(key): key for key, f in inside.model_fields.items()}
+        field = inside.model_fields[names[part]] if part in names else None
+        shown = (field.alias or to_camel(names[part])) if field is not None else part
+        name += f".{shown}" if name else shown
+    return name, inside, field
+
+
+def _range(field: pydantic.fields.FieldInfo | None) -> str:
+    """The bounds of a whole number."""
+    bounds = {type(limit).__name__: limit for limit in field.metadata} if field else {}
+    least, most = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
+    if least is not None and most is not None:
+        return f" from {least} to {most}"
+    return f" from {least} up" if least is not None else ""
+
+
+def _explain(model: type[Model], error: Any) -> str:
+    """One line for one pydantic error: setting, value, what is allowed, next step."""
+    name, inside, field = _locate(model, error["loc"])
+    value, kind, context = error.get("input"), error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = [field.alias or to_camel(key) for key, field in inside.model_fields.items()]
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+        remove = f"; or remove it: pulumi config rm {name}" if inside is model else ""
+        return f"{name} is not a setting; {hint}{remove}"
+    if kind == "missing":
+        return f"{name} is not set; give it a value"
+    if kind == "value_error" and not name:
+        return str(context["error"])
+    if kind == "value_error":
+        reason = str(context["error"])
+    elif kind == "literal_error":
+        reason = f"must be {context['expected']}"
+    elif kind in ("greater_than_equal", "less_than_equal", "int_parsing", "int_from_float"):
+        reason = f"must be a whole number{_range(field)}"
+    else:
+        reason = error["msg"][:1].lower() + error["msg"][1:]
+    if isinstance(value, dict | list | tuple):
+        return f"{name} {reason}"
+    return f"{name} = {_shown(value)} {reason}"

@@ -1,0 +1,212 @@
+"""The settings of a stack: those of its builder or builders, of its hosts and of its registry."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+import pulumi
+import pydantic
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from components.settings.builder import Settings
+from components.settings.model import Model, default
+from components.settings.values import (
+    Address,
+    Age,
+    AgeText,
+    HostKeyText,
+    HostName,
+    HostUrl,
+    ImageReference,
+    Platform,
+    Port,
+    ServerName,
+    Size,
+    SizeText,
+    UpstreamUrl,
+    at_least_age,
+    at_least_size,
+    check_word,
+)
+
+_HOST_ENTRY_NAME = re.compile(r"^[a-z][a-z0-9-]{0,29}$")
+
+
+class FleetHost(Model):
+    """One entry of `hosts`: a machine that gets a builder of its own."""
+
+    name: str
+    """What its builder is told apart by: `builder-<name>`."""
+    host: HostUrl
+    host_key: HostKeyText = ""
+    ssh_host: HostName = ""
+    ssh_address: Address | None = None
+    """The stack's when left out, as is the port."""
+    ssh_port: Port | None = None
+    platforms: tuple[Platform, ...] = ()
+    labels: dict[str, str] = {}
+    """What projects choose hosts by (client/assign.py)."""
+    weight: Annotated[int, Field(ge=1, le=100)] = 1
+    """Its share of the projects, against the other hosts' weights."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _HOST_ENTRY_NAME.match(name):
+            raise ValueError(
+                "must be 1 to 30 small letters, digits and dashes, and start with a letter"
+            )
+        return name
+
+    @pydantic.field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for word in (*labels, *labels.values()):
+            check_word(word)
+        return labels
+
+    @model_validator(mode="after")
+    def _check_known(self) -> Self:
+        if self.host.startswith("ssh://") and not self.host_key:
+            raise ValueError(f"{self.name} has host = {self.host} and no hostKey")
+        return self
+
+
+class RegistrySettings(Model):
+    """The setting `registry`: a store and a mirror on one of the hosts."""
+
+    host: str = ""
+    """Name of the entry of `hosts`; needed where there are several."""
+    name: ServerName = ""
+    """What builders call that host; as its ssh:// URL does when left out."""
+    address: Address = "0.0.0.0"
+    """Of the host, on which store and mirror listen."""
+    port: Port = 5000
+    """Of the store: what builders push to and pull from."""
+    mirror_port: Port = 5001
+    upstream: UpstreamUrl = "https://registry-1.docker.io"
+    """What the mirror asks for what it does not have; builders ask it for images of Docker Hub."""
+    size: Annotated[SizeText, at_least_size("10MB")] = Size.parse("20GB")
+    """Of the store; beyond it the tags that were pushed the longest ago go."""
+    age: Annotated[AgeText, at_least_age("10s")] = Age.parse("30d")
+    """After it, since its last push, a tag goes."""
+    certificates: Annotated[int, Field(ge=1)] = 1
+    """Generation; another one is made anew, all of them."""
+
+
+def _registry_or_none(value: object) -> object:
+    return None if value == {} else value
+
+
+class StackSettings(Settings):
+    """The settings of a stack: those of its builder, or of the builders of its `hosts`."""
+
+    hosts: tuple[FleetHost, ...] = default("hosts")
+    buildkit_image: ImageReference = default("buildkitImage")
+    registry: Annotated[RegistrySettings | None, BeforeValidator(_registry_or_none)] = default(
+        "registry"
+    )
+    registry_image: ImageReference = default("registryImage")
+
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Self:
+        if not self.hosts:
+            return self
+        alone = ("host", "host_key", "ssh_host", "platforms")
+        given = [
+            name for name in alone if getattr(self, name) != Settings.model_fields[name].default
+        ]
+        if given:
+            raise ValueError(
+                f"{', '.join(map(to_camel, given))} and hosts exclude each other: give each entry "
+                "of hosts its own"
+            )
+        names = [entry.name for entry in self.hosts]
+        places = [
+            (urlsplit(entry.host).hostname, entry.ssh_port or self.ssh_port) for entry in self.hosts
+        ]
+        for what, values in (("name", names), ("sshPort on one host", places)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"hosts has the same {what} twice; they must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _check_registry(self) -> Self:
+        if self.registry is None:
+            return self
+        names = [entry.name for entry in self.hosts]
+        if (self.registry.host or len(names) > 1) and self.registry.host not in names:
+            raise ValueError(
+                f"registry.host = {self.registry.host!r} must be the name of an entry of hosts: "
+                f"{', '.join(names) or 'there is none, so leave it out'}"
+            )
+        name = self.registry_name
+        # What these are in a builder's container: itself, and the bridge of its own daemon.
+        if name in ("", "localhost") or name.startswith(("127.", "172.17.")) or ":" in name:
+            raise ValueError(
+                f"registry.name = {name!r} must be a name or IPv4 address of the registry's host, "
+                "as builders reach it from their containers: not localhost, not in 172.17.0.0/16; "
+                "next: pulumi config set --path registry.name <an address of that host>"
+            )
+        ports = [self.registry.port, self.registry.mirror_port, self.registry_builder.ssh_port]
+        if len(set(ports)) != len(ports):
+            raise ValueError(
+                f"registry has port = {ports[0]} and mirrorPort = {ports[1]}, and its host has "
+                f"sshPort = {ports[2]}; they must differ"
+            )
+        return self
+
+    @property
+    def registry_builder(self) -> Settings:
+        """The settings of the builder beside which the registry is, on the same host."""
+        chosen = self.registry.host if self.registry else ""
+        return self.builders.get(f"builder-{chosen}") or next(iter(self.builders.values()))
+
+    @property
+    def registry_name(self) -> str:
+        """The name or address by which builders reach the registry; empty when it has none."""
+        given = self.registry.name if self.registry else ""
+        return given or urlsplit(self.registry_builder.host).hostname or ""
+
+    @property
+    def builders(self) -> dict[str, Settings]:
+        """The settings of each builder, by the component's name."""
+        shared = {
+            name: getattr(self, name) for name in Settings.model_fields if name != "platforms"
+        }
+        if not self.hosts:
+            return {"builder": Settings(**shared, platforms=self.platforms)}
+        return {
+            f"builder-{entry.name}": Settings(
+                **shared
+                | {
+                    "host": entry.host,
+                    "host_key": entry.host_key,
+                    "ssh_host": entry.ssh_host,
+                    "ssh_address": entry.ssh_address or self.ssh_address,
+                    "ssh_port": entry.ssh_port or self.ssh_port,
+                    "platforms": entry.platforms,
+                }
+            )
+            for entry in self.hosts
+        }
+
+
+def load_settings() -> StackSettings:
+    """The settings of the running stack.
+
+    Raises pulumi.RunError with every problem of the configuration in one message.
+    """
+    project = pulumi.get_project() + ":"
+    raw = {
+        name.removeprefix(project): value
+        for name, value in pulumi.runtime.get_config_env().items()
+        if name.startswith(project)
+    }
+    try:
+        return StackSettings.parse(raw)
+    except ValueError as error:
+        raise pulumi.RunError(str(error)) from None

@@ -1,0 +1,311 @@
+"""What a setting's text means: sizes, ages, shares of a disk, images, addresses.
+
+Each type parses its text once and keeps it, so that the state shows what the user wrote.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from components.ssh_key import PublicKey
+
+_UNITS = {"": 1, "B": 1}
+for _power, _prefix in enumerate("KMGT", start=1):
+    _UNITS |= {f"{_prefix}B": 1000**_power, _prefix: 1000**_power, f"{_prefix}IB": 1024**_power}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+_IMAGE = re.compile(
+    r"^(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?"  # registry
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::[\w][\w.-]{0,127})?"  # tag
+    r"(?:@sha256:[0-9a-f]{64})?$"
+)
+_HOST_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$")
+_REGISTRY = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$")
+_PLATFORM = re.compile(r"^linux/[a-z0-9]+(/v[0-9]+)?$")
+_WORD = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@:/+-]{0,127}$")
+_WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a letter or digit"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size as people write it: 50GB, 512MiB, 1.5T; powers of 1000 unless `iB`."""
+
+    text: str
+    bytes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError when the text is no size."""
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
+        if not match or match[2].upper() not in _UNITS:
+            raise ValueError("must be a size such as 50GB, 512MiB or 1.5TB")
+        return cls(text, int(float(match[1]) * _UNITS[match[2].upper()]))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+NO_LIMIT = Size("", 0)
+"""What empty text means where a size is a limit."""
+
+
+@dataclass(frozen=True)
+class Age:
+    """An age as people write it: 14d, 36h, 90m, 2w."""
+
+    text: str
+    seconds: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError when the text is no age."""
+        match = re.fullmatch(r"\s*([0-9]+)\s*([smhdw])\s*", text)
+        if not match:
+            raise ValueError(
+                "must be an age: a whole number and s, m, h, d or w, such as 36h or 14d"
+            )
+        return cls(text, int(match[1]) * _SECONDS[match[2]])
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """A size, or a share of a disk such as 20%."""
+
+    text: str
+    size: Size | None
+    percent: float = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError when the text is neither."""
+        if match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", text):
+            return cls(text, None, float(match[1]))
+        try:
+            return cls(text, Size.parse(text))
+        except ValueError:
+            raise ValueError(
+                "must be a size such as 50GB or 512MiB, or a share such as 20%"
+            ) from None
+
+    def of(self, disk: int) -> int:
+        """Bytes on a disk of `disk` bytes."""
+        return self.size.bytes if self.size else int(disk * self.percent / 100)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _parsed(kind: Any) -> tuple[BeforeValidator, PlainSerializer]:
+    """Validators of a type with `parse`: text in, the type inside, text out."""
+
+    def parse(value: object) -> object:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            raise ValueError("must be text")
+        return kind.parse(value)
+
+    return BeforeValidator(parse), PlainSerializer(str)
+
+
+def at_least_size(minimum: str) -> AfterValidator:
+    """A size of at least so much."""
+
+    def check(size: Size) -> Size:
+        if size != NO_LIMIT and size.bytes < Size.parse(minimum).bytes:
+            raise ValueError(f"must be at least {minimum}")
+        return size
+
+    return AfterValidator(check)
+
+
+def at_least_age(minimum: str) -> AfterValidator:
+    """An age of at least so much."""
+
+    def check(age: Age) -> Age:
+        if age.seconds < Age.parse(minimum).seconds:
+            raise ValueError(f"must be at least {minimum}")
+        return age
+
+    return AfterValidator(check)
+
+
+def at_least_space(minimum: str) -> AfterValidator:
+    """A size of at least so much, or a share from 1% to 90%."""
+
+    def check(space: DiskSpace) -> DiskSpace:
+        if space.size is None:
+            if not 1 <= space.percent <= 90:
+                raise ValueError("must be a share from 1% to 90%")
+        elif space.size.bytes < Size.parse(minimum).bytes:
+            raise ValueError(f"must be at least {minimum}")
+        return space
+
+    return AfterValidator(check)
+
+
+def _empty_is_no_limit(value: object) -> object:
+    return NO_LIMIT if value == "" else value
+
+
+def check_word(text: str) -> str:
+    """A word that is safe in sshd's files. Raises ValueError."""
+    if not _WORD.match(text):
+        raise ValueError(f"{text!r} must be {_WORD_RULE}")
+    return text
+
+
+def _check_image(reference: str) -> str:
+    if not _IMAGE.match(reference):
+        raise ValueError(
+            "must be an image reference, name:tag or name@sha256:<64 hex digits>, in lower case"
+        )
+    last = reference.rsplit("/", 1)[-1]
+    if "@" not in last and (":" not in last or last.endswith(":latest")):
+        raise ValueError(
+            "must be pinned, so that every `pulumi up` means the same image: add a version tag "
+            "other than latest, or a digest"
+        )
+    return reference
+
+
+def _check_host_url(url: str) -> str:
+    allowed = "must be unix:///path/to/docker.sock or ssh://user@host[:port]"
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise ValueError(f"{allowed} (an absolute path: three slashes)")
+        return url
+    if parts.scheme != "ssh":
+        raise ValueError(f"{allowed}; plain or TLS TCP to the host's daemon is not offered")
+    try:
+        port_ok = parts.port is None or parts.port > 0
+    except ValueError:
+        port_ok = False
+    if not parts.hostname or not port_ok or parts.path not in ("", "/") or parts.password:
+        raise ValueError(f"{allowed} (no password, no path, port 1 to 65535)")
+    if not parts.username:
+        raise ValueError(f"{allowed}; the user is missing")
+    for part in (parts.username, parts.hostname):
+        if part.startswith("-") or not re.fullmatch(r"[\w.:-]+", part):
+            raise ValueError(f"{allowed}; letters, digits, dots and dashes only")
+    return url
+
+
+def _check_host_name(name: str) -> str:
+    if name:
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            if not _HOST_NAME.match(name):
+                raise ValueError("must be a host name or an IP address, without port") from None
+    return name
+
+
+def _check_server_name(name: str) -> str:
+    if name and not _HOST_NAME.match(name):
+        raise ValueError("must be a host name or an IPv4 address, without port")
+    return name
+
+
+def _check_address(address: str) -> str:
+    try:
+        ipaddress.IPv4Address(address)
+    except ValueError:
+        raise ValueError(
+            "must be an IPv4 address of the Docker host: 0.0.0.0 for all, 127.0.0.1 for itself"
+        ) from None
+    return address
+
+
+def _check_network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(
+            "must be an address or a CIDR range without host bits, such as 10.0.5.7 or 10.0.5.0/24"
+        ) from None
+
+
+def _check_registry(registry: str) -> str:
+    if not _REGISTRY.match(registry):
+        raise ValueError("must be host or host:port, without scheme and path")
+    return registry
+
+
+def _check_upstream(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not _REGISTRY.match(parts.netloc) or parts.path:
+        raise ValueError("must be https://host[:port] or http://host[:port], without path and user")
+    return url
+
+
+def _check_platform(platform: str) -> str:
+    if not _PLATFORM.match(platform):
+        raise ValueError("must be a platform as Docker writes it: linux/amd64, linux/arm64")
+    return platform
+
+
+def _check_pattern(pattern: str) -> str:
+    if not re.fullmatch(r"[\w.:/@*?\[\]-]{1,255}", pattern):
+        raise ValueError("must be an image name; * ? and [] match as in a shell, such as acme/*:v?")
+    return pattern
+
+
+def _check_cpus(text: str) -> str:
+    if text and not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,2})?", text):
+        raise ValueError("must be a number of CPUs such as 2 or 1.5")
+    if text and float(text) < 0.1:
+        raise ValueError("must be at least 0.1")
+    return text
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _text(check: Callable[[str], str]) -> AfterValidator:
+    return AfterValidator(check)
+
+
+def _public_key_text(text: str) -> str:
+    return str(PublicKey.parse(text)) if text else text
+
+
+def _parse_public_key(value: object) -> PublicKey:
+    if isinstance(value, PublicKey):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be the text of a .pub file")
+    return PublicKey.parse(value)
+
+
+SizeText = Annotated[Size, *_parsed(Size)]
+AgeText = Annotated[Age, *_parsed(Age)]
+DiskSpaceText = Annotated[DiskSpace, *_parsed(DiskSpace)]
+LimitText = Annotated[SizeText, BeforeValidator(_empty_is_no_limit)]
+PublicKeyText = Annotated[PublicKey, BeforeValidator(_parse_public_key), PlainSerializer(str)]
+HostKeyText = Annotated[str, _text(_public_key_text)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+ImageReference = Annotated[str, _text(_check_image)]
+HostUrl = Annotated[str, _text(_check_host_url)]
+HostName = Annotated[str, _text(_check_host_name)]
+ServerName = Annotated[str, _text(_check_server_name)]
+Address = Annotated[str, _text(_check_address)]
+Network = Annotated[str, _text(_check_network)]
+RegistryName = Annotated[str, _text(_check_registry)]
+UpstreamUrl = Annotated[str, _text(_check_upstream)]
+Platform = Annotated[str, _text(_check_platform)]
+ImagePattern = Annotated[str, _text(_check_pattern)]
+Cpus = Annotated[str, BeforeValidator(_number_as_text), _text(_check_cpus)]

@@ -95,7 +95,7 @@ def test_a_stack_that_is_not_there_is_refused(clone: Clone, word: str) -> None:
     }
     refused = clone.make(word, "STACK=nobody", *arguments.get(word, []))
     assert refused.returncode != 0
-    assert "nobody" in refused.stderr
+    assert "nobody" in refused.stdout + refused.stderr
 
 
 def test_team_takes_its_name_alone(clone: Clone) -> None:

@@ -142,9 +142,9 @@ def test_all_builders_are_exported_in_one_list(run_program: Callable[..., Run]) 
     assert exports["dockerHost"] == eu1["dockerHost"]
     assert exports["buildxCreate"].splitlines() == [
         "docker buildx create --name dev --node dev-eu1 --driver docker-container --driver-opt "
-        "image=moby/buildkit:v0.26.2 --platform linux/amd64,linux/386 ssh://dev-builder-eu1",
+        "image=moby/buildkit:v0.34.2 --platform linux/amd64,linux/386 ssh://dev-builder-eu1",
         "docker buildx create --name dev --node dev-arm --append --driver docker-container "
-        "--driver-opt image=moby/buildkit:v0.26.2 --platform linux/arm64 ssh://dev-builder-arm",
+        "--driver-opt image=moby/buildkit:v0.34.2 --platform linux/arm64 ssh://dev-builder-arm",
     ]
 
 

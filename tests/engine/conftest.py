@@ -7,6 +7,7 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -274,18 +275,33 @@ class Builder:
 
     def docker(self, *arguments: str, **options: Any) -> Result:
         """docker as a client of the builder, over plain DOCKER_HOST=ssh://."""
+        return run("docker", *arguments, env=self.docker_env(), **options)
+
+    @contextmanager
+    def docker_process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """docker as such a client, killed with its ssh when the block ends."""
+        with subprocess.Popen(
+            ["docker", *arguments], env={**os.environ, **self.docker_env()},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+        ) as client:  # fmt: skip
+            try:
+                yield client
+            finally:
+                os.killpg(client.pid, signal.SIGKILL)
+
+    def docker_env(self) -> dict[str, str]:
+        """Variables with which docker reaches the builder over plain ssh://."""
         wrapper = self.folder / "bin" / "ssh"
         if not wrapper.exists():
             wrapper.parent.mkdir()
             ssh = shlex.join([*self.through, shutil.which("ssh") or "ssh"])
             wrapper.write_text(f'#!/bin/sh\nexec {ssh} -F {self.folder}/ssh_config "$@"\n')
             wrapper.chmod(0o755)
-        env = {
+        return {
             "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
             "DOCKER_HOST": f"ssh://{self.stack}-builder",
             "DOCKER_BUILDKIT": "1",
         }
-        return run("docker", *arguments, env=env, **options)
 
     def load(self, image: str) -> None:
         """Bring an image of this machine into the builder, as an air-gapped team would."""

@@ -120,6 +120,21 @@ def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder)
     assert builder.build().count("CACHED") == 3
 
 
+def test_clients_that_are_gone_are_not_waited_for(builder: Builder) -> None:
+    """The engine keeps connections open whose clients have ended, or were killed."""
+    builder.settings |= {"cpus": "1.5", "drainTime": "1h"}
+    passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))
+    passed(builder.docker("run", "--rm", "--interactive", BASE_IMAGE, "true"))
+    socket = builder.folder / "forwarded.sock"
+    with builder.connection("-L", f"{socket}:/run/builder/docker.sock"):
+        assert until(socket.exists)
+        passed(run("docker", "--host", f"unix://{socket}", "run", "--rm", BASE_IMAGE, "true"))
+        with builder.docker_process("run", "--rm", "--name", "left", BASE_IMAGE, "sleep", "99"):
+            assert until(lambda: "left" in builder.docker("ps").stdout)
+        said = builder.up()
+    assert "open connections" not in said
+
+
 def test_the_time_to_drain_changes_without_draining(builder: Builder) -> None:
     daemon = builder.container_id("daemon")
     builder.settings["drainTime"] = "1h"

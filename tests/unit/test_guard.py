@@ -34,6 +34,8 @@ BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
         ("GET /v1.41/images/localhost:5000/a/b:1.0/json", Kind.PLAIN),
         ("GET /v1.41/images/a@sha256:00ff/history", Kind.PLAIN),
         ("GET /v1.41/images/get?names=a", Kind.PLAIN),
+        ("GET /v1.55/images/a/b:1/attestations?platform=%7B%7D", Kind.PLAIN),
+        ("GET /v1.54/images/json?identity=1&manifests=1", Kind.PLAIN),
         ("GET /v1.41/containers/json", Kind.PLAIN),
         ("GET /v1.41/distribution/a/b/json", Kind.PLAIN),
         ("POST /v1.41/build?t=a&networkmode=default&version=2&cgroupparent=", Kind.PLAIN),
@@ -144,7 +146,16 @@ def head(*lines: str) -> bytes:
         head("GET //_ping HTTP/1.1"),
         head("GET /_ping/ HTTP/1.1"),
         head("GET /%5Fping HTTP/1.1"),
-        head("GET /images/a%2Fjson HTTP/1.1"),
+        head("GET /images/a%2F..%2Fjson HTTP/1.1"),
+        head("GET /images/a%2F%2e%2e/json HTTP/1.1"),
+        head("GET /images/a%2F/json HTTP/1.1"),
+        head("GET %2Fimages/a/json HTTP/1.1"),
+        head("GET /images/a%252Fjson HTTP/1.1"),
+        head("GET /images/a%2525/json HTTP/1.1"),
+        head("GET /images/a%3Fall=1/json HTTP/1.1"),
+        head("GET /images/a%0Ab/json HTTP/1.1"),
+        head("GET /images/a%00/json HTTP/1.1"),
+        head("GET /images/a%4/json HTTP/1.1"),
         head("GET /_ping# HTTP/1.1"),
         head("GET /_ping\\x HTTP/1.1"),
         head('GET /info?a="x" HTTP/1.1'),
@@ -172,9 +183,22 @@ def head(*lines: str) -> bytes:
         head("POST /auth HTTP/1.0", "Transfer-Encoding: chunked"),
         head("POST /auth HTTP/1.1", "Connection: close, Content-Length"),
         head("POST /auth HTTP/1.1", "Expect: 200-ok"),
-        head("POST /build HTTP/1.1", "Content-Type: application/x-www-form-urlencoded"),
-        head("POST /build HTTP/1.1", "Content-Type: Application/X-WWW-Form-Urlencoded; charset=a"),
-        head("POST /build HTTP/1.1", "Content-Type: multipart/form-data; boundary=a"),
+        *[
+            head("POST /build HTTP/1.1", length, f"Content-Type: {kind}")
+            for length in ("Content-Length: 9", "Transfer-Encoding: chunked")
+            for kind in (
+                "application/x-www-form-urlencoded",
+                "Application/X-WWW-Form-Urlencoded; charset=a",
+                " application/x-www-form-urlencoded\t;",
+                "multipart/form-data; boundary=a",
+                "multipart/mixed",
+                "",
+                "tar",
+                "application/x-tar, application/x-www-form-urlencoded",
+                '"application/x-www-form-urlencoded"',
+                "application/x-www-form-urlencoded/x-tar",
+            )
+        ],
         head("POST /build HTTP/1.1", "Content-Type: text/plain", "content-type: text/plain"),
         head("POST /grpc HTTP/1.1", "Upgrade: h2c"),
         head("POST /grpc HTTP/1.1", "Connection: Upgrade"),
@@ -198,13 +222,175 @@ def test_a_head_is_written_anew_with_its_meaning_alone() -> None:
         head(
             "POST /v1.41/build?t=a%2Fb HTTP/1.1", "host: evil", "x-registry-config:\t e30= ",
             "TRANSFER-ENCODING: Chunked", "connection: Keep-Alive", "TE: trailers", "Trailer: Host",
-            "Content-Type: application/x-tar",
+            "content-type: APPLICATION/X-tar; charset=x-user-defined",
         )
     )  # fmt: skip
     assert request.encode() == (
         b"POST /v1.41/build?t=a%2Fb HTTP/1.1\r\nHost: docker\r\nx-registry-config: e30=\r\n"
         b"Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
+
+
+DIGEST = "sha256:" + "0" * 64
+DOCKER_PY = (
+    "Host: localhost", "User-Agent: docker-sdk-python/7.2.0", "Accept-Encoding: gzip, deflate",
+    "Accept: */*", "Connection: keep-alive",
+)  # fmt: skip
+AIODOCKER = (
+    "Host: localhost", "Content-Type: application/json", "Accept: */*",
+    "Accept-Encoding: gzip, deflate", "User-Agent: Python/3.11 aiohttp/3.14.5",
+)  # fmt: skip
+DOCKERODE = ("Host: localhost", "Connection: keep-alive")
+DOCKER_JAVA = (
+    "accept: application/json", "Accept-Encoding: gzip, x-gzip, deflate", "Host: localhost:2375",
+    "Connection: keep-alive", "User-Agent: Apache-HttpClient/5.0.3 (Java/17.0.15)",
+)  # fmt: skip
+CURL = ("Host: x", "User-Agent: curl/7.88.1", "Accept: */*")
+TAR, GZIP, JSON = (f"Content-Type: application/{kind}" for kind in ("tar", "gzip", "json"))
+FORM = "Content-Type: application/x-www-form-urlencoded"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+# Written by docker-py 7.2.0, aiodocker 0.27.0, dockerode 5 with docker-modem 5.0, docker-java 3.4.2
+# (Testcontainers 1.21.3) and curl 7.88.1, and recorded on the way to a daemon.
+@pytest.mark.parametrize(
+    ("lines", "asked", "kind"),
+    [
+        (
+            (f"GET /v1.41/images/localhost:1/recorded/a%40{DIGEST}/json HTTP/1.1", *DOCKER_PY),
+            f"GET /v1.41/images/localhost:1/recorded/a@{DIGEST}/json",
+            None,
+        ),
+        (
+            (f"GET /v1.41/distribution/localhost:1/recorded/a%40{DIGEST}/json HTTP/1.1",
+             *DOCKER_PY),
+            f"GET /v1.41/distribution/localhost:1/recorded/a@{DIGEST}/json",
+            None,
+        ),
+        (
+            ("GET /v1.41/images/json?only_ids=0&all=0&filters=%7B%22reference%22%3A+"
+             "%5B%22recorded%2Fx+y%22%5D%7D HTTP/1.1", *DOCKER_PY),
+            "GET /v1.41/images/json?only_ids=0&all=0&filters=%7B%22reference%22%3A+"
+            "%5B%22recorded%2Fx+y%22%5D%7D",
+            None,
+        ),
+        (
+            ("POST /v1.41/build?t=recorded%3A2&q=False&nocache=False&rm=False&forcerm=False"
+             "&pull=False HTTP/1.1", *DOCKER_PY, TAR, "Content-Encoding: gzip",
+             "Content-Length: 222"),
+            "POST /v1.41/build?t=recorded%3A2&q=False&nocache=False&rm=False&forcerm=False"
+            "&pull=False",
+            "application/tar",
+        ),
+        (
+            ("POST /v1.41/images/load HTTP/1.1", *DOCKER_PY, "Content-Length: 177"),
+            "POST /v1.41/images/load",
+            None,
+        ),
+        (
+            (f"POST /v1.41/images/create?fromImage=localhost:1/recorded/a@{DIGEST} HTTP/1.1",
+             *AIODOCKER, "Content-Length: 0"),
+            f"POST /v1.41/images/create?fromImage=localhost:1/recorded/a@{DIGEST}",
+            None,
+        ),
+        (
+            ("POST /v1.41/build?t=recorded:1&rm=1&q=0&pull=0&nocache=0&forcerm=0"
+             "&buildargs=%7B%22A%22:+%22b+c%22%7D HTTP/1.1", "Host: localhost",
+             "content-type: application/x-tar", "Content-Encoding: gzip", "Accept: */*",
+             "Accept-Encoding: gzip, deflate", "User-Agent: Python/3.11 aiohttp/3.14.5", CHUNKED),
+            "POST /v1.41/build?t=recorded:1&rm=1&q=0&pull=0&nocache=0&forcerm=0"
+            "&buildargs=%7B%22A%22:+%22b+c%22%7D",
+            "application/x-tar",
+        ),
+        (
+            ("POST /session HTTP/1.1", "Upgrade: h2c",
+             "X-Docker-Expose-Session-Uuid: 12183221-a7b1-4f63-96e5-8965da5563c0",
+             "X-Docker-Expose-Session-Name: testcontainers", CHUNKED, "Connection: Upgrade",
+             "Host: localhost"),
+            "POST /session",
+            None,
+        ),
+        (
+            ("POST /images/load HTTP/1.1", TAR, *DOCKERODE, CHUNKED),
+            "POST /images/load",
+            "application/tar",
+        ),
+        (
+            (f"GET /images/localhost:1%2Frecorded%2Fa@{DIGEST}/json HTTP/1.1", *DOCKER_JAVA),
+            f"GET /images/localhost:1/recorded/a@{DIGEST}/json",
+            None,
+        ),
+        (
+            ("POST /images/localhost:1%2Frecorded%2Fa/push?tag=1 HTTP/1.1", JSON, *DOCKER_JAVA,
+             "Content-Length: 4"),
+            "POST /images/localhost:1/recorded/a/push?tag=1",
+            "application/json",
+        ),
+        (
+            ("POST /build?t=recorded%3A2&rm=true HTTP/1.1", TAR, "encoding: gzip", *DOCKER_JAVA,
+             CHUNKED),
+            "POST /build?t=recorded%3A2&rm=true",
+            "application/tar",
+        ),
+        (
+            ("GET /v1.41/images/localhost%3A1%2Frecorded%2Fa%3A1/json HTTP/1.1", *CURL),
+            "GET /v1.41/images/localhost:1/recorded/a:1/json",
+            None,
+        ),
+        (
+            ("POST /v1.41/build?t=recorded:2 HTTP/1.1", *CURL, GZIP, "Content-Length: 177"),
+            "POST /v1.41/build?t=recorded:2",
+            "application/gzip",
+        ),
+        (
+            ("POST /v1.41/images/recorded:2/tag?repo=localhost:1/recorded/a&tag=1 HTTP/1.1", *CURL,
+             "Content-Length: 0", FORM),
+            "POST /v1.41/images/recorded:2/tag?repo=localhost:1/recorded/a&tag=1",
+            None,
+        ),
+        (
+            ("POST /v1.41/images/load HTTP/1.1", *CURL, CHUNKED, "Expect: 100-continue"),
+            "POST /v1.41/images/load",
+            None,
+        ),
+    ],
+    ids=lambda value: value.split("?")[0].replace(DIGEST, "D") if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_other_clients_write_is_read_and_reaches_the_daemon_decoded(
+    lines: tuple[str, ...], asked: str, kind: str | None
+) -> None:
+    request = parse_head(head(*lines))
+    check(request.method, request.path, request.query)
+    written = request.encode()
+    assert written.startswith(f"{asked} HTTP/1.1\r\nHost: docker\r\n".encode())
+    kinds = [value.decode() for name, value in request.headers if name == b"Content-Type"]
+    assert kinds == [kind] * bool(kind)
+    assert parse_head(written).encode() == written
+
+
+@pytest.mark.parametrize(
+    ("lines", "refused"),
+    [
+        (("POST /v1.41/containers/create HTTP/1.1", *DOCKER_PY, JSON, "Content-Length: 9"), 403),
+        (("POST /containers/create HTTP/1.1", JSON, *DOCKER_JAVA, CHUNKED), 403),
+        (("POST /v1.41/containers%2Fa%2Fstart HTTP/1.1", *CURL), 403),
+        (("DELETE /v1.41/images/localhost:1%2Frecorded%2Fa HTTP/1.1", *DOCKER_JAVA), 403),
+        (("GET /v1.41/containers/localhost%3A1%2Fa/json HTTP/1.1", *CURL), 404),
+    ],
+)
+def test_other_clients_are_refused_by_policy_and_not_for_how_they_write(
+    lines: tuple[str, ...], refused: int
+) -> None:
+    request = parse_head(head(*lines))
+    with pytest.raises(Refused) as told:
+        check(request.method, request.path, request.query)
+    assert told.value.status == refused
+
+
+def test_who_sends_a_form_is_told_the_type_to_name() -> None:
+    """curl names a form of itself."""
+    with pytest.raises(Malformed, match=r"next: .* curl does with -H 'Content-Type: applicat"):
+        parse_head(head("POST /build HTTP/1.1", *CURL, "Content-Length: 177", FORM))
 
 
 @pytest.mark.parametrize(
@@ -251,6 +437,8 @@ def test_whatever_head_is_taken_is_written_as_it_was_understood() -> None:
         head("GET /v1.41/images/a/b:1/json HTTP/1.1", "Host: a", "Connection: close"),
         head("POST /grpc HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: h2c"),
         head("POST /auth HTTP/1.1", "Host: a", "Content-Length: 17"),
+        head("POST /v1.41/images/a%2Fb%3A1/tag?repo=a HTTP/1.1", "Host: a"),
+        head(f"GET /images/a%2fb%40{DIGEST}/json HTTP/1.1", "Host: a"),
     ]  # fmt: skip
     taken = 0
     for _ in range(20_000):
@@ -481,6 +669,32 @@ def test_a_body_that_is_cut_short_is_none(tmp_path: Path) -> None:
     heard, reached = raw(tmp_path, b"POST /auth HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", b"")
     assert reached.endswith(b"\r\n\r\nhalf")
     assert heard.startswith(b"HTTP/1.1 400 ")
+
+
+SESSION = (
+    b"POST /session HTTP/1.1\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n"
+    b"Connection: Upgrade\r\nHost: localhost\r\n\r\n"
+)
+
+
+def test_an_upgrade_with_an_empty_body_in_chunks_reaches_the_daemon_without_one(
+    tmp_path: Path,
+) -> None:
+    """As docker-modem for Node writes it."""
+    heard, reached = raw(tmp_path, SESSION + b"0\r\n\r\nfrom here on a stream", SWITCHED)
+    assert reached == (
+        b"POST /session HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n"
+        b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\nfrom here on a stream"
+    )
+    assert heard.startswith(SWITCHED)
+
+
+@pytest.mark.parametrize(
+    "body", [b"1\r\na\r\n0\r\n\r\n", b"00\r\n\r\n", b"0;a\r\n\r\n", b"0\r\nA: b\r\n\r\n"]
+)
+def test_an_upgrade_with_any_other_body_is_none(tmp_path: Path, body: bytes) -> None:
+    heard, reached = raw(tmp_path, SESSION + body + START, SWITCHED)
+    assert (heard[:13], reached) == (b"HTTP/1.1 400 ", b"")
 
 
 def test_an_interim_answer_comes_before_the_last_one(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ _ALLOWED = {
         r"/info",
         r"/system/df",
         r"/images/(?:json|search|get)",
-        rf"/images/{_NAME}/(?:json|history|get)",
+        rf"/images/{_NAME}/(?:json|history|get|attestations)",
         rf"/distribution/{_NAME}/json",
         # Lists alone: the settings of a container and its log may hold others' secrets.
         r"/containers/json",
@@ -84,8 +84,8 @@ _VALUES = {
 def check(method: str, path: str, query: str) -> Kind:
     """What follows the request. Raises Refused.
 
-    `path` has no percent sign, empty or dot segment (http1.parse_head), so that the daemon's router
-    cannot see another one.
+    `path` is decoded and has no percent sign, empty or dot segment (http1.parse_head), so that the
+    daemon's router cannot see another one.
     """
     match = _ROUTES[method].fullmatch(path) if method in _ROUTES else None
     if not match:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from .http1 import MAX_HEAD, Malformed, Request, Response, parse_head, parse_response
@@ -20,6 +21,7 @@ _DAEMON_SECONDS = 60
 _LINGER_SECONDS = 2
 _AFTER_END_SECONDS = 30
 _END_OF_HEAD = b"\r\n\r\n"
+_NO_CHUNKS = b"0\r\n\r\n"
 
 Log = Callable[[str], None]
 
@@ -75,7 +77,13 @@ async def _next_request(client: Stream) -> Request | None:
     if not client.buffer:
         return None
     async with asyncio.timeout(HEAD_SECONDS):
-        return parse_head(await _head(client))
+        request = parse_head(await _head(client))
+        if request.upgrade and request.length is None:
+            # Node's clients write the end of a body that they do not have.
+            if await client.take(len(_NO_CHUNKS)) != _NO_CHUNKS:
+                raise Malformed("a request for an upgrade has a body")
+            request = replace(request, length=0)
+        return request
 
 
 async def _head(stream: Stream) -> bytes:

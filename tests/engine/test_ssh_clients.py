@@ -1,0 +1,215 @@
+"""Other people's SSH clients get in with the pinned host key, and OpenSSH as fast as it can."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncssh
+import pytest
+import ssh2.session
+from ssh import options
+from ssh.key import import_privkey_file
+from ssh.session import Session
+
+from tests.engine.conftest import PING, Builder, NewBuilder, Result, make_key, passed, run
+
+DIAL = "docker system dial-stdio"
+"""What every client of Docker asks for; the gateway leads it to the socket of the key's role."""
+
+# Ciphers that OpenSSH offers by itself (myproposal.h of each release) and that systems set instead.
+CTR, GCM = "aes128-ctr,aes192-ctr,aes256-ctr", "aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+CHACHA20 = "chacha20-poly1305@openssh.com"
+OFFERED = {
+    "6.2": f"{CTR},{GCM},aes128-cbc,3des-cbc,aes192-cbc,aes256-cbc",
+    "6.5": f"{CTR},{GCM},{CHACHA20},aes128-cbc,3des-cbc,aes192-cbc,aes256-cbc",
+    "6.7": f"{CTR},{GCM},{CHACHA20},aes128-cbc,3des-cbc,aes192-cbc,aes256-cbc",
+    "6.9": f"{CHACHA20},{CTR},{GCM},aes128-cbc,3des-cbc,aes192-cbc,aes256-cbc",
+    "7.3": f"{CHACHA20},{CTR},{GCM},aes128-cbc,aes192-cbc,aes256-cbc,3des-cbc",
+    "7.6 to 9.9, Windows": f"{CHACHA20},{CTR},{GCM}",
+    "10.0": f"{CHACHA20},{GCM},{CTR}",
+    "RHEL 8": f"aes256-gcm@openssh.com,{CHACHA20},aes256-ctr,aes256-cbc,aes128-gcm@openssh.com,"
+    "aes128-ctr,aes128-cbc",
+    "RHEL 9": f"aes256-gcm@openssh.com,{CHACHA20},aes256-ctr,aes128-gcm@openssh.com,aes128-ctr",
+}
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    """Nothing of this module needs an image."""
+    ready = new_builder()
+    ready.up()
+    return ready
+
+
+@pytest.mark.parametrize("offered", [None, *OFFERED.values()], ids=["of this machine", *OFFERED])
+def test_openssh_takes_the_fastest_cipher_whatever_its_release_offers(
+    builder: Builder, offered: str | None
+) -> None:
+    chosen = [f"-oCiphers={offered}"] if offered else []
+    said = builder.ssh("-v", *chosen, builder.output("sshAlias"), DIAL, input=PING)
+    assert "200 OK" in passed(said)
+    first = "aes256" if offered and offered.startswith("aes256-gcm") else "aes128"
+    for way in ("server->client", "client->server"):
+        assert f"kex: {way} cipher: {first}-gcm@openssh.com MAC: <implicit>" in said.stderr
+
+
+def test_cbc_has_no_mac_of_the_plaintext(builder: Builder) -> None:
+    said = builder.ssh("-oCiphers=aes128-cbc", "-oMACs=hmac-sha2-256,hmac-sha2-512",
+                       builder.output("sshAlias"), DIAL, input=PING)  # fmt: skip
+    assert "no matching MAC found" in said.stderr
+
+
+Client = Callable[[Builder, str], tuple[str, str]]
+"""Pings the daemon with this host key pinned: the cipher, and what came back."""
+
+
+class OtherHostKey(Exception):
+    """The client has refused the host for its key."""
+
+
+def asyncssh_client(builder: Builder, host_key: str) -> tuple[str, str]:
+    host, port = address(builder)
+
+    async def ping() -> tuple[str, str]:
+        known = asyncssh.import_known_hosts(f"[{host}]:{port} {host_key}\n")
+        async with asyncssh.connect(
+            host, port, username="builder", client_keys=[str(builder.folder / "ada")],
+            known_hosts=known, config=None, agent_path=None,
+        ) as connection:  # fmt: skip
+            said = await connection.run(DIAL, input=PING)
+            return str(connection.get_extra_info("send_cipher")), str(said.stdout)
+
+    try:
+        return asyncio.run(ping())
+    except asyncssh.HostKeyNotVerifiable as refused:
+        raise OtherHostKey from refused
+
+
+def libssh_client(builder: Builder, host_key: str) -> tuple[str, str]:
+    host, port = address(builder)
+    session = Session()
+    session.options_set(options.HOST, host)
+    session.options_set_port(port)
+    session.options_set(options.USER, "builder")
+    session.options_set(options.PROCESS_CONFIG, "no")
+    session.connect()
+    shown = session.get_server_publickey()
+    if shown.export_pubkey_base64().decode() != host_key.split()[1]:
+        raise OtherHostKey
+    session.userauth_publickey(import_privkey_file(str(builder.folder / "ada")))
+    channel = session.channel_new()
+    channel.open_session()
+    channel.request_exec(DIAL)
+    channel.write(PING.encode())
+    channel.send_eof()
+    return session.get_cipher_out().decode(), channel.read()[1].decode()
+
+
+def libssh2_client(builder: Builder, host_key: str) -> tuple[str, str]:
+    session = ssh2.session.Session()
+    with socket.create_connection(address(builder), 10) as connected:
+        session.handshake(connected)
+        if session.hostkey()[0] != base64.b64decode(host_key.split()[1]):
+            raise OtherHostKey
+        session.userauth_publickey_fromfile("builder", str(builder.folder / "ada"))
+        channel = session.open_session()
+        channel.execute(DIAL)
+        channel.write(PING.encode())
+        channel.send_eof()
+        said = channel.read()[1].decode()
+        return session.methods(ssh2.session.LIBSSH2_METHOD_CRYPT_CS), said
+
+
+def plink_client(builder: Builder, host_key: str) -> tuple[str, str]:
+    """PuTTY's."""
+    host, port = address(builder)
+    key, pinned = builder.folder / "ada.ppk", builder.folder / "pinned.pub"
+    passed(run("puttygen", str(builder.folder / "ada"), "-o", str(key)))
+    pinned.write_text(host_key)
+    fingerprint = passed(run("ssh-keygen", "-lf", str(pinned))).split()[1]
+    said = run(
+        "plink", "-ssh", "-batch", "-noagent", "-v", "-hostkey", fingerprint, "-i", str(key),
+        "-P", str(port), f"builder@{host}", DIAL, input=PING,
+    )  # fmt: skip
+    if "Host key not in manually configured list" in said.stderr:
+        raise OtherHostKey
+    ciphers = [line for line in said.stderr.splitlines() if "outbound encryption" in line]
+    return ciphers[0], passed(said)
+
+
+def address(builder: Builder) -> tuple[str, int]:
+    return builder.settings["sshAddress"], builder.settings["sshPort"]
+
+
+def pinned(builder: Builder) -> str:
+    return builder.output("knownHosts").strip().split(" ", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("client", "cipher"),
+    [
+        (asyncssh_client, "gcm@openssh.com"),
+        (libssh_client, "gcm@openssh.com"),
+        (libssh2_client, "gcm@openssh.com"),
+        (plink_client, "AES-128 CBC"),
+    ],
+)
+def test_other_clients_get_in_and_keep_to_the_pinned_host_key(
+    builder: Builder, client: Client, cipher: str
+) -> None:
+    chosen, said = client(builder, pinned(builder))
+    assert said.startswith("HTTP/1.0 200 OK")
+    assert cipher in chosen
+    impostor = make_key(builder.folder / f"impostor-{client.__name__}")
+    with pytest.raises(OtherHostKey):
+        client(builder, impostor)
+
+
+# docker-py as it finds everything by itself: key and known hosts in ~/.ssh.
+DOCKER_PY = """
+import sys
+import docker
+client = docker.DockerClient(base_url=sys.argv[1], timeout=60)
+adapter = client.api.get_adapter("http+docker://ssh")
+print(adapter.ssh_client.get_transport().local_cipher)
+print("API", client.version()["ApiVersion"], len(client.images.list()), client.ping())
+"""
+
+
+@pytest.fixture(scope="module", params=["2.12.0", "3.4.0", "5.1.0"])
+def paramiko(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with this release: that of Debian 12, the last one without AES-GCM, the newest."""
+    folder = tmp_path_factory.mktemp("paramiko")
+    passed(run(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+               "--target", str(folder), f"paramiko=={request.param}"))  # fmt: skip
+    return folder
+
+
+def docker_py(builder: Builder, paramiko: Path, home: Path, host_key: str) -> Result:
+    """docker-py, over the SSH of this paramiko, in a home of its own."""
+    host, port = address(builder)
+    ssh = home / ".ssh"
+    ssh.mkdir(parents=True, exist_ok=True)
+    (ssh / "known_hosts").write_text(f"[{host}]:{port} {host_key}\n")
+    (ssh / "id_ed25519").write_text((builder.folder / "ada").read_text())
+    return run(
+        sys.executable, "-W", "ignore", "-c", DOCKER_PY, f"ssh://builder@{host}:{port}",
+        env={"HOME": str(home), "PYTHONPATH": str(paramiko), "SSH_AUTH_SOCK": ""},
+    )  # fmt: skip
+
+
+def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
+    builder: Builder, paramiko: Path, tmp_path: Path
+) -> None:
+    said = passed(docker_py(builder, paramiko, tmp_path, pinned(builder))).splitlines()
+    assert said[0] == "aes128-cbc"
+    assert said[1].startswith("API 1.")
+    assert said[1].endswith(" 0 True")
+    refused = docker_py(builder, paramiko, tmp_path, make_key(tmp_path / "impostor"))
+    assert refused.returncode != 0
+    assert "BadHostKeyException" in refused.stderr

@@ -7,6 +7,7 @@ import sys
 
 from client import assign, ci, fleet, kit, status
 from client.stack import Stack, StackError
+from components.host.docker import HostError
 
 VERBS = {"kit": kit, "ci": ci, "status": status, "fleet": fleet, "assign": assign}
 
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return int(options.run(Stack.read(options.stack, options.config_file), options))
-    except StackError as error:
+    except (StackError, HostError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -50,8 +50,10 @@ def recent_builds(dial: list[str]) -> list[Build]:
     Builds without steps are left out. `dial` is a command whose standard input and output are a
     connection to BuildKit. Raises OSError when there is none.
     """
-    with tempfile.TemporaryDirectory() as folder, _relayed(dial, Path(folder, "s")) as address:
-        channel = grpc.insecure_channel(address, options=[("grpc.default_authority", "localhost")])
+    with tempfile.TemporaryDirectory() as folder, _relayed(dial, Path(folder)) as relayed:
+        channel = grpc.insecure_channel(
+            relayed.address, options=[("grpc.default_authority", "localhost")]
+        )
         try:
             events = _call(channel, "ListenBuildHistory", _EARLY_EXIT)
             builds = dict(build for event in events for build in parse_event(event))
@@ -62,7 +64,7 @@ def recent_builds(dial: list[str]) -> list[Build]:
                 for ref, build in recent
             ]  # fmt: skip
         except grpc.RpcError as error:
-            raise OSError(str(error.details())) from None
+            raise OSError(relayed.said() or str(error.details())) from None
         finally:
             channel.close()
     return [build for build in counted if build.steps or build.seconds is None]
@@ -144,18 +146,24 @@ def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
 class _relayed:
     """A Unix socket that leads to the standard streams of a command, for one connection."""
 
-    def __init__(self, command: list[str], path: Path) -> None:
-        self._path = path
+    def __init__(self, command: list[str], folder: Path) -> None:
+        path, self._said = folder / "s", folder / "said"
+        self.address = f"unix:{path}"
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen(1)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        with self._said.open("w") as said:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+            )
 
-    def __enter__(self) -> str:
+    def __enter__(self) -> _relayed:
         threading.Thread(target=self._relay, daemon=True).start()
-        return f"unix:{self._path}"
+        return self
+
+    def said(self) -> str:
+        """What the command said of itself."""
+        return self._said.read_text(errors="replace").strip()
 
     def _relay(self) -> None:
         try:

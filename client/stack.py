@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from components.host import DockerHost
 from components.ssh_key import PublicKey
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,12 @@ class Stack:
         """The stack as each of its builders alone would have it: one, or one for each host."""
         entries = self.outputs.get("builders") or [{}]
         return [replace(self, outputs={**self.outputs, **entry}) for entry in entries]
+
+    @property
+    def docker_host(self) -> DockerHost:
+        """Where the builder runs, with the host key that the settings pin."""
+        host = self.settings.get("host") or "unix:///var/run/docker.sock"
+        return DockerHost(host, self.settings.get("hostKey") or "")
 
     @property
     def alias(self) -> str:

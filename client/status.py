@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from client.history import Build, recent_builds
-from client.host import Host
 from client.page import page
 from client.stack import Stack, StackError
 from client.words import ago, size
 from components.daemon import DATA_DIRECTORY
+from components.host.docker import HostDocker, HostError
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
@@ -158,14 +158,14 @@ def gather(stack: Stack) -> Status:
             "with docker exec ALIAS-gateway warden who, and docker exec --user rootless "
             "ALIAS-daemon docker info"
         )
-    host, alias = Host.of(stack), stack.alias
+    host, alias = HostDocker(stack.docker_host), stack.alias
     asked = datetime.datetime.now(datetime.UTC).timestamp()
     notices: list[str] = []
     roles = [*_ROLES, *(["guard"] if any(key.role == "build" for key in stack.keys) else [])]
     inspected = {
         entry["Name"].removeprefix(f"/{alias}-"): entry
         for entry in json.loads(
-            host.docker("container", "inspect", *(f"{alias}-{role}" for role in roles))
+            host.said("container", "inspect", *(f"{alias}-{role}" for role in roles))
         )
     }
     containers = {role: _state(inspected[role]) for role in roles}
@@ -175,12 +175,15 @@ def gather(stack: Stack) -> Status:
         if not re.match(r"running( \(healthy\)| \(starting\))?$", state)
     ]
 
-    def in_daemon(*words: str) -> str:
+    def told(*words: str) -> str:
         try:
-            return host.docker("exec", "--user", "1000:1000", f"{alias}-daemon", *words)
-        except StackError as error:
+            return host.said(*words)
+        except HostError as error:
             notices.append(str(error))
             return ""
+
+    def in_daemon(*words: str) -> str:
+        return told("exec", "--user", "1000:1000", f"{alias}-daemon", *words)
 
     usage = {
         (line := json.loads(text))["Type"]: Size.parse(line["Size"]).bytes
@@ -192,13 +195,13 @@ def gather(stack: Stack) -> Status:
     try:
         into = ("exec", "--interactive", "--user", "1000:1000", f"{alias}-daemon")
         dial = (*into, "docker", "buildx", "dial-stdio")
-        builds, no_history = recent_builds(host.command(*dial)), ""
+        builds, no_history = recent_builds(host.command_line(*dial)), ""
     except OSError as error:
         builds, no_history = [], f"the daemon does not tell ({error})"
     host_keys = _host_keys(stack, asked)
     gateway = f"{alias}-gateway"
-    visits = Visit.parse(_or_nothing(host, "logs", "--tail", str(_LOG_LINES), gateway))
-    who = _or_nothing(host, "exec", gateway, "warden", "who").split("lately")[0]
+    visits = Visit.parse(told("logs", "--tail", str(_LOG_LINES), gateway))
+    who = told("exec", gateway, "warden", "who").split("lately")[0]
     connections = Visit.parse(who)
     status = Status(
         builder=alias,
@@ -255,14 +258,6 @@ def _host_keys(stack: Stack, asked: float) -> list[HostKeyAge]:
             days = int((asked - _timestamp(resource["created"])) // 86400)
             ages.append(HostKeyAge(int(match[1]), int(match[1]) == generations[0], days))
     return sorted(ages, key=lambda key: not key.presented)
-
-
-def _or_nothing(host: Host, *words: str) -> str:
-    """What docker prints there; nothing when it fails, which its container's state explains."""
-    try:
-        return host.docker(*words)
-    except StackError:
-        return ""
 
 
 def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[KeyUse]:

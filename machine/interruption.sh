@@ -1,26 +1,37 @@
 # shellcheck shell=bash
 # An earlier `pulumi up` that was killed: its lock, and what it made without noting it down.
 
+. machine/host.sh
+
 # Nobody else may be at work on the stack.
 # Containers and networks hold nothing of their own, so what the state does not know is removed.
 mend_interruption() {
-	local host owner=docker-build-machine/$STACK/builder state kind id every force
+	local state
 	if stack_is_locked; then
 		quietly 'Lift the lock of an interrupted pulumi' cancel_update
 	fi
 	state=$(cd "$ROOT" && pulumi stack export --stack "$STACK")
 	pending_operations <<<"$state" || return 0
-	host=$(setting host)
 	step 'Mend an interrupted pulumi up'
+	remove_unknown "$state"
+	quietly 'Read what there is' stack refresh --parallel 8 --yes --skip-preview --clear-pending-creates
+}
+
+# remove_unknown STATE: what the host has of this stack and its state does not name. In a shell of its
+# own, for docker is the host's here.
+remove_unknown() (
+	reach_host "$(setting host)" "$(setting hostKey)" "${STATE:?}/host"
+	owner=docker-build-machine/$STACK/builder
 	for kind in container network; do
 		every='' force=''
 		[[ $kind == network ]] || { every=--all && force=--force; }
-		while read -r id; do
-			[[ $state == *"$id"* ]] || quietly "Remove the $kind ${id:0:12}" docker --host "$host" "$kind" rm ${force:+"$force"} "$id"
-		done < <(docker --host "$host" "$kind" ls ${every:+"$every"} --quiet --no-trunc --filter "label=docker-build-machine.owner=$owner")
+		listed=$(docker "$kind" ls ${every:+"$every"} --quiet --no-trunc --filter "label=docker-build-machine.owner=$owner") ||
+			fail "the ${kind}s on $DOCKER_HOST cannot be listed (the lines above say why); next: mend that and run this again"
+		for id in $listed; do
+			[[ $1 == *"$id"* ]] || quietly "Remove the $kind ${id:0:12}" docker "$kind" rm ${force:+"$force"} "$id"
+		done
 	done
-	quietly 'Read what there is' stack refresh --parallel 8 --yes --skip-preview --clear-pending-creates
-}
+)
 
 cancel_update() { (cd "$ROOT" && pulumi --non-interactive cancel --yes --stack "$STACK"); }
 

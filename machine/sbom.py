@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -31,7 +32,10 @@ OWNER_LABEL = "docker-build-machine.owner"
 
 
 def _docker(*words: str) -> bytes:
-    return subprocess.run(("docker", *words), check=True, capture_output=True).stdout
+    asked = subprocess.run(("docker", *words), check=False, stdout=subprocess.PIPE)
+    if asked.returncode:
+        sys.exit(f"error: docker {words[0]} failed (the lines above say why)")
+    return asked.stdout
 
 
 def _read(container: str, path: str) -> str | None:
@@ -41,7 +45,10 @@ def _read(container: str, path: str) -> str | None:
         check=False, capture_output=True,
     )  # fmt: skip
     if copied.returncode:
-        return None
+        said = copied.stderr.decode(errors="replace")
+        if re.search("no such|could not find", said, re.IGNORECASE):
+            return None
+        sys.exit(f"error: {path} in {container} cannot be read: {said.strip()}")
     with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as packed:
         file = packed.extractfile(packed.getmembers()[0])
         return file.read().decode() if file else None
@@ -71,15 +78,9 @@ def _library(package: Package, kind: str, system: str) -> Component:
 
 
 def _engine(container: str) -> list[Component]:
-    """dockerd and what came with it, where the container has one."""
+    """dockerd and what came with it."""
     command = ("docker", "version", "--format", "{{json .Server.Components}}")
-    asked = subprocess.run(
-        ("docker", "exec", "--user", "1000:1000", container, *command),
-        check=False,
-        capture_output=True,
-    )
-    if asked.returncode:
-        return []
+    asked = _docker("exec", "--user", "1000:1000", container, *command)
     return [
         Component(
             name=part["Name"],
@@ -87,7 +88,7 @@ def _engine(container: str) -> list[Component]:
             type=ComponentType.APPLICATION,
             bom_ref=f"engine:{part['Name']}",
         )
-        for part in json.loads(asked.stdout)
+        for part in json.loads(asked)
     ]
 
 

@@ -7,9 +7,9 @@ import shlex
 import subprocess
 import sys
 
+from components.host.docker import HostDocker, HostError
 from policy.rules import violations
 from review.drift import Drift, drift_of, mending
-from review.host import HostError, HostReader
 from review.page import code, page
 from review.plan import Plan
 from review.preview import ROOT, affected_stacks, all_stacks, plan_of
@@ -76,7 +76,7 @@ def _show(stack: str, plan: Plan) -> int:
 def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     print(f"### Stack {code(stack)}\n")
     try:
-        by_host = [(HostReader(b.host), drift_of(b)) for b in builders_of(stack)]
+        by_host = [(HostDocker(b.host), drift_of(b)) for b in builders_of(stack)]
     except (StateError, HostError) as error:
         print(f"Drift cannot be told: {error}", flush=True)
         return _FAILED
@@ -96,7 +96,7 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     return 1
 
 
-def _mend(stack: str, by_host: list[tuple[HostReader, list[Drift]]], for_pulumi: list[str]) -> int:
+def _mend(stack: str, by_host: list[tuple[HostDocker, list[Drift]]], for_pulumi: list[str]) -> int:
     for host, of_host in by_host:
         for command in mending(stack, of_host, []):
             if command[0] == "docker":

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shlex
-import subprocess
+import re
 import tarfile
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from components.host import DockerHost
-
-
-class HostError(Exception):
-    """The host, or something on it that must be read, does not answer; its text is for people."""
+from components.host.docker import HostDocker, HostError
 
 
 @dataclass(frozen=True)
@@ -28,46 +21,20 @@ class File:
     owner: int
 
 
-@dataclass(frozen=True)
-class HostReader:
+_MISSING = re.compile(r"no such|not found|could not find", re.IGNORECASE)
+
+
+class HostReader(HostDocker):
     """Reads, and changes nothing."""
-
-    host: DockerHost
-
-    def docker(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run docker on the host to its end, 60 seconds at most."""
-        command, environment = ["docker", *arguments], dict(os.environ)
-        if self.host.is_remote:
-            parts = urlsplit(self.host.url)
-            command = [
-                "ssh", *self.host.ssh_options, "-l", parts.username or "",
-                "-p", str(parts.port or 22), "--", parts.hostname or "", shlex.join(command),
-            ]  # fmt: skip
-        else:
-            environment["DOCKER_HOST"] = self.host.url
-        try:
-            return subprocess.run(
-                command, input=stdin, env=environment, capture_output=True, check=False, timeout=60
-            )
-        except subprocess.TimeoutExpired:
-            raise HostError(f"{self.host.url} does not answer within 60 s") from None
-
-    def said(self, *arguments: str, stdin: bytes = b"") -> str:
-        """What docker printed. Raises HostError, with its words, when it failed."""
-        result = self.docker(*arguments, stdin=stdin)
-        if result.returncode:
-            why = result.stderr.decode(errors="replace").strip()
-            raise HostError(f"docker {arguments[0]} on {self.host.url} failed: {why}")
-        return result.stdout.decode(errors="replace")
 
     def inspect(self, kind: str, name: str) -> dict[str, Any] | None:
         """`docker KIND inspect NAME`, None when there is none of that name."""
-        result = self.docker(kind, "inspect", name)
+        result = self.run(kind, "inspect", name)
         if result.returncode == 0:
             found: dict[str, Any] = json.loads(result.stdout)[0]
             return found
         said = result.stderr.decode(errors="replace")
-        if "no such" in said.lower() or "not found" in said.lower():
+        if _MISSING.search(said):
             return None
         raise HostError(f"{name} on {self.host.url} cannot be looked at: {said.strip()}")
 
@@ -81,9 +48,12 @@ class HostReader:
 
     def file(self, container: str, path: str) -> File | None:
         """A file of a container, running or not; None when it is not there."""
-        result = self.docker("cp", f"{container}:{path}", "-")
+        result = self.run("cp", f"{container}:{path}", "-")
         if result.returncode:
-            return None
+            said = result.stderr.decode(errors="replace")
+            if _MISSING.search(said):
+                return None
+            raise HostError(f"{path} in {container} cannot be looked at: {said.strip()}")
         with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
             entry = archive.next()
             content = archive.extractfile(entry) if entry else None

@@ -106,6 +106,8 @@ class DockerHost:
 
         KnownHostsCommand (OpenSSH 8.5, ssh_config(5)) carries the key without a file.
         """
+        # ssh ends at once when the folder of its ControlPath is missing.
+        (Path.home() / ".ssh").mkdir(mode=0o700, exist_ok=True)
         # Named after the key too, so that a connection made under another pin is never reused.
         pin = hashlib.sha256(self.host_key.encode()).hexdigest()[:8]
         options = {
@@ -126,9 +128,30 @@ class DockerHost:
         """The provider for everything that is declared on this host."""
         if not self.is_remote:
             return docker.Provider(name, host=self.url, opts=opts)
-        # ssh ends at once when the folder of its ControlPath is missing.
-        (Path.home() / ".ssh").mkdir(mode=0o700, exist_ok=True)
         return docker.Provider(name, host=self.url, ssh_opts=self.ssh_options, opts=opts)
+
+    @property
+    def ssh(self) -> list[str]:
+        """The ssh that everything on a remote host goes through; what runs there follows it."""
+        parts = urlsplit(self.url)
+        login = ["-l", parts.username or "", "-p", str(parts.port or 22)]
+        return ["ssh", *self.ssh_options, *login, "--", parts.hostname or ""]
+
+    @property
+    def unreachable(self) -> str:
+        """What to say when ssh has failed, below its own words."""
+        parts = urlsplit(self.url)
+        return (
+            f"host = {self.url} cannot be reached over SSH (the line above says why). Next: check "
+            f"the name, the port, that hostKey is the key the host shows, and that "
+            f"`ssh {parts.username}@{parts.hostname}` logs in without asking."
+        )
+
+    def command_line(self, *words: str) -> list[str]:
+        """The command line that runs these words, with this host's Docker, on the host."""
+        if self.is_remote:
+            return [*self.ssh, shlex.join(words)]
+        return ["env", f"DOCKER_HOST={self.url}", *words]
 
     def shell(self, *arguments: str, clock: bool = False) -> str:
         """A command line that runs the shell script on its standard input on the host.
@@ -138,19 +161,10 @@ class DockerHost:
         script = shlex.join(["sh", "-s", "--", *arguments])
         if not self.is_remote:
             return f"DOCKER_HOST={shlex.quote(self.url)} {script}"
-        parts = urlsplit(self.url)
-        ssh = ["ssh", *self.ssh_options, "-l", parts.username or "", "-p", str(parts.port or 22)]
-        unreachable = (
-            f"host = {self.url} cannot be reached over SSH (the line above says why). Next: check "
-            f"the name, the port, that hostKey is the key the host shows, and that "
-            f"`ssh {parts.username}@{parts.hostname}` logs in without asking."
-        )
-        command = shlex.join([*ssh, "--", parts.hostname or ""])
+        command = shlex.join(self.ssh)
         command += f"{' CLOCK=$(date +%s)' if clock else ''} {shlex.quote(script)}"
-        return (
-            f"{command} || "
-            f"{{ code=$?; test $code -ne 255 || echo {shlex.quote(unreachable)} >&2; exit $code; }}"
-        )
+        said = shlex.quote(self.unreachable)
+        return f"{command} || {{ code=$?; test $code -ne 255 || echo {said} >&2; exit $code; }}"
 
     def preflight(
         self,

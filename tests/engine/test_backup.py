@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from tests.engine.conftest import (
     Builder,
     NewBuilder,
     Result,
+    make_key,
     passed,
     run,
     until,
 )
+from tests.engine.hosts import hosts_in
 
 # The second layer hides what the first had, by an extended attribute of overlayfs.
 HIDING = (
@@ -143,6 +147,86 @@ def test_an_older_release_does_not_get_a_newer_cache(
     assert said.returncode == 1
     assert "which may not read it; the cache is as it was" in said.stderr
     assert "200 OK" in older.ping().stdout
+
+
+@pytest.fixture(scope="module")
+def on_a_host(
+    new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Builder]:
+    """A warm builder on an ssh:// host whose key only the stack knows."""
+    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
+        host = hosts.new("--device", "/dev/net/tun", "--device", "/dev/fuse")
+        builder = new_builder(**host.settings)
+        builder.env["SSH_AUTH_SOCK"] = hosts.agent
+        builder.up()
+        builder.load_base()
+        builder.build()
+        yield builder
+
+
+def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
+    """`make WORD` in a copy of this tree, in whose .state the builder's stack is."""
+    state = tree / ".state"
+    if not tree.exists():
+        files = passed(run("git", "ls-files", "--cached", "--others", "--exclude-standard",
+                           cwd=ROOT)).splitlines()  # fmt: skip
+        for file in files:
+            if not (ROOT / file).exists():
+                continue
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tree / file)
+        state.mkdir()
+        (state / "passphrase").write_text(builder.env["PULUMI_CONFIG_PASSPHRASE"])
+        (state / "backend").symlink_to(builder.folder / "backend")
+        (tree / ".venv").symlink_to(sys.prefix)
+    shutil.copy(builder.folder / "config.yaml", tree / f"Pulumi.{builder.stack}.yaml")
+    env = {"STACK": builder.stack, "SSH_AUTH_SOCK": builder.env["SSH_AUTH_SOCK"], **variables}
+    return run("make", word, cwd=tree, env=env)
+
+
+def test_make_reaches_a_host_by_the_key_that_the_stack_pins(
+    on_a_host: Builder, tmp_path: Path
+) -> None:
+    tree, archive = tmp_path / "tree", str(tmp_path / "cache.tar")
+    passed(make("backup", on_a_host, tree, FILE=archive))
+    passed(on_a_host.docker("builder", "prune", "--all", "--force"))
+    passed(on_a_host.docker("image", "rm", "--force", "built"))
+    passed(make("restore", on_a_host, tree, FILE=archive))
+    assert on_a_host.build().count("CACHED") == 3
+    passed(make("sbom", on_a_host, tree))
+    assert (tree / ".state" / "sbom" / "daemon.cdx.json").exists()
+
+    impostor = make_key(tmp_path / "impostor")
+    config = on_a_host.folder / "config.yaml"
+    config.write_text(config.read_text().replace(on_a_host.settings["hostKey"], impostor))
+    refused = make("backup", on_a_host, tree, FILE=str(tmp_path / "other.tar"))
+    assert refused.returncode != 0
+    assert "Host key verification failed" in refused.stderr
+    assert "the lines above say why" in refused.stderr
+    assert "there is no container" not in refused.stderr
+    assert not (tmp_path / "other.tar").exists()
+
+
+def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> None:
+    url, key = on_a_host.settings["host"], on_a_host.settings["hostKey"]
+    command = (str(ROOT / "machine" / "cache"), "save", f"{on_a_host.stack}-builder")
+    env = {"DOCKER_HOST": url, "SSH_AUTH_SOCK": on_a_host.env["SSH_AUTH_SOCK"]}
+    with (tmp_path / "cache.tar").open("wb") as stream:
+        saved = run(*command, env={**env, "HOST_KEY": key}, stdout=stream)
+        assert saved.returncode == 0, saved.stderr
+    unknown = run(*command, env=env)
+    assert unknown.returncode == 1
+    assert "Host key verification failed" in unknown.stderr
+    assert "or give HOST_KEY=" in unknown.stderr
+
+
+def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> None:
+    said = run(str(ROOT / "machine" / "cache"), "save", "any-builder",
+               env={"DOCKER_HOST": "unix:///nowhere.sock"})  # fmt: skip
+    assert said.returncode == 1
+    assert "docker.sock" not in said.stderr
+    assert "nowhere.sock" in said.stderr
+    assert "docker on unix:///nowhere.sock does not answer (the lines above say why)" in said.stderr
 
 
 def test_a_builder_that_is_not_there_is_named() -> None:

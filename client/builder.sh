@@ -633,6 +633,7 @@ check_daemon() {
 	'0 '*) found warning cache 'the cache is empty: the next build runs every step' ;;
 	*) found ok cache "${cache#* } in ${cache%% *} entries" ;;
 	esac
+	check_limits
 	# The API tells no free space; a container's root folder lies on the daemon's disk.
 	disk=
 	for image in $(at_builder image ls --quiet --filter dangling=false 2>/dev/null | awk '!seen[$0]++' | head -n 4); do
@@ -651,6 +652,18 @@ check_daemon() {
 	else
 		found error disk "the disk is full: ${disk% *}" 'docker image prune -a at the builder, or ask who runs it'
 	fi
+}
+
+# Without control groups of its own a daemon takes the limits of a container and ignores them.
+check_limits() {
+	driver=$(at_builder info --format '{{.CgroupDriver}} {{.CgroupVersion}}' 2>&1) || {
+		found skipped limits "the daemon does not tell whether limits of containers work: $(printf '%s\n' "$driver" | tail -n 1)"
+		return
+	}
+	case $driver in
+	'none '*) found warning limits "limits of single containers (docker run --memory, --cpus, --pids-limit; compose's mem_limit) do nothing there: control groups of version ${driver#none }" "limit the whole builder instead (settings memory, cpus, processes), or ask who runs it for a host with version 2" ;;
+	*) found ok limits 'containers keep to theirs' ;;
+	esac
 }
 
 doctor() {

@@ -111,6 +111,7 @@ def _now(status: Status) -> str:
         "Builds now",
         f'<p class="big">{status.running}</p>',
         f'<p class="soft">{connected} connection{"s" * (connected != 1)} open</p>',
+        f'<p class="soft">Limits: {escape(status.limits)}</p>',
     )
 
 

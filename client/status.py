@@ -88,6 +88,8 @@ class Status:
     """Bytes."""
     cache_cap: int
     images: int
+    limits: str
+    """Whether the limits of single containers work, and why not."""
     disk: int
     disk_free: int
     builds: list[Build]
@@ -212,6 +214,7 @@ def gather(stack: Stack) -> Status:
         cache=usage.get("Build Cache", 0),
         cache_cap=int(str(gc.get("defaultKeepStorage", "0B")).removesuffix("B")),
         images=usage.get("Images", 0),
+        limits=_limits(in_daemon, notices, f"{alias}-daemon"),
         disk=int(disk[1]) * 1024 if disk else 0,
         disk_free=int(disk[3]) * 1024 if disk else 0,
         builds=builds,
@@ -278,6 +281,24 @@ def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[K
     ]
 
 
+def _limits(in_daemon: Any, notices: list[str], container: str) -> str:
+    """With control groups of version 1 they work for nobody; with version 2 they must."""
+    driver, _, version = in_daemon(
+        "docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}}"
+    ).partition(" ")
+    if driver and driver != "none":
+        return "containers keep to theirs"
+    if version.strip() == "2":
+        notices.append(
+            "limits of single containers (docker run --memory) do nothing; "
+            f"next: docker logs {container} 2>&1 | grep cgroups, on the host"
+        )
+    return (
+        "those of single containers do nothing: control groups of version "
+        f"{version.strip() or 'unknown'}; memory, cpus and processes of the builder work"
+    )
+
+
 def _certificate(stack: Stack, in_daemon: Any) -> str:
     if stack.settings.get("transport") != "tls":
         return ""
@@ -297,6 +318,7 @@ def as_text(status: Status) -> str:
     rows = [
         ("cache", f"{size(status.cache)} of {size(status.cache_cap)}{share}"),
         ("images", size(status.images)),
+        ("limits", status.limits),
         ("disk", f"{size(status.disk_free)} of {size(status.disk)} free"),
         ("builds", f"{status.running} now; {builds_text(status)}"),
         *(("key", f"{key.name:12} {key_text(key, status.asked)}") for key in status.keys),

@@ -18,6 +18,7 @@ from components.daemon import (
 )
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.isolation import Isolation
+from components.daemon.limits import Limits
 from components.daemon.tls import Tls
 from components.gateway import SOCKET_DIRECTORY, USER, Gateway
 from components.gateway.access import Access
@@ -174,8 +175,15 @@ class DockerBuilder(pulumi.ComponentResource):
             docker_client = [f"DOCKER_HOST=unix://{SOCKET_DIRECTORY}/{SOCKET_NAME}"]
             before_daemon = [preflight.checked]
 
+        limits = Limits.of(settings)
         isolation = Isolation.declare(
-            identity, settings, host=host, image=daemon_image, registry=registry, opts=checked
+            identity,
+            settings,
+            host=host,
+            image=daemon_image,
+            limits=limits,
+            registry=registry,
+            opts=checked,
         )
         daemon = Daemon.declare(
             identity,
@@ -187,6 +195,7 @@ class DockerBuilder(pulumi.ComponentResource):
             cache=cache,
             transport_volumes=daemon_volumes,
             isolation=isolation,
+            limits=limits,
             registry=registry,
             opts=after(*before_daemon, *isolation.checked),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pulumi
 import pulumi_command as command
@@ -13,6 +12,7 @@ import pulumi_docker as docker
 from components.container import LOG_ROTATION, service, though_failed, upload
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.isolation import Isolation
+from components.daemon.limits import Limits
 from components.host import DockerHost
 from components.identity import Identity
 from components.registry.access import RegistryAccess
@@ -67,20 +67,12 @@ def daemon_json(
         "log-opts": LOG_ROTATION,
         "mtu": _MTU,
         "storage-driver": STORAGE_DRIVER,
-        "default-ulimits": {
-            "nproc": {"Name": "nproc", "Soft": settings.processes, "Hard": settings.processes}
-        },
     }
     if settings.insecure_registries:
         configuration["insecure-registries"] = list(settings.insecure_registries)
     if registry:
         configuration["registry-mirrors"] = [f"https://{registry.mirror}"]
     return json.dumps(configuration, indent=2, sort_keys=True) + "\n"
-
-
-def _runc(settings: Settings) -> str:
-    script = (Path(__file__).parent / "runc.sh").read_text()
-    return script.replace("@processes@", str(settings.processes))
 
 
 def _cpus(text: str) -> str:
@@ -109,6 +101,7 @@ class Daemon:
         cache: docker.Volume,
         transport_volumes: list[docker.ContainerVolumeArgs],
         isolation: Isolation,
+        limits: Limits,
         registry: RegistryAccess | None,
         opts: pulumi.ResourceOptions,
     ) -> Daemon:
@@ -142,6 +135,7 @@ class Daemon:
                 " ".join(words),
                 cpus or "",
                 isolation.label,
+                limits.label,
                 *([registry.generation] if registry else []),
             ],
             only_triggered=True,
@@ -199,7 +193,7 @@ class Daemon:
             uploads=[
                 upload(_CONFIG_FILE, config),
                 upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
-                upload("/usr/local/sbin/runc", _runc(settings), "0755"),
+                *limits.uploads,
                 *(registry.uploads(f"{_CONFIG_HOME}/docker/certs.d") if registry else []),
                 *isolation.egress.uploads,
             ],

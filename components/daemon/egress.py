@@ -9,6 +9,7 @@ from typing import Any
 import pulumi_docker as docker
 
 from components.container import upload
+from components.daemon.limits import Limits
 from components.registry.access import RegistryAccess
 from components.settings import Settings
 
@@ -35,7 +36,7 @@ class Egress:
     """Differ whenever the rest does."""
 
     @classmethod
-    def of(cls, settings: Settings, registry: RegistryAccess | None) -> Egress:
+    def of(cls, settings: Settings, limits: Limits, registry: RegistryAccess | None) -> Egress:
         """Behind rules where private networks are blocked; the stack's registry stays reachable."""
         script = (Path(__file__).parent / "egress.sh").read_text()
         envs = [f"EGRESS_PRIVATE={settings.private_networks}"]
@@ -48,7 +49,7 @@ class Egress:
             {
                 "user": "0:0",
                 # docker-init takes note when root's part, a child of the same process, has ended.
-                "entrypoints": ["sh", _SCRIPT, "start", *_COMMAND],
+                "entrypoints": [*limits.words, "sh", _SCRIPT, "start", *_COMMAND],
             },
             [upload(_SCRIPT, script)],
             envs,

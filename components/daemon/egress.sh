@@ -135,7 +135,7 @@ start)
 			! grep -qv ' lo$' /proc/net/if_inet6 2>/dev/null || fail 'the rules for IPv6 could not be set'
 	fi
 	if try_to iptables guard_uplink; then
-		export DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="--state-dir=$state"
+		export DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="${DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS:-} --state-dir=$state"
 		{ why=$(lay_uplink 2>&1) || slower "$why"; } &
 	else
 		slower "$said"

@@ -13,6 +13,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.daemon.egress import Egress
+from components.daemon.limits import Limits
 from components.host import DockerHost
 from components.identity import Identity
 from components.registry.access import RegistryAccess
@@ -101,6 +102,7 @@ class Isolation:
         *,
         host: DockerHost,
         image: docker.RemoteImage,
+        limits: Limits,
         registry: RegistryAccess | None,
         opts: pulumi.ResourceOptions,
     ) -> Isolation:
@@ -128,14 +130,14 @@ class Isolation:
             data=profile,
             opts=opts,
         )
-        egress = Egress.of(settings, registry)
+        egress = Egress.of(settings, limits, registry)
         words = shlex.join([profile, *options, *egress.words])
         return cls(
             f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}",
             {
                 **egress.inputs,
                 "capabilities": docker.ContainerCapabilitiesArgs(
-                    adds=[*_CAPABILITIES, *egress.capabilities], drops=["ALL"]
+                    adds=[*_CAPABILITIES, *egress.capabilities, *limits.capabilities], drops=["ALL"]
                 ),
                 "devices": [docker.ContainerDeviceArgs(host_path=path) for path in _DEVICES],
                 "security_opts": [f"seccomp={profile}", *_OPTIONS],

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.alone
 CALM_SECONDS = 20
 # Bounded, in case nothing else bounds it.
 FORKS = 5000
+# What a systemd host with 1 GB of memory lets a container have (DefaultTasksMax).
+HOST_PROCESSES = 1200
 FORK = f"i=0; while [ $i -lt {FORKS} ]; do sleep 5 & i=$((i+1)); done; wait"
 
 
@@ -72,3 +74,27 @@ def test_a_container_that_forks_without_end_ends_alone(builder: Builder) -> None
 def test_the_limits_are_settled(builder: Builder) -> None:
     assert "unchanged" in builder.up("--expect-no-changes")
     assert " 1000\n" in run_step(builder, "ulimit -u").stderr
+
+
+@pytest.fixture(scope="module")
+def narrow(new_builder: NewBuilder) -> Builder:
+    """The default settings, on a host that lets its container have fewer processes."""
+    builder = new_builder()
+    builder.up()
+    daemon = builder.container("daemon")
+    passed(run("docker", "update", "--pids-limit", str(HOST_PROCESSES), daemon))
+    passed(run("docker", "restart", daemon))
+    builder.load_base()
+    return builder
+
+
+@pytest.mark.parametrize("as_user", ["0", "1000"])
+def test_what_the_host_lets_the_container_have_is_not_used_up(
+    narrow: Builder, as_user: str
+) -> None:
+    with calm_build(narrow):
+        bomb = narrow.docker("run", "--rm", "--user", as_user, BASE_IMAGE, "sh", "-c", FORK)
+    assert "can't fork" in bomb.stderr
+    passed(run_step(narrow, "true"))
+    said = run("docker", "logs", narrow.container("daemon"))
+    assert f"the setting is 16384, builds have {HOST_PROCESSES - 512}" in said.stdout + said.stderr

@@ -35,6 +35,7 @@ def shown(**changes: Any) -> status.Status:
         "builder": "team-a-builder", "asked": 1_000_000.0, "version": "29.7.2",
         "up_since": 1_000_000.0 - 90_000, "containers": {"daemon": "running (healthy)"},
         "cache": 2 * 10**9, "cache_cap": 8 * 10**9, "images": 0, "disk": 10**11,
+            "limits": "containers keep to theirs",
         "disk_free": 4 * 10**10, "builds": [], "no_history": "", "keys": [],
         "connections": [], "refusals": [], "host_keys": [], "certificate_until": "", "notices": [],
         **changes,
@@ -117,6 +118,7 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "75%" in html
+    assert "Limits: containers keep to theirs" in html
     assert '<span class="soft">build</span>' in html
     assert "16 minutes ago: 2.5 s, 3 of 4 steps from the cache" in html
     assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", html)
@@ -135,6 +137,7 @@ def test_the_text_tells_the_same() -> None:
     )
     assert "team-a-builder: Docker 29.7.2, up since 1970-01-11 12:46 UTC" in text
     assert "2.0 GB of 8.0 GB (25%)" in text
+    assert "limits    containers keep to theirs" in text
     assert "0 now; of the last 1: 25% of the steps cached, 1 failed" in text
     assert "refused   - SHA256:y from 192.0.2.7 at 1970-01-12T13:00:00Z" in text
     assert "look at   mend it" in text

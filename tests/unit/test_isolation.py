@@ -50,8 +50,11 @@ def test_only_the_daemon_is_privileged_and_only_when_told_to(run_program: Progra
 def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: Program) -> None:
     daemon = run_program()["builder-daemon"].inputs
     assert daemon["capabilities"] == {
-        # The last two are root's, whose part ends within seconds of the start.
-        "adds": ["CAP_SETUID", "CAP_SETGID", "CAP_NET_ADMIN", "CAP_SETPCAP"],
+        # All but the first two are root's, whose part ends within seconds of the start.
+        "adds": [
+            *("CAP_SETUID", "CAP_SETGID"),
+            *("CAP_NET_ADMIN", "CAP_SETPCAP", "CAP_SETFCAP"),
+        ],
         "drops": ["ALL"],
     }
     assert daemon["devices"] == [{"hostPath": "/dev/net/tun"}]
@@ -154,12 +157,15 @@ def test_the_docker_cli_beside_the_daemon_runs_nothing_that_a_build_left(
     assert daemon["tmpfs"][f"{buildx}/defaults"] == "mode=0755"
 
 
-def test_root_lays_the_uplink_and_the_daemon_starts_without_power(run_program: Program) -> None:
+def test_root_has_its_part_and_the_daemon_starts_without_power(run_program: Program) -> None:
     daemon = run_program()["builder-daemon"].inputs
     script = "/usr/local/lib/daemon/egress"
     assert daemon["user"] == "0:0"
-    assert daemon["entrypoints"][:3] == ["sh", script, "start"]
-    assert daemon["entrypoints"][3:] == ["docker-init", "--", "dockerd-entrypoint.sh"]
+    assert daemon["entrypoints"] == [
+        *("sh", "/usr/local/lib/daemon/cgroups", "lay"),
+        *("sh", script, "start"),
+        *("docker-init", "--", "dockerd-entrypoint.sh"),
+    ]
     assert daemon["healthcheck"]["tests"][:5] == ["CMD", "sh", script, "as-user", "docker"]
 
 

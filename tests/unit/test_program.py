@@ -226,12 +226,19 @@ def test_garbage_collection_drops_what_was_uploaded_before_what_was_built(
 
 
 def test_steps_and_containers_have_the_limit_on_processes(run_program: Program) -> None:
-    run = run_program(processes=2000)
-    limit = daemon_json(run)["default-ulimits"]["nproc"]
-    assert (limit["Soft"], limit["Hard"]) == (2000, 2000)
-    runc = uploads(run["builder-daemon"])["/usr/local/sbin/runc"]
-    assert "processes=2000\n" in runc["content"]
-    assert runc["permissions"] == "0755"
+    files = uploads(run_program(processes=2000)["builder-daemon"])
+    dockerd, runc = (files[f"/usr/local/sbin/{name}"] for name in ("dockerd", "runc"))
+    assert "processes=2000\n" in dockerd["content"]
+    assert dockerd["permissions"] == runc["permissions"] == "0755"
+    assert all(file["content"].startswith("#!/bin/sh\n") for file in (dockerd, runc))
+
+
+def test_a_change_of_the_limit_waits_for_builds_in_flight(run_program: Program) -> None:
+    few, many = (
+        run_program(processes=processes)["builder-changeover"].inputs["triggers"]
+        for processes in (2000, 3000)
+    )
+    assert few != many
 
 
 def test_a_cache_that_the_disk_cannot_hold_is_refused(run_program: Program) -> None:

@@ -1,0 +1,104 @@
+#!/bin/sh
+# Gives the daemon a part of its container's control groups (version 2), so that the limits of single
+# containers work. Where this fails it says why, and the daemon starts without that part.
+# Usage: cgroups lay COMMAND...     as root, before the daemon: makes the part, and runs COMMAND
+#        cgroups divide             as root of a user and a cgroup namespace: what `lay` runs there
+#        cgroups enter PROCESSES    as root of the daemon's namespaces: the part becomes the daemon's
+#                                   own tree, in which containers and build steps together have
+#                                   PROCESSES processes
+# The tree below the container's own group, whose limits stay those of the host's Docker:
+#   builder                          belongs to the daemon's user, root of the daemon's cgroup namespace
+#   builder/daemon                   the daemon and all that was there before it
+#   builder/user.slice/user-N.slice  containers and build steps, where dockerd looks for the controllers
+set -eu
+user=rootless
+tree=/sys/fs/cgroup
+# Where the daemon's scripts read the limits of the container itself.
+outer=/run/container-cgroup
+controllers='cpu cpuset hugetlb io memory pids'
+
+# vacate GROUP LEAF: a group whose controllers are passed on must hold no process of its own.
+vacate() {
+	tries=0 said=
+	while processes=$(grep -vx 0 "$1/cgroup.procs"); do
+		tries=$((tries + 1))
+		[ "$tries" -le 200 ] || {
+			echo "the processes $(echo "$processes" | tr '\n' ' ')stay in $1: $said"
+			return 1
+		}
+		# One that has ended meanwhile cannot be moved.
+		for process in $processes; do said=$( (echo "$process" >"$2/cgroup.procs") 2>&1) || :; done
+	done
+}
+
+# pass_on GROUP: its controllers, to the groups below it.
+pass_on() {
+	for controller in $controllers; do
+		! grep -qw "$controller" "$1/cgroup.controllers" || echo "+$controller" >"$1/cgroup.subtree_control"
+	done
+}
+
+divide() {
+	folder=$(mktemp -d)
+	mount -n -t cgroup2 cgroup2 "$folder"
+	mkdir -p "$folder/builder"
+	vacate "$folder" "$folder/builder"
+	pass_on "$folder"
+	cd "$folder/builder"
+	# The kernel has 65535 for the whole host.
+	echo 4096 >cgroup.max.descendants
+	# The daemon's user is 1 here.
+	chown 1:1 . cgroup.procs cgroup.subtree_control cgroup.threads
+	cd /
+	umount -n "$folder"
+	rmdir "$folder"
+}
+
+# The kernel lets root mount its control groups in namespaces of its own, for which no capability
+# over the host is needed; RootlessKit makes them.
+lay() {
+	[ -e "$tree/cgroup.controllers" ] || {
+		echo 'the host has control groups of version 1'
+		return 1
+	}
+	for kind in uid gid; do
+		range=root:$(if [ "$kind" = uid ]; then id -u "$user"; else id -g "$user"; fi):1
+		grep -qx "$range" "/etc/sub$kind" || echo "$range" >>"/etc/sub$kind" || return 1
+	done
+	state=$(mktemp -d) || return 1
+	said=$(rootlesskit --cgroupns --state-dir="$state" sh "$0" divide 2>&1) || {
+		echo "$said" | grep -v 'is unsupported'
+		return 1
+	}
+}
+
+enter() {
+	folder=/run/builder-cgroup
+	containers=$folder/user.slice/user-$ROOTLESSKIT_PARENT_EUID.slice
+	mkdir -p "$folder" "$outer"
+	mount -n -t cgroup2 cgroup2 "$folder"
+	mkdir -p "$folder/daemon" "$containers/runc"
+	vacate "$folder" "$folder/daemon"
+	for group in "$folder" "${containers%/*}" "$containers"; do pass_on "$group"; done
+	! [ -e "$containers/pids.max" ] || echo "$1" >"$containers/pids.max"
+	# Last, so that nothing has changed for a daemon that does without.
+	mount -n --move "$tree" "$outer"
+	mount -n --move "$folder" "$tree"
+}
+
+case $1 in
+lay)
+	shift
+	if said=$(lay 2>&1); then
+		export BUILDER_CGROUPS=laid DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cgroupns
+	else
+		echo "cgroups: limits of single containers do not work: $said" >&2
+	fi
+	exec "$@"
+	;;
+divide) divide ;;
+enter)
+	enter "$2"
+	;;
+*) exit 2 ;;
+esac

@@ -25,7 +25,7 @@ from components.gateway.access import Access
 from components.gateway.client import known_hosts_lines, ssh_config
 from components.gateway.host_key import HostKey
 from components.guard import declare_guard
-from components.host import DockerHost
+from components.host import DockerHost, HostFacts
 from components.identity import Identity
 from components.janitor import declare_janitor
 from components.network import entrance, private_network
@@ -176,6 +176,13 @@ class DockerBuilder(pulumi.ComponentResource):
             before_daemon = [preflight.checked]
 
         limits = Limits.of(settings)
+
+        def tell(facts: HostFacts) -> None:
+            for note in limits.notes(facts):
+                pulumi.log.info(note, resource=preflight.checked)
+
+        if pulumi.runtime.is_dry_run():
+            preflight.facts.apply(tell)
         isolation = Isolation.declare(
             identity,
             settings,

@@ -6,7 +6,7 @@ set -eu
 # The least of the setting and of what host and container have, less a reserve for the daemon itself:
 # one that cannot start a thread ends.
 processes=@processes@
-reserve=512
+reserve=@reserve@
 for file in /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max; do
 	[ -r "$file" ] || continue
 	limit=$(cat "$file")

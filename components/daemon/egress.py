@@ -45,7 +45,7 @@ class Egress:
             if registry:
                 envs.append(f"EGRESS_SERVERS={registry.store} {registry.mirror}")
         return cls(
-            ("CAP_NET_ADMIN", "CAP_SETPCAP"),
+            ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETPCAP"),
             {
                 "user": "0:0",
                 # docker-init takes note when root's part, a child of the same process, has ended.

@@ -79,12 +79,14 @@ guard_uplink() {
 	rule -I FORWARD -o "$outer" -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP
 }
 
-# try_to NAME COMMAND...: with the host's kind of tables, whichever it is.
+# try_to NAME COMMAND...: with the host's kind of tables, whichever it is. The older kind is set by a
+# raw socket (CAP_NET_RAW).
 try_to() {
-	name=$1
+	name=$1 said=
 	shift
 	for tables in "$name" "/usr/local/sbin/.iptables-legacy/$name"; do
-		if said=$("$@" 2>&1); then return 0; fi
+		why=$("$@" 2>&1) && return
+		said="${said:+$said; }$tables: $why"
 	done
 	return 1
 }

@@ -9,17 +9,23 @@ from pathlib import Path
 import pulumi_docker as docker
 
 from components.container import upload
+from components.host import HostFacts
 from components.settings import Settings
 
 _CGROUPS = "/usr/local/lib/daemon/cgroups"
 # First on the image's PATH: these two stand before the programs that they are named after.
 _DOCKERD, _RUNC = "/usr/local/sbin/dockerd", "/usr/local/sbin/runc"
 
+# What the daemon keeps of its container's processes (dockerd.sh).
+_RESERVE = 512
+
 
 @dataclass(frozen=True)
 class Limits:
     """What the daemon's container is given for them."""
 
+    processes: int
+    """The setting."""
     uploads: list[docker.ContainerUploadArgs]
     label: str
     """Differs whenever the uploads do."""
@@ -32,12 +38,13 @@ class Limits:
     @classmethod
     def of(cls, settings: Settings) -> Limits:
         cgroups, dockerd, runc = (
-            (Path(__file__).parent / f"{name}.sh").read_text().replace(
-                "@processes@", str(settings.processes)
-            )
+            (Path(__file__).parent / f"{name}.sh").read_text()
+            .replace("@processes@", str(settings.processes))
+            .replace("@reserve@", str(_RESERVE))
             for name in ("cgroups", "dockerd", "runc")
         )  # fmt: skip
         return cls(
+            settings.processes,
             [
                 upload(_CGROUPS, cgroups),
                 upload(_DOCKERD, dockerd, "0755"),
@@ -45,3 +52,20 @@ class Limits:
             ],
             hashlib.sha256("\0".join((cgroups, dockerd, runc)).encode()).hexdigest()[:12],
         )
+
+    def notes(self, facts: HostFacts) -> list[str]:
+        """What the host does not let them be."""
+        notes = []
+        if facts.cgroup == "1":
+            notes.append(
+                "limits of single containers (docker run --memory, --cpus, --pids-limit) do "
+                "nothing on this host: its control groups are of version 1. memory, cpus and "
+                "processes of the whole builder work. Next, if you need more: a host with version 2"
+            )
+        if facts.processes and self.processes + _RESERVE > int(facts.processes):
+            notes.append(
+                f"processes = {self.processes}: this host lets a container have "
+                f"{facts.processes} processes, and the daemon keeps {_RESERVE} of them. Next, if "
+                "builds need more: a larger DefaultTasksMax in the host's /etc/systemd/system.conf"
+            )
+        return notes

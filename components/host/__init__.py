@@ -31,6 +31,8 @@ class HostFacts:
     """Release of the host's Docker daemon."""
     cgroup: str = ""
     """Version of the control groups, 1 or 2."""
+    processes: str = ""
+    """How many a container may have."""
     kernel: str = ""
     """Release of the kernel."""
     architecture: str = ""

@@ -136,8 +136,8 @@ if [ -n "${CLOCK:-}" ]; then
 fi
 
 # The first folder on the way up from Docker's own that this user can see.
-read -r cgroup_version folder <<-INFO
-	$(docker info --format '{{.CgroupVersion}} {{.DockerRootDir}}')
+read -r cgroup_version cgroup_driver folder <<-INFO
+	$(docker info --format '{{.CgroupVersion}} {{.CgroupDriver}} {{.DockerRootDir}}')
 INFO
 until [ -d "$folder" ]; do folder=$(dirname "$folder"); done
 free_mib=$(df -Pm "$folder" | awk 'NR == 2 { print $4 }')
@@ -167,6 +167,23 @@ if [ "$gateway_port" != "$port" ] &&
 	conflict "sshPort = $port (sshAddress = $address) is taken by another program: ss -ltnp 'sport = :$port' shows it; next: pulumi config set sshPort with a free one"
 fi
 
+# The least of what systemd, the slice that it is in and the kernel let a container have.
+processes=
+least() {
+	case $1 in
+	'' | *[!0-9]* | ??????????????????*) ;; # none, or no limit
+	*) if [ -z "$processes" ] || [ "$1" -lt "$processes" ]; then processes=$1; fi ;;
+	esac
+}
+if [ "$cgroup_driver" = systemd ]; then
+	least "$(systemctl show --property=DefaultTasksMax --value)"
+	for file in /sys/fs/cgroup/system.slice/pids.max /sys/fs/cgroup/pids/system.slice/pids.max; do
+		[ ! -r "$file" ] || least "$(cat "$file")"
+	done
+fi
+least "$(read_kernel kernel/pid_max)"
+least "$(read_kernel kernel/threads-max)"
+
 set --
 for role in cache runtime access sysfs tls-server tls-client; do set -- "$@" "$prefix-$role"; done
 foreign=$(docker volume inspect --format "{{.Name}} {{index .Labels \"$owner_label\"}}" "$@" 2>/dev/null |
@@ -180,6 +197,7 @@ FOREIGN
 
 fact docker "$docker_version"
 fact cgroup "$cgroup_version"
+fact processes "$processes"
 fact kernel "$kernel"
 fact architecture "$machine"
 fact namespaces "$namespaces"

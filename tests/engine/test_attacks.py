@@ -291,6 +291,45 @@ def test_uplink_and_rules_are_back_with_a_restarted_daemon(builders: dict[str, B
     assert way_out(builder) == "uplink"
 
 
+# Where the kernel lacks nft, root in the daemon's container has iptables of the older kind alone.
+WITHOUT_NFT = """#!/bin/sh
+read -r _ outside _ </proc/self/uid_map
+[ "$outside" -eq 0 ] || exec "/usr/sbin/${0##*/}" "$@"
+echo "${0##*/} (nf_tables): Could not fetch rule set generation id: Not supported" >&2
+exit 4
+"""
+
+
+@pytest.fixture(scope="module")
+def image_without_nft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder, tag = tmp_path_factory.mktemp("image"), f"localhost/t{secrets.token_hex(3)}:without-nft"
+    for name in ("iptables", "ip6tables"):
+        (folder / name).write_text(WITHOUT_NFT)
+        (folder / name).chmod(0o755)
+    (folder / "Dockerfile").write_text(
+        f"FROM {DAEMON_IMAGE}\nCOPY iptables ip6tables /usr/local/bin/\n"
+    )
+    without_buildkit = {"DOCKER_BUILDKIT": "0"}
+    passed(run("docker", "build", "--quiet", "--tag", tag, str(folder), env=without_buildkit))
+    yield tag
+    run("docker", "image", "rm", "--force", tag)
+
+
+def test_the_older_kind_of_tables_closes_private_networks_too(
+    new_builder: NewBuilder, image_without_nft: str
+) -> None:
+    builder = new_builder(
+        daemonImage=image_without_nft,
+        privateNetworks="block",
+        privateNetworksExcept=[f"{EXCEPTED}/32"],
+    )
+    builder.up()
+    builder.load_base()
+    with neighbourhood(builder):
+        assert answering(from_a_step(builder, asking(*EVERY))) == {PUBLIC, EXCEPTED}
+    assert way_out(builder) == "uplink"
+
+
 def test_what_the_gateway_would_send_out_gets_no_answer(builders: dict[str, Builder]) -> None:
     """A listener outside of the host, which knows no way to the addresses of containers."""
     builder = builders["unprivileged"]

@@ -53,7 +53,7 @@ def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: P
         # All but the first two are root's, whose part ends within seconds of the start.
         "adds": [
             *("CAP_SETUID", "CAP_SETGID"),
-            *("CAP_NET_ADMIN", "CAP_SETPCAP", "CAP_SETFCAP"),
+            *("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETPCAP", "CAP_SETFCAP"),
         ],
         "drops": ["ALL"],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -213,3 +214,19 @@ def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
     refused = docker_py(builder, paramiko, tmp_path, make_key(tmp_path / "impostor"))
     assert refused.returncode != 0
     assert "BadHostKeyException" in refused.stderr
+
+
+def test_docker_py_goes_by_the_configured_name_with_openssh(
+    builder: Builder, paramiko: Path
+) -> None:
+    """As docs/clients.md has it for a kit, whose Include paramiko does not read."""
+    passed(builder.docker("version"))
+    ask = (
+        "import docker, sys; client = docker.DockerClient(base_url=sys.argv[1], "
+        "use_ssh_client=True); print(client.version()['ApiVersion'], client.images.list())"
+    )
+    said = run(
+        sys.executable, "-W", "ignore", "-c", ask, f"ssh://{builder.stack}-builder",
+        env={"PATH": f"{builder.folder}/bin:{os.environ['PATH']}", "PYTHONPATH": str(paramiko)},
+    )  # fmt: skip
+    assert passed(said).endswith(" []\n")

@@ -98,13 +98,14 @@ master() {
 	[ -n "$pid" ]
 }
 
-# connect [OPTION...]: opens the shared connection unless it is open.
-connect() { master || ssh "$@" -fNT "$name" </dev/null; }
+# Opens the shared connection unless it is open.
+connect() { master || ssh -o ConnectTimeout=10 -fNT "$name" </dev/null; }
 
-# answers URL: the version of the daemon there.
+# answers URL: the version of the daemon there; what docker says when there is none is in the file
+# `answer`.
 answers() { (
 	forget_others
-	DOCKER_HOST=$1 within 8 docker version --format '{{.Server.Version}}' 2>/dev/null
+	DOCKER_HOST=$1 within 8 docker version --format '{{.Server.Version}}' 2>"$folder/answer"
 ); }
 
 # mux COMMAND SOCKET: forwards $sock to that socket of the gateway, or cancels that.
@@ -152,7 +153,7 @@ open_way() {
 		say "$name: the socket is forwarded, Docker $version answers"
 	else
 		url=ssh://$name
-		version=$(answers "$url") || fail "$name lets this key in, but its daemon does not answer. Next: builder doctor $name"
+		version=$(answers "$url") || fail "$name lets this key in, but docker gets no answer: $(tail -n 1 "$folder/answer" | grep . || echo 'none within 8 seconds'). Next: builder doctor $name"
 		point "$url"
 		say "$name: Docker $version answers, but its socket is not forwarded (transport tls, or this key may not); plain ssh:// is used, which takes longer"
 	fi
@@ -168,7 +169,7 @@ watch() {
 	master && since=$(now) || since=0
 	wait_seconds=0
 	lost=
-	while watched=; read -r watched <"$folder/watched"; [ "$watched" = "$token" ]; do
+	while is_watched "$token"; do
 		if kill -0 "$pid" 2>/dev/null; then
 			sleep 1
 			continue
@@ -183,7 +184,8 @@ watch() {
 				break
 			fi
 		fi
-		if connect -o BatchMode=yes && forward && master; then
+		# After `off`, which may have come meanwhile, nothing is forwarded any more.
+		if reconnect && is_watched "$token" && forward && master; then
 			(point "unix://$sock")
 			say "connected again after $(($(now) - lost)) s"
 			since=$(now) wait_seconds=0 lost=
@@ -195,7 +197,17 @@ watch() {
 		[ "$wait_seconds" -ge 10 ] || wait_seconds=$((wait_seconds + 1))
 		sleep "$wait_seconds"
 	done 2>>"$folder/log"
-	[ "$watched" != "$token" ] || rest
+	! is_watched "$token" || rest
+}
+
+# Whoever watches sees within 30 seconds that it shall end, however silent the host is.
+reconnect() { master || within 30 ssh -o BatchMode=yes -o ConnectTimeout=10 -fNT "$name" </dev/null; }
+
+# is_watched TOKEN: whether the one with this token still is who watches.
+is_watched() {
+	watched=
+	[ -f "$folder/watched" ] && read -r watched <"$folder/watched"
+	[ "$watched" = "$1" ]
 }
 
 # No forwarded socket, plain ssh.
@@ -214,8 +226,12 @@ on() {
 		printf '%s\n' "$before" >"$folder/before"
 		docker_here context use "$name" >/dev/null 2>&1 || exit 1
 	fi
+	look_at_buildkit
 	# The builder of a context is its daemon; one that was chosen by hand would be used instead.
-	! docker_here buildx version >/dev/null 2>&1 || docker_here buildx use "$name" 2>/dev/null
+	if [ -n "$buildx" ]; then
+		said=$(docker_here buildx use "$name" 2>&1) || say "but buildx keeps to the builder that it had: $said"
+	fi
+	[ "$buildkit" = ok ] || say "but $buildkit_found; next: $buildkit_next"
 	if [ -n "${DOCKER_HOST:-}${DOCKER_CONTEXT:-}" ]; then
 		say "but DOCKER_HOST=${DOCKER_HOST:-} DOCKER_CONTEXT=${DOCKER_CONTEXT:-} in this shell hide that; next: unset DOCKER_HOST DOCKER_CONTEXT"
 	fi
@@ -421,23 +437,34 @@ check_docker() {
 		return
 	fi
 	has_docker=1
-	client=$(docker --version | sed 's/^Docker version \([^ ,]*\).*/\1/')
+	look_at_buildkit
 	if at_least "$client" 19 3; then
 		found ok docker "docker CLI $client"
 	else
 		found error docker "the docker CLI is $client; contexts came with 19.03" 'install a newer docker CLI'
 	fi
+	found "$buildkit" buildkit "$buildkit_found" "$buildkit_next"
+}
+
+# Whether docker build uses BuildKit: sets client, buildx, buildkit (ok, warning, error),
+# buildkit_found and buildkit_next.
+look_at_buildkit() {
+	client=$(docker --version | sed 's/^Docker version \([^ ,]*\).*/\1/')
 	buildx=$(docker_here buildx version 2>/dev/null | awk '{ print $2 }')
+	buildkit=error buildkit_next=
 	if [ "${DOCKER_BUILDKIT:-}" = 0 ]; then
-		found error buildkit 'DOCKER_BUILDKIT=0 turns BuildKit off in this shell: no cache mounts, no parallel steps' 'unset DOCKER_BUILDKIT'
+		buildkit_found='DOCKER_BUILDKIT=0 turns BuildKit off in this shell: no cache mounts, no parallel steps'
+		buildkit_next='unset DOCKER_BUILDKIT'
 	elif [ -n "$buildx" ]; then
-		found ok buildkit "buildx $buildx"
+		buildkit=ok buildkit_found="buildx $buildx"
 	elif at_least "$client" 23 0; then
-		found error buildkit "docker CLI $client cannot use BuildKit without buildx, which is missing" 'install docker-buildx-plugin (Docker) or docker-buildx (Debian, Alpine, Homebrew)'
+		buildkit_found="docker CLI $client cannot use BuildKit without buildx, which is missing"
+		buildkit_next='install docker-buildx-plugin (Docker) or docker-buildx (Debian, Alpine, Homebrew)'
 	elif [ "${DOCKER_BUILDKIT:-}" != 1 ]; then
-		found warning buildkit "docker CLI $client uses BuildKit only when told" 'export DOCKER_BUILDKIT=1, or install buildx'
+		buildkit=warning buildkit_found="docker CLI $client uses BuildKit only when told"
+		buildkit_next='export DOCKER_BUILDKIT=1, or install buildx'
 	else
-		found ok buildkit "built into docker CLI $client"
+		buildkit=ok buildkit_found="built into docker CLI $client"
 	fi
 }
 
@@ -638,12 +665,15 @@ check_daemon() {
 	disk=
 	for image in $(at_builder image ls --quiet --filter dangling=false 2>/dev/null | awk '!seen[$0]++' | head -n 4); do
 		disk=$(at_builder run --rm --network none --entrypoint df "$image" -Pk / 2>"$folder/doctor" | awk 'NR == 2 { printf "%.1f GB of %.1f GB free %d", $4 * 1024 / 1e9, $2 * 1024 / 1e9, $4 * 100 / $2 }')
-		[ -z "$disk" ] || break
 		! grep -q 'no space left' "$folder/doctor" || disk='nothing free 0'
+		! grep -q 'a key of role build' "$folder/doctor" || disk='role build'
+		[ -z "$disk" ] || break
 	done
 	rm -f "$folder/doctor"
 	percent=${disk##* }
-	if [ -z "$disk" ]; then
+	if [ "$disk" = 'role build' ]; then
+		found skipped disk 'a key of role build may not look at the free space; who runs the builder sees it with: python -m client status'
+	elif [ -z "$disk" ]; then
 		found skipped disk 'no image there has df to tell the free space; who runs the builder sees it with: python -m client status'
 	elif [ "$percent" -ge 10 ]; then
 		found ok disk "${disk% *}"

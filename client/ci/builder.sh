@@ -123,7 +123,7 @@ if [ -z "${builder_dir:-}" ]; then
 		export PATH="$builder_dir/bin:$PATH" DOCKER_HOST=ssh://@alias@
 		builder_way='plain ssh'
 		builder_version=$(docker version --format '{{.Server.Version}}') ||
-			builder_fail 'the gateway lets this job in, but the daemon does not answer; next: ask who runs the builder'
+			builder_fail "the gateway lets this job in, but docker gets no answer (the line above says why); next: take a docker CLI nearer to the daemon's release, or ask who runs the builder"
 	fi
 	printf 'builder @alias@: Docker %s, %s\n' "$builder_version" "$builder_way" >&2
 fi

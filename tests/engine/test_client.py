@@ -6,6 +6,7 @@ import itertools
 import json
 import secrets
 import shlex
+import socket
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -191,6 +192,55 @@ def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop
     assert until(lambda: laptop.sh("cat ~/slow.rc").stdout.strip(), 10)
     assert laptop.sh("cat ~/slow.rc").stdout.strip() == "0", laptop.sh("cat ~/slow.log").stdout
     assert laptop.sh("ls ~/.builder/*/docker.sock").returncode != 0
+
+
+def test_off_ends_who_watches_though_the_host_is_gone(builder: Builder, laptop: Laptop) -> None:
+    """A host that takes the connection and says nothing: ssh by itself waits for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        passed(laptop.builder("on"))
+        config = f"~/.builder/{name(builder)}/ssh_config"
+        passed(laptop.sh(f"cp {config} ~/kept; sed -i 's/Port .*/Port {port}/' {config}"))
+        try:
+            passed(run("kill", *processes(laptop, "-fNT")))
+            assert until(lambda: current(laptop) == plain(builder), 60)
+            silent.settimeout(60)
+            with silent.accept()[0]:
+                passed(laptop.builder("off"))
+                assert until(lambda: not processes(laptop, "builder watch"), 20)
+        finally:
+            passed(laptop.sh(f"cp ~/kept {config}"))
+    assert current(laptop).startswith("default ")
+    assert not processes(laptop, "-fNT")
+
+
+def test_on_says_what_keeps_docker_from_buildkit(builder: Builder, laptop: Laptop) -> None:
+    said = laptop.builder("on", before="DOCKER_BUILDKIT=0").stderr
+    assert "but DOCKER_BUILDKIT=0 turns BuildKit off in this shell" in said
+    plugin = passed(laptop.sh("find / -name docker-buildx -type f 2>/dev/null; true")).split()
+    as_root = ["docker", "exec", "--user", "0", laptop.name, "sh", "-c"]
+    passed(run(*as_root, "; ".join(f"mv {file} {file}.away" for file in plugin)))
+    try:
+        said = laptop.builder("on").stderr
+    finally:
+        passed(run(*as_root, "; ".join(f"mv {file}.away {file}" for file in plugin)))
+    assert (
+        "cannot use BuildKit without buildx, which is missing; next: install docker-buildx" in said
+    )
+    assert "but " not in laptop.builder("on").stderr
+
+
+def test_on_says_in_docker_s_words_why_it_gets_no_answer(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.builder("off"))
+    # A docker CLI that speaks a version which the daemon does not.
+    script = '#!/bin/sh\nDOCKER_API_VERSION=1.12 exec $(command -v docker) "\\$@"\n'
+    passed(
+        laptop.sh(f"mkdir -p ~/old; cat <<END >~/old/docker\n{script}END\nchmod 755 ~/old/docker")
+    )
+    said = laptop.builder("on", before="PATH=~/old:$PATH")
+    assert said.returncode == 1
+    assert "but docker gets no answer: Error response from daemon: client version" in said.stderr
+    passed(laptop.builder("on"))
 
 
 def test_what_nobody_uses_ends_and_leaves_plain_ssh(builder: Builder, laptop: Laptop) -> None:

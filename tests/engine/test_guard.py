@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
 import secrets
 import shlex
 import shutil
+import socket
 import subprocess
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import aiodocker
+import docker as docker_py
 import pytest
 
 from tests.engine.conftest import (
@@ -329,6 +335,85 @@ def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
     assert said.stdout.startswith("HTTP/1.1 400 ")
 
 
+@pytest.fixture
+def guard(builder: Builder) -> Iterator[str]:
+    """The guard's socket, for clients that are libraries."""
+    path = builder.folder / "library.sock"
+    path.unlink(missing_ok=True)
+    with builder.connection(f"-L{path}:/run/builder/guard.sock", key="ci"):
+        assert until(path.exists)
+        yield str(path)
+
+
+def archive_of(dockerfile: str) -> io.BytesIO:
+    """A build's context, as clients of the API send it: packed with gzip."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        entry = tarfile.TarInfo("Dockerfile")
+        entry.size = len(dockerfile)
+        archive.addfile(entry, io.BytesIO(dockerfile.encode()))
+    packed.seek(0)
+    return packed
+
+
+def test_docker_py_builds_pushes_and_pulls_by_digest(guard: str, registry: str) -> None:
+    client = docker_py.DockerClient(base_url=f"unix://{guard}", timeout=120)
+    name = f"{registry}/docker-py"
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN echo docker-py >/built\n"
+    built, _ = client.images.build(
+        fileobj=archive_of(dockerfile), custom_context=True, encoding="gzip", tag=f"{name}:1"
+    )
+    assert "errorDetail" not in client.images.push(name, tag="1")
+    [digest] = client.images.get(f"{name}:1").attrs["RepoDigests"]
+    assert client.images.pull(digest).id == built.id
+    assert client.images.get(digest).id == built.id
+    assert client.images.get_registry_data(digest).id == digest.partition("@")[2]
+    saved = b"".join(built.save(named=True))
+    assert client.images.load(saved)[0].id == built.id
+    with pytest.raises(docker_py.errors.APIError, match=REFUSED):
+        client.containers.create(BASE_IMAGE)
+
+
+def test_aiodocker_builds_pushes_and_pulls_by_digest(guard: str, registry: str) -> None:
+    name = f"{registry}/aiodocker"
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN echo aiodocker >/built\n"
+
+    async def work() -> None:
+        async with aiodocker.Docker(url=f"unix://{guard}") as client:
+            await client.images.build(
+                fileobj=archive_of(dockerfile), encoding="gzip", tag=f"{name}:1"
+            )
+            await client.images.push(name, tag="1")
+            built = await client.images.inspect(f"{name}:1")
+            [digest] = built["RepoDigests"]
+            await client.images.pull(digest)
+            assert (await client.images.inspect(digest))["Id"] == built["Id"]
+            with pytest.raises(aiodocker.DockerError, match=REFUSED):
+                await client.containers.create({"Image": BASE_IMAGE})
+
+    asyncio.run(work())
+
+
+def test_a_session_of_docker_modem_begins(guard: str) -> None:
+    """Written by dockerode 5.0.1 for a build with BuildKit, and recorded."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(30)
+        asking.connect(guard)
+        asking.sendall(
+            b"POST /session HTTP/1.1\r\nUpgrade: h2c\r\n"
+            b"X-Docker-Expose-Session-Uuid: 12183221-a7b1-4f63-96e5-8965da5563c0\r\n"
+            b"X-Docker-Expose-Session-Name: testcontainers\r\nTransfer-Encoding: chunked\r\n"
+            b"Connection: Upgrade\r\nHost: localhost\r\n\r\n0\r\n\r\n"
+        )
+        heard = b""
+        # The daemon is the client of this one, and begins.
+        while b"PRI * HTTP/2.0" not in heard:
+            said = asking.recv(4096)
+            assert said, heard
+            heard += said
+    assert heard.startswith(b"HTTP/1.1 101 ")
+
+
 def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Builder) -> None:
     token = secrets.token_hex(4)
     dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 12 && echo {token} >/slow\n"
@@ -353,16 +438,28 @@ def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Buil
     assert "unchanged" in builder.up("--expect-no-changes")
 
 
-def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder) -> None:
+def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder, registry: str) -> None:
     with Laptop.started(builder) as laptop:
         laptop.put_key(builder, "ci")
         passed(laptop.install(write_kit(builder, "ci")))
         opened = laptop.builder("on")
         assert opened.returncode == 0, opened.stderr
         assert "the socket is forwarded" in opened.stderr
-        passed(laptop.sh("docker build -", input=f"FROM {BASE_IMAGE}\nRUN echo by a kit >/made\n"))
+        # By the CLI and buildx of the daemon's own release.
+        tag, dockerfile = f"{registry}/kit:1", f"FROM {BASE_IMAGE}\nRUN echo by a kit >/made\n"
+        passed(laptop.sh(f"docker build --tag {tag} -", input=dockerfile))
+        passed(laptop.sh(f"DOCKER_BUILDKIT=0 docker build --tag {tag} -", input=dockerfile))
+        for words in (
+            f"push {tag}", f"pull {tag}", f"tag {tag} {tag}-other", f"save -o saved {tag}",
+            "load -i saved", "image ls --all",
+            f"image inspect {tag}", f"image history {tag}", "version", "info",
+            "system df --verbose", "ps --all", "buildx du", "buildx ls", "buildx inspect",
+            f"buildx build --push --tag {tag} --attest type=provenance,mode=max - <dockerfile",
+        ):  # fmt: skip
+            passed(laptop.sh(f"cd && cat >dockerfile && docker {words}", input=dockerfile))
         assert REFUSED in laptop.sh(f"docker run --rm {BASE_IMAGE} true").stderr
-        passed(laptop.builder("doctor"))
+        told = passed(laptop.builder("doctor"))
+        assert "skipped  disk       a key of role build may not look at the free space" in told
     shown = json.loads(passed(builder.client("status", "--json")))
     assert shown["containers"]["guard"].startswith("running")
     assert {key["name"]: key["role"] for key in shown["keys"]}["ci"] == "build"

@@ -24,7 +24,9 @@ printf 'isolation = unprivileged: no rootless daemon of %s runs on this host wit
 printf '%s\n' "$said" | grep -v '^time=' | tail -n 5 >&2
 case $said in
 *idmap*) echo 'The image: its newuidmap and newgidmap must have file capabilities (setcap cap_setuid=ep, cap_setgid=ep), or be set-user-id and built with libcap.' >&2 ;;
-*tap*) echo 'The host: /dev/net/tun must be usable by everybody.' >&2 ;;
+*'No such device'*) echo 'The host: its kernel has no tun; modprobe tun says why, and a kernel that was upgraded needs a reboot.' >&2 ;;
+*tap*) echo 'The host: /dev/net/tun must open for everybody, in a container too.' >&2 ;;
+*fork/exec*) echo 'The host: it refuses user namespaces to this container; where AppArmor does, dmesg has a line with userns_create.' >&2 ;;
 *mount*) echo 'The host: its Docker or a security module forbids mounts in user namespaces.' >&2 ;;
 esac
 echo 'Next: mend that, or give the container all powers of its host: pulumi config set isolation privileged' >&2

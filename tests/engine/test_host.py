@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import NewBuilder, free_port, make_key, passed, run
+from tests.engine.conftest import ROOT, NewBuilder, Result, free_port, make_key, passed, run
 from tests.engine.hosts import Hosts, hosts_in
 from tests.engine.test_drift import drift
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can hide devices in a mount namespace"
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,9 @@ def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
     builder.settings["prepare"] = True
     assert "prepared: chmod 0666 /dev/net/tun" in builder.up()
     assert passed(host.shell("stat -c %a /dev/net/tun")).strip() == "666"
-    assert "/dev/net/tun 0666" in passed(host.shell("cat /etc/tmpfiles.d/*"))
+    assert 'MODE="0666"' in passed(
+        host.shell("cat /etc/udev/rules.d/zz-docker-build-machine-tun.rules")
+    )
     assert "200 OK" in builder.ping().stdout
     assert "HOST_" not in passed(builder.pulumi("preview", "--diff", "--expect-no-changes"))
 
@@ -167,7 +173,7 @@ def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
     assert builder.ping("ci").returncode == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide devices in a mount namespace")
+@needs_root
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     """preflight.sh in a mount namespace whose kernel and devices are too poor."""
     poor = tmp_path / "zero"
@@ -196,3 +202,91 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
         f"inodes are free at {root}; at least 20000",
     ):
         assert shortfall in said.stderr, said.stderr
+
+
+def preflight_where(folder: Path, verb: str, *setting: str) -> Result:
+    """preflight.sh in a mount namespace of its own, where `setting` (shell) comes first.
+
+    What it would change of this machine's kernel, stand-ins in `folder` write down.
+    """
+    for name in ("sysctl", "modprobe", "apparmor_parser"):
+        if not (folder / name).exists():
+            (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{folder}/called\n')
+            (folder / name).chmod(0o755)
+    words = "o nobody-builder 127.0.0.1 1 '' false" if verb == "look" else ""
+    inside = (f"export PATH={folder}:$PATH", *setting, f"sh -s -- {verb} {words}")
+    script = (ROOT / "components" / "host" / "preflight.sh").read_text()
+    return run("unshare", "--mount", "sh", "-euc", " && ".join(inside), input=script)
+
+
+OWN = "/etc/sysctl.d/zz-docker-build-machine-max_user_namespaces.conf"
+REFUSING = "user.max_user_namespaces = 0"
+ALLOWING = "user.max_user_namespaces=28633"
+
+
+@pytest.mark.parametrize(
+    ("file", "last"),
+    [
+        ("/etc/sysctl.d/90-hard.conf", False),
+        ("/run/sysctl.d/99-hard.conf", False),
+        ("/usr/lib/sysctl.d/zzz-hard.conf", True),
+        ("/etc/sysctl.conf", True),
+    ],
+)
+@needs_root
+def test_what_a_boot_would_refuse_is_told_and_prepared(
+    tmp_path: Path, file: str, last: bool
+) -> None:
+    """Whatever the kernel's setting is now; a file that is read after its own is named."""
+    folders = [f"/{name}/sysctl.d" for name in ("etc", "run", "usr/lib")]
+    hostile = tmp_path / "hostile"
+    hostile.write_text(f"# hardened\n-{REFUSING.replace('.', '/')}\n")
+    setting = (
+        *(f"mkdir -p {folder} && mount -t tmpfs none {folder}" for folder in folders),
+        # Not systemd's, which reads no sysctl.conf.
+        "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd",
+        f"cp {hostile} {file}" if "sysctl.d" in file else f"mount --bind {hostile} {file}",
+    )
+    told = preflight_where(tmp_path, "look", *setting).stderr
+    assert f"from the next boot on ({REFUSING} in {file}): " in told
+    lasting = f"sysctl -w {ALLOWING} && echo {ALLOWING} >{OWN}"
+    assert lasting in told
+    assert (f"after {OWN}: take that line out of {file}" in told) == last
+    prepared = preflight_where(tmp_path, "prepare", *setting, "trap 'cat /etc/sysctl.d/zz-*' EXIT")
+    assert f"prepared: {lasting}" in prepared.stderr
+    assert (prepared.returncode, prepared.stdout) == (last, f"{ALLOWING}\n")
+    assert f"sysctl -w {ALLOWING}" in (tmp_path / "called").read_text()
+
+
+@needs_root
+def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
+    """Node and mode are right, and the kernel has nothing behind them."""
+    passed(run("mknod", str(tmp_path / "tun"), "c", "10", "250"))
+    (tmp_path / "tun").chmod(0o666)
+    hidden = f"mount --bind {tmp_path}/tun /dev/net/tun"
+    told = preflight_where(tmp_path, "look", hidden)
+    assert "tun=broken" in told.stdout
+    assert "/dev/net/tun cannot be opened (No such device), so the kernel has no tun" in told.stderr
+    assert "modprobe tun && echo tun >/etc/modules-load.d" in told.stderr
+
+
+@needs_root
+def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_path: Path) -> None:
+    setting = (
+        "mount -t tmpfs none /proc/sys/kernel",
+        "echo 1 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "mkdir -p /etc/apparmor.d && mount -t tmpfs none /etc/apparmor.d",
+        "mkdir -p /etc/sysctl.d && mount -t tmpfs none /etc/sysctl.d",
+    )
+    told = preflight_where(tmp_path, "look", *setting)
+    assert "namespaces=refused" in told.stdout
+    assert "apparmor_parser --replace /etc/apparmor.d/docker-build-machine" in told.stderr
+    line = told.stderr.split("no profile allows them: ")[1]
+    setting = (*setting, f"{line.strip()} && cat /etc/apparmor.d/docker-build-machine")
+    pasted = preflight_where(tmp_path, "look", *setting).stdout
+    assert "profile docker-build-machine flags=(unconfined) {\n  userns,\n}\n" in pasted
+
+    (tmp_path / "apparmor_parser").write_text("#!/bin/sh\necho syntax error; exit 1\n")
+    told = preflight_where(tmp_path, "prepare", *setting[:-1])
+    assert "to the daemon's container alone: syntax error" in told.stderr
+    assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in told.stderr

@@ -45,7 +45,7 @@ def _container(
     role: str,
     *,
     image: docker.RemoteImage,
-    labels: dict[str, str] | None = None,
+    labels: dict[str, pulumi.Input[str]] | None = None,
     opts: pulumi.ResourceOptions,
     **inputs: Any,
 ) -> docker.Container:

@@ -13,7 +13,7 @@ from components.container import LOG_ROTATION, service, though_failed, upload
 from components.daemon.cache_policy import CachePolicy
 from components.daemon.isolation import Isolation
 from components.daemon.limits import Limits
-from components.host import DockerHost
+from components.host import DockerHost, HostFacts, while_unknown_keep
 from components.identity import Identity
 from components.registry.access import RegistryAccess
 from components.settings import Settings
@@ -102,6 +102,7 @@ class Daemon:
         transport_volumes: list[docker.ContainerVolumeArgs],
         isolation: Isolation,
         limits: Limits,
+        facts: pulumi.Output[HostFacts],
         registry: RegistryAccess | None,
         opts: pulumi.ResourceOptions,
     ) -> Daemon:
@@ -119,6 +120,8 @@ class Daemon:
         )
         cpus = _cpus(settings.cpus) if settings.cpus else None
         memory = settings.memory.bytes // _MIB or None
+        # What replaces the container; memory is changed in place.
+        replacing: list[pulumi.Input[str]] = [image.image_id, config, " ".join(words), cpus or ""]
         changeover = host.run(
             f"{identity.name}-changeover",
             "changeover.sh",
@@ -128,18 +131,16 @@ class Daemon:
                 SOCKET,
                 str(settings.drain_time.seconds),
             ],
-            # What replaces the container; memory is changed in place.
             triggers=[
-                image.image_id,
-                config,
-                " ".join(words),
-                cpus or "",
+                *replacing,
                 isolation.label,
                 limits.label,
                 *([registry.generation] if registry else []),
             ],
             only_triggered=True,
-            opts=opts,
+            opts=pulumi.ResourceOptions.merge(
+                opts, while_unknown_keep(facts, f"triggers[{len(replacing)}]")
+            ),
         )
         container = service(
             identity,
@@ -160,6 +161,7 @@ class Daemon:
                     depends_on=[changeover],
                     # The label stands for them: the provider would see a change every time.
                     ignore_changes=["securityOpts"],
+                    transforms=while_unknown_keep(facts, "labels").transforms,
                 ),
             ),
             command=words,

@@ -14,7 +14,7 @@ import pulumi_docker as docker
 
 from components.daemon.egress import Egress
 from components.daemon.limits import Limits
-from components.host import DockerHost
+from components.host import APPARMOR_PROFILE, DockerHost, HostFacts, while_unknown_keep
 from components.identity import Identity
 from components.registry.access import RegistryAccess
 from components.settings import Settings
@@ -26,12 +26,8 @@ _SYSCALLS = Path(__file__).parent / "syscalls"
 _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
 # The rootless network's; every other device of the host stays outside.
 _DEVICES = ("/dev/net/tun",)
-_OPTIONS = (
-    # Docker's own profile forbids mounts, the daemon's own among them.
-    "apparmor=unconfined",
-    # The kernel lets a user namespace mount /proc only where nothing of it is hidden.
-    "systempaths=unconfined",
-)
+# The kernel lets a user namespace mount /proc only where nothing of it is hidden.
+_SYSTEMPATHS = "systempaths=unconfined"
 # The same holds for a writable /sys, which privileged containers of the builder (buildx's among
 # them) get: a whole one must be mounted somewhere. Here nobody but root comes to it.
 _SYSFS_DIRECTORY = "/root/sys"
@@ -80,11 +76,16 @@ def seccomp_profile() -> str:
     return json.dumps(profile, separators=(",", ":"))
 
 
+def _apparmor(facts: HostFacts) -> str:
+    """Docker's own profile forbids mounts, the daemon's own among them."""
+    return f"apparmor={APPARMOR_PROFILE if facts.apparmor == 'profile' else 'unconfined'}"
+
+
 @dataclass(frozen=True)
 class Isolation:
     """What the daemon's container is given, and what stands for it where it is compared."""
 
-    label: str
+    label: pulumi.Output[str]
     """Differs whenever the rest does: the provider never reads `systempaths` back, so that the
     security options themselves are not compared."""
     inputs: dict[str, Any]
@@ -101,21 +102,30 @@ class Isolation:
         settings: Settings,
         *,
         host: DockerHost,
+        facts: pulumi.Output[HostFacts],
         image: docker.RemoteImage,
         limits: Limits,
         registry: RegistryAccess | None,
         opts: pulumi.ResourceOptions,
     ) -> Isolation:
         """Declare what the mode needs on the host, and the check of it."""
+        apparmor = facts.apply(_apparmor)
         if settings.isolation == "privileged":
-            return cls("privileged", {"privileged": True}, Egress())
+            return cls(
+                apparmor.apply(
+                    lambda option: (
+                        "privileged" if option == "apparmor=unconfined" else f"privileged {option}"
+                    )
+                ),
+                {"privileged": True, "security_opts": [apparmor]},
+                Egress(),
+            )
         profile = seccomp_profile()
         sysfs = volume(identity, "sysfs", driver_opts=_SYSFS, opts=opts)
         options = [
             "--cap-drop=ALL",
             *(f"--cap-add={name}" for name in _CAPABILITIES),
             *(f"--device={path}" for path in _DEVICES),
-            *(f"--security-opt={option}" for option in _OPTIONS),
         ]
         checked = host.run(
             f"{identity.name}-isolation",
@@ -126,21 +136,28 @@ class Isolation:
                 sysfs.name,
                 _SYSFS_DIRECTORY,
                 *options,
+                apparmor.apply(lambda option: f"--security-opt={option}"),
+                f"--security-opt={_SYSTEMPATHS}",
             ],
             data=profile,
-            opts=opts,
+            opts=pulumi.ResourceOptions.merge(opts, while_unknown_keep(facts, "create")),
         )
         egress = Egress.of(settings, limits, registry)
-        words = shlex.join([profile, *options, *egress.words])
+
+        def label(apparmor: str) -> str:
+            security = [f"--security-opt={option}" for option in (apparmor, _SYSTEMPATHS)]
+            words = shlex.join([profile, *options, *security, *egress.words])
+            return f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}"
+
         return cls(
-            f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}",
+            apparmor.apply(label),
             {
                 **egress.inputs,
                 "capabilities": docker.ContainerCapabilitiesArgs(
                     adds=[*_CAPABILITIES, *egress.capabilities, *limits.capabilities], drops=["ALL"]
                 ),
                 "devices": [docker.ContainerDeviceArgs(host_path=path) for path in _DEVICES],
-                "security_opts": [f"seccomp={profile}", *_OPTIONS],
+                "security_opts": [f"seccomp={profile}", apparmor, _SYSTEMPATHS],
             },
             egress,
             [

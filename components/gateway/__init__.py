@@ -14,7 +14,7 @@ from components.daemon import SOCKET_NAME
 from components.daemon.tls import CLIENT_DIRECTORY, Tls
 from components.gateway.host_key import HostKey
 from components.guard import SOCKET_NAME as GUARD_SOCKET_NAME
-from components.host import HostFacts
+from components.host import HostFacts, while_unknown_keep
 from components.identity import Identity
 from components.settings import Settings
 
@@ -98,7 +98,7 @@ class Gateway:
             image=image,
             health=["bash", f"{_LIBRARY}/health"],
             stop_seconds=_STOP_SECONDS,
-            opts=opts,
+            opts=pulumi.ResourceOptions.merge(opts, while_unknown_keep(host, "sysctls")),
             envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000"],
             networks_advanced=[
                 docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))

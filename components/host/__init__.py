@@ -16,6 +16,8 @@ import pulumi_docker as docker
 
 from components.settings import Settings
 
+# What preflight.sh loads where AppArmor refuses user namespaces to everybody else.
+APPARMOR_PROFILE = "docker-build-machine"
 _SCRIPTS = Path(__file__).parent
 # What was last seen through each sshd in a run of the program.
 _LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, pulumi.Output[str]]] = (
@@ -38,9 +40,11 @@ class HostFacts:
     architecture: str = ""
     """As `uname -m` tells it."""
     namespaces: str = ""
-    """User namespaces: allowed or refused."""
+    """User namespaces: allowed, until-reboot (what a boot reads refuses them) or refused."""
+    apparmor: str = ""
+    """Of the daemon's container: profile where APPARMOR_PROFILE is loaded, else unconfined."""
     tun: str = ""
-    """/dev/net/tun: usable, closed (not for everybody) or missing."""
+    """/dev/net/tun: usable, closed (not for everybody), broken (does not open) or missing."""
     fuse: str = ""
     """/dev/fuse: present or missing."""
     overlay: str = ""
@@ -64,9 +68,32 @@ class HostFacts:
         return cls(**{name: value for name, _, value in lines if name in known})
 
     @property
+    def known(self) -> bool:
+        """Whether the host and its Docker answered."""
+        return bool(self.docker)
+
+    @property
     def variables(self) -> dict[str, str]:
         """The facts as environment variables."""
         return {f"HOST_{name.upper()}": value for name, value in asdict(self).items()}
+
+
+def while_unknown_keep(facts: pulumi.Output[HostFacts], *properties: str) -> pulumi.ResourceOptions:
+    """Options of a resource with `properties` that follow from the facts.
+
+    While the host does not answer they stay as they are in the state.
+    """
+
+    async def keep(
+        args: pulumi.ResourceTransformArgs,
+    ) -> pulumi.ResourceTransformResult | None:
+        seen = await facts.future()
+        if seen is None or seen.known:
+            return None
+        args.opts.ignore_changes = [*(args.opts.ignore_changes or []), *properties]
+        return pulumi.ResourceTransformResult(args.props, args.opts)
+
+    return pulumi.ResourceOptions(transforms=[keep])
 
 
 @dataclass(frozen=True)
@@ -201,7 +228,10 @@ class DockerHost:
             # Each fact by its name, so that a preview shows which of them changed.
             environment=facts.apply(lambda facts: facts.variables),
             logging=command.local.Logging.STDERR,
-            opts=opts,
+            # An update checks again a host that did not answer, and says why it does not.
+            opts=pulumi.ResourceOptions.merge(opts, while_unknown_keep(facts, "environment"))
+            if pulumi.runtime.is_dry_run()
+            else opts,
         )
 
         def warn(said: str) -> None:

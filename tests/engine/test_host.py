@@ -173,6 +173,27 @@ def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
     assert builder.ping("ci").returncode == 0
 
 
+def test_of_a_host_that_does_not_answer_a_preview_changes_nothing(
+    new_builder: NewBuilder, hosts: Hosts
+) -> None:
+    host = hosts.new("--device", "/dev/net/tun")
+    builder = new_builder(**host.settings)
+    builder.env["SSH_AUTH_SOCK"] = hosts.agent
+    builder.up()
+    for outage, told in (
+        ("rm /usr/local/bin/docker", "Docker does not answer"),
+        ("kill 1", "cannot be reached over SSH"),
+    ):
+        host.shell(outage)
+        shown = builder.pulumi("preview", "--diff", "--expect-no-changes")
+        assert told in shown.stdout + shown.stderr
+        assert shown.returncode == 0, shown.stdout
+        # An update that could do nothing there says why.
+        refused = builder.pulumi("up")
+        assert refused.returncode != 0
+        assert told in refused.stdout
+
+
 @needs_root
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     """preflight.sh in a mount namespace whose kernel and devices are too poor."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.conftest import Run
+from tests.unit.conftest import LOOK, Run
 
 Program = Callable[..., Run]
 
@@ -42,7 +42,8 @@ def test_only_the_daemon_is_privileged_and_only_when_told_to(run_program: Progra
     privileged = [c.name for c in run.of_type(":Container") if c.inputs.get("privileged")]
     assert privileged == ["builder-daemon"]
     daemon = run["builder-daemon"].inputs
-    assert not {"capabilities", "devices", "securityOpts"} & set(daemon)
+    assert not {"capabilities", "devices"} & set(daemon)
+    assert daemon["securityOpts"] == ["apparmor=unconfined"]
     assert not {"builder-isolation", "builder-sysfs"} & set(run.resources)
     assert label(run) == "privileged"
 
@@ -61,6 +62,20 @@ def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: P
     others = [o for o in daemon["securityOpts"] if not o.startswith("seccomp=")]
     assert others == ["apparmor=unconfined", "systempaths=unconfined"]
     assert not {"pidMode", "sysctls", "groupAdds"} & set(daemon)
+
+
+@pytest.mark.parametrize("isolation", ["unprivileged", "privileged"])
+def test_where_its_apparmor_profile_is_loaded_the_daemon_has_it(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    before = run_program(isolation=isolation)
+    monkeypatch.setattr("tests.unit.conftest.LOOK", f"{LOOK}apparmor=profile\n")
+    run = run_program(isolation=isolation)
+    assert "apparmor=docker-build-machine" in run["builder-daemon"].inputs["securityOpts"]
+    assert label(run) != label(before)
+    if isolation == "unprivileged":
+        create = run["builder-isolation"].inputs["create"]
+        assert "--security-opt=apparmor=docker-build-machine" in create
 
 
 def test_the_profile_allows_namespaces_and_no_way_into_the_kernel(run_program: Program) -> None:

@@ -135,14 +135,22 @@ class DockerHost:
 
         KnownHostsCommand (OpenSSH 8.5, ssh_config(5)) carries the key without a file.
         """
+        return self._options("auto")
+
+    def _options(self, master: str, purpose: str = "") -> list[str]:
+        """Scripts share a connection of their own (`purpose`): sshd lets ten sessions have one
+        (MaxSessions), and the provider may have as many.
+
+        Of several at once one alone can open it; the others would complain.
+        """
         # ssh ends at once when the folder of its ControlPath is missing.
         (Path.home() / ".ssh").mkdir(mode=0o700, exist_ok=True)
         # Named after the key too, so that a connection made under another pin is never reused.
-        pin = hashlib.sha256(self.host_key.encode()).hexdigest()[:8]
+        pin = hashlib.sha256(f"{self.host_key}{purpose}".encode()).hexdigest()[:8]
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
-            "ControlMaster": "auto",
+            "ControlMaster": master,
             "ControlPath": f"~/.ssh/docker-build-machine-{pin}-%C",
             "ControlPersist": "60",
             "ServerAliveInterval": "15",
@@ -162,9 +170,12 @@ class DockerHost:
     @property
     def ssh(self) -> list[str]:
         """The ssh that everything on a remote host goes through; what runs there follows it."""
+        return self._ssh(self.ssh_options)
+
+    def _ssh(self, options: list[str]) -> list[str]:
         parts = urlsplit(self.url)
         login = ["-l", parts.username or "", "-p", str(parts.port or 22)]
-        return ["ssh", *self.ssh_options, *login, "--", parts.hostname or ""]
+        return ["ssh", *options, *login, "--", parts.hostname or ""]
 
     @property
     def unreachable(self) -> str:
@@ -182,18 +193,24 @@ class DockerHost:
             return [*self.ssh, shlex.join(words)]
         return ["env", f"DOCKER_HOST={self.url}", *words]
 
-    def shell(self, *arguments: str, clock: bool = False) -> str:
+    def shell(self, *arguments: str, clock: bool = False, first: bool = False) -> str:
         """A command line that runs the shell script on its standard input on the host.
 
         With `clock` the script of a remote host finds this machine's time, in seconds, in CLOCK.
+        The `first` one of a run opens the connections that the provider and later scripts share.
         """
         script = shlex.join(["sh", "-s", "--", *arguments])
         if not self.is_remote:
             return f"DOCKER_HOST={shlex.quote(self.url)} {script}"
-        command = shlex.join(self.ssh)
+        command = shlex.join(self.ssh if first else self._ssh(self._options("no", "scripts")))
         command += f"{' CLOCK=$(date +%s)' if clock else ''} {shlex.quote(script)}"
         said = shlex.quote(self.unreachable)
-        return f"{command} || {{ code=$?; test $code -ne 255 || echo {said} >&2; exit $code; }}"
+        told = f"{command} || {{ code=$?; test $code -ne 255 || echo {said} >&2; exit $code; }}"
+        if not first:
+            return told
+        # Without a word: the other connection fails for the same reason.
+        opening = f"{shlex.join(self._ssh(self._options('auto', 'scripts')))} true"
+        return f"{opening} </dev/null >/dev/null 2>&1 & {told}; wait"
 
     def preflight(
         self,
@@ -208,9 +225,9 @@ class DockerHost:
         answer is no error of a preview: its other resources, and other hosts, are still planned.
         """
         script = (_SCRIPTS / "preflight.sh").read_text()
-        look = f"( {self.shell('look', *arguments, clock=True)} ) || :"
+        look = f"( {self.shell('look', *arguments, clock=True, first=True)} ) || :"
         looks = _LOOKS.setdefault(asyncio.get_event_loop(), {})
-        # One at a time: the first one opens the connection that the others share.
+        # One at a time: the first one opens the connections that the others share.
         before = looks.get(self.sshd, pulumi.Output.from_input(""))
         seen = command.local.run_output(
             # What the command says is told below; its end is no error.

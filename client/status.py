@@ -19,7 +19,7 @@ from client.page import page
 from client.stack import Stack, StackError
 from client.words import ago, size
 from components.daemon import DATA_DIRECTORY
-from components.host.docker import HostDocker, HostError
+from components.host.docker_cli import HostDocker, HostError
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")

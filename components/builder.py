@@ -208,7 +208,7 @@ class DockerBuilder(pulumi.ComponentResource):
             registry=registry,
             opts=after(*before_daemon, *isolation.checked),
         )
-        declare_janitor(
+        janitor = declare_janitor(
             identity,
             settings,
             policy,
@@ -261,12 +261,14 @@ class DockerBuilder(pulumi.ComponentResource):
                 DATA_DIRECTORY,
                 str(_READY_SECONDS),
                 guard.name if guard else "",
+                janitor.name,
             ],
             triggers=[
                 daemon.changeover.id,
                 daemon.container.id,
                 gateway.container.id,
                 access.installed.id,
+                janitor.id,
                 *([guard.id] if guard else []),
             ],
             opts=child,

@@ -1,11 +1,11 @@
 #!/bin/sh
 # Waits, on the Docker host, until the builder can build; says why when it cannot.
-# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SOCKET FOLDER SECONDS GUARD < readiness.sh
+# Usage: sh -s -- DAEMON GATEWAY KEYS_SHA256 SOCKET FOLDER SECONDS GUARD JANITOR < readiness.sh
 #   SOCKET  where the daemon listens; the guard's is beside it
 #   FOLDER  where the daemon has the cache volume; a note in it tells who wrote it last
 #   GUARD   its container, or nothing where there is none
 set -u
-daemon=$1 gateway=$2 keys_sha256=$3 socket=$4 folder=$5 seconds=$6 guard=$7
+daemon=$1 gateway=$2 keys_sha256=$3 socket=$4 folder=$5 seconds=$6 guard=$7 janitor=$8
 guarded=${socket%/*}/guard.sock
 deadline=$(($(date +%s) + seconds))
 
@@ -19,6 +19,7 @@ fail() {
 	printf 'The builder is not ready: %s.\n' "$1" >&2
 	show_log "$daemon"
 	show_log "$gateway"
+	show_log "$janitor"
 	printf 'Next: mend the cause and run pulumi up again; nothing has to be removed.\n' >&2
 	exit 1
 }
@@ -49,6 +50,14 @@ until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exe
 	bash /usr/local/lib/gateway/health && sha256sum /access/authorized_keys'
 [ "${said%% *}" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
 [ -z "$guard" ] || until_passes "$guard" 'the guard does not pass a Docker API ping' docker exec "$guard" python3 -m guard ping "$guarded"
+# Its own health check, before Docker runs it: it has made a whole round.
+# shellcheck disable=SC2016
+until_passes "$janitor" 'the janitor does not work' sh -c '
+	set -f
+	check=$(docker container inspect --format "{{range slice .Config.Healthcheck.Test 1}}{{println .}}{{end}}" "$1") || exit 1
+	IFS="
+"
+	docker exec "$1" $check' sh "$janitor"
 
 # A first build, and a note for cache.sh: the release (major.minor) and the storage driver that
 # the cache belongs to.

@@ -16,6 +16,12 @@ _DATA_DIRECTORY = "/data"
 # Named in janitor.sh too.
 _WORK_DIRECTORY = "/run/janitor"
 _STOP_SECONDS = 10
+# By what janitor.sh keeps there: when it last looked, and why its last rounds did not work.
+_HEALTH = (
+    f"cd {_WORK_DIRECTORY} && "
+    '{ test -n "$(find alive -mmin -10)" || { echo "no round for 10 minutes"; false; }; } && '
+    "tail -n 3 unwell && test ! -s unwell"
+)
 
 
 def declare_janitor(
@@ -40,7 +46,7 @@ def declare_janitor(
         identity,
         "janitor",
         image=image,
-        health=["sh", "-c", f'test -n "$(find {_WORK_DIRECTORY}/alive -mmin -10)"'],
+        health=["sh", "-c", _HEALTH],
         stop_seconds=_STOP_SECONDS,
         opts=opts,
         # Docker uploads nothing into a container whose root is read-only.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
-import subprocess
 import time
 
 import pytest
 
 from tests.engine.conftest import (
+    AS_ROOT,
     BASE_IMAGE,
+    OLDER_DAEMON_IMAGE,
     Builder,
     NewBuilder,
     NewDisk,
+    Result,
     passed,
     run,
     until,
@@ -28,8 +31,30 @@ LAYER_MIB = 40
 BUILDS = (10 if LONG else 1.5) * DISK_MIB // LAYER_MIB
 
 
+# The base image without its labels, as most images are.
+PLAIN = "plain/base:1"
+
+
 def janitor_log(builder: Builder) -> str:
     return passed(run("docker", "logs", builder.container("janitor")))
+
+
+def janitor_health(builder: Builder) -> Result:
+    """The janitor's own health check, run now."""
+    janitor = builder.container("janitor")
+    check = json.loads(passed(run("docker", "inspect", janitor)))[0]["Config"]["Healthcheck"]
+    return run("docker", "exec", janitor, *check["Test"][1:])
+
+
+def load_plain(builder: Builder) -> None:
+    archive = builder.folder / "plain.tar"
+    container = passed(run("docker", "create", BASE_IMAGE)).strip()
+    passed(run("docker", "export", "--output", str(archive), container))
+    passed(run("docker", "rm", "--volumes", container))
+    passed(builder.docker("import", "--change", 'CMD ["sh"]', str(archive), PLAIN))
+    archive.unlink()
+    inspected = json.loads(passed(builder.docker("image", "inspect", PLAIN)))[0]
+    assert not inspected["Config"].get("Labels")
 
 
 def names(builder: Builder, kind: str, *options: str, shown: str = "{{.Name}}") -> set[str]:
@@ -37,10 +62,10 @@ def names(builder: Builder, kind: str, *options: str, shown: str = "{{.Name}}") 
     return set(listed.split())
 
 
-def build_random(builder: Builder, tag: str, mib: int) -> subprocess.CompletedProcess[str]:
+def build_random(builder: Builder, tag: str, mib: int) -> Result:
     """Build an image with a layer of so many MiB that no other build has."""
     dockerfile = (
-        f"FROM {BASE_IMAGE}\n"
+        f"FROM {PLAIN}\n"
         f"RUN echo {secrets.token_hex(8)} && dd if=/dev/urandom of=/layer bs=1M count={mib}\n"
     )
     return builder.docker("build", "--quiet", "--tag", tag, "-", input=dockerfile)
@@ -49,9 +74,11 @@ def build_random(builder: Builder, tag: str, mib: int) -> subprocess.CompletedPr
 @pytest.fixture(scope="module")
 def tidied(new_builder: NewBuilder) -> Builder:
     """A builder whose janitor finds things old after seconds."""
-    builder = new_builder(leftoverAge="15s", imageAge="30s", keepImages=["kept/*:v?", BASE_IMAGE])
+    builder = new_builder(
+        leftoverAge="15s", imageAge="30s", keepImages=["kept/*:v?", PLAIN, BASE_IMAGE]
+    )
     builder.up()
-    builder.load_base()
+    load_plain(builder)
     return builder
 
 
@@ -77,12 +104,12 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     for tag in ("old:1", "kept/it:v1", "kept/it:other", "used:1"):
         passed(build_random(tidied, tag, 1))
     make("run", "--detach", "--name", "running", "used:1", "sleep", "600")
-    make("run", "--name", "stopped", "--volume", "/with-it", BASE_IMAGE, "true")
-    make("create", "--name", "never-started", BASE_IMAGE, "true")
-    make("run", "--name", "labelled", *keep, BASE_IMAGE, "true")
+    make("run", "--name", "stopped", "--volume", "/with-it", PLAIN, "true")
+    make("create", "--name", "never-started", PLAIN, "true")
+    make("run", "--name", "labelled", *keep, PLAIN, "true")
     for name in (LOST_BUILDER, "buildx_buildkit_mine0"):
         make("run", "--detach", "--name", name, "--volume", f"{name}_state:/var/lib/buildkit",
-             BASE_IMAGE, "sleep", "600")  # fmt: skip
+             PLAIN, "sleep", "600")  # fmt: skip
     make("volume", "create", "named")
     make("network", "create", "unused")
     make("network", "create", *keep, "unused-labelled")
@@ -101,7 +128,7 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     assert "unused-labelled" in networks
     assert "unused" not in networks
     images = names(tidied, "image", shown="{{.Repository}}:{{.Tag}}")
-    assert images == {"kept/it:v1", "used:1", BASE_IMAGE}
+    assert images == {"kept/it:v1", "used:1", PLAIN}
     assert tidied.docker("image", "inspect", untagged).returncode
     said = janitor_log(tidied)
     for kind in ("container", "network", "untagged image", "anonymous volume", "image"):
@@ -110,19 +137,75 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
 
 
 def test_the_cache_outlives_the_images(tidied: Builder) -> None:
+    tidied.load_base()
     tidied.build("again")
     gone = until(lambda: "again" not in names(tidied, "image", shown="{{.Repository}}"), 90)
     assert gone, janitor_log(tidied)
     assert tidied.build("again").count("CACHED") == 3
 
 
+def test_an_older_daemon_is_tidied_too(new_builder: NewBuilder) -> None:
+    builder = new_builder(daemonImage=OLDER_DAEMON_IMAGE, leftoverAge="15s", imageAge="30s")
+    builder.up()
+    load_plain(builder)
+    passed(builder.docker("run", "--name", "stopped", "--volume", "/with-it", PLAIN, "true"))
+    untagged = passed(build_random(builder, "moved", 1)).strip()
+    passed(build_random(builder, "moved", 1))
+    anonymous = passed(builder.docker("volume", "create")).strip()
+    assert until(lambda: not names(builder, "image", shown="{{.Repository}}"), 90)
+    assert until(lambda: not names(builder, "container", "--all", shown="{{.Names}}"))
+    assert anonymous not in names(builder, "volume")
+    assert builder.docker("image", "inspect", untagged).returncode
+    assert "commands that failed" not in janitor_log(builder)
+    passed(janitor_health(builder))
+
+
+def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder) -> None:
+    passed(janitor_health(tidied))
+    volumes = passed(run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}",
+                         tidied.container("cache"))).strip() + "/volumes"  # fmt: skip
+    volume = passed(tidied.docker("volume", "create")).strip()
+    # The rootless daemon removes nothing of the host's root.
+    stuck = f"{volumes}/{volume}/_data/stuck"
+    passed(run(*AS_ROOT, "install", "-d", "-m", "0700", f"{stuck}/of-root"))
+    assert until(lambda: janitor_health(tidied).returncode, 90)
+    assert "docker volume rm: " in janitor_health(tidied).stdout
+    refused = tidied.pulumi("up", "--target-replace", "**builder-readiness")
+    assert refused.returncode
+    assert "the janitor does not work: docker volume rm: " in refused.stdout
+    assert re.search(
+        r"commands that failed: \d+, the last: docker volume rm: ", janitor_log(tidied)
+    )
+    status = ("docker", "inspect", "--format", "{{.State.Health.Status}}")
+    janitor = tidied.container("janitor")
+    assert until(lambda: run(*status, janitor).stdout.strip() == "unhealthy", 60)
+    told = tidied.client("status")
+    assert told.returncode == 1
+    assert f"{janitor} is running (unhealthy)" in told.stdout
+    passed(run(*AS_ROOT, "rm", "-r", stuck))
+    assert until(lambda: not janitor_health(tidied).returncode, 90)
+    tidied.up()
+    assert volume not in names(tidied, "volume")
+
+
+def test_a_janitor_that_cannot_reach_the_daemon_is_unhealthy(tidied: Builder) -> None:
+    passed(run("docker", "stop", tidied.container("daemon")))
+    assert until(lambda: janitor_health(tidied).returncode, 90)
+    assert "docker version --format: " in janitor_health(tidied).stdout
+    told = r"commands that failed: \d+, the last: docker .* connect to the [Dd]ocker"
+    assert until(lambda: re.search(told, janitor_log(tidied)), 90)
+    passed(run("docker", "start", tidied.container("daemon")))
+    assert until(lambda: not janitor_health(tidied).returncode, 60)
+    assert "works again" in janitor_log(tidied).splitlines()[-1]
+
+
 def test_builds_of_many_times_the_disk_never_fail_for_space(
     new_builder: NewBuilder, new_disk: NewDisk
 ) -> None:
-    builder = new_builder(cacheSize="40%", minFreeSpace="30%", keepImages=[BASE_IMAGE])
+    builder = new_builder(cacheSize="40%", minFreeSpace="30%", keepImages=[PLAIN])
     builder.put_cache_on(new_disk(DISK_MIB))
     builder.up()
-    builder.load_base()
+    load_plain(builder)
     failed = []
     least = DISK_MIB
     for n in range(int(BUILDS)):

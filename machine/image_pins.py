@@ -58,11 +58,13 @@ def look_at(reference: str) -> Image:
     found = json.loads(_docker("image", "inspect", reference))[0]
     name = re.split(r"[@]|:(?=[^/]*$)", reference)[0]
     digests = [digest.split("@")[1] for digest in found["RepoDigests"] if _same(digest, name)]
+    # Engine 29 leaves out what is empty.
+    config = found.get("Config") or {}
     return Image(
         digest=digests[0],
         created=found["Created"],
         size=found["Size"],
-        labels=found["Config"]["Labels"] or {},
+        labels=config.get("Labels") or {},
         packages=_packages(found["Id"]),
     )
 
@@ -89,7 +91,7 @@ def _packages(identifier: str) -> dict[str, str]:
                 return {package.name: package.version for package in packages_of(path, text)}
         return {}
     finally:
-        _docker("rm", container)
+        _docker("rm", "--volumes", container)
 
 
 def changes(old: Image, new: Image) -> list[str]:

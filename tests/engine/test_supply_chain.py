@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import BASE_IMAGE, ROOT, Result, free_port, passed, run, until
+from tests.engine.conftest import ROOT, Builder, Result, free_port, passed, run, until
 
 STACK = """\
 config:
@@ -19,77 +20,110 @@ config:
 """
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[str]:
-    """A registry of Docker's on this machine; what was pushed there is gone from here too."""
+@dataclass(frozen=True)
+class Engine:
+    """A Docker engine, by the environment of its clients, with a registry of Docker's beside it."""
+
+    registry: str
+    env: dict[str, str] = field(default_factory=dict)
+
+    def docker(self, *arguments: str) -> Result:
+        return run("docker", *arguments, env=self.env)
+
+    def pin(self, folder: Path) -> Result:
+        """`make images` for the settings in the folder."""
+        return run(
+            sys.executable, "-m", "machine.image_pins", str(folder), cwd=ROOT, env=self.env
+        )  # fmt: skip
+
+    def publish(self, reference: str, folder: Path, version: str, **labels: str) -> str:
+        """Push an image with one Debian package of this version; its digest in the registry."""
+        status = f"Package: libc6\nStatus: install ok installed\nVersion: {version}\n"
+        (folder / "status").write_text(status)
+        (folder / "Dockerfile").write_text(
+            "FROM scratch\nCOPY status /var/lib/dpkg/status\n"
+            + "".join(f"LABEL {name}={value}\n" for name, value in labels.items())
+        )
+        passed(self.docker("build", "--quiet", "--tag", reference, str(folder)))
+        said = passed(self.docker("push", reference))
+        passed(self.docker("rmi", reference))
+        return said.split("digest: ")[1].split()[0]
+
+
+def registry_image() -> str:
     local = run("docker", "image", "inspect", "localhost/registry:2.8.3").returncode == 0
-    image = "localhost/registry:2.8.3" if local else "registry:2.8.3"
+    return "localhost/registry:2.8.3" if local else "registry:2.8.3"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """This machine's engine; what was pushed to its registry is gone from here too."""
     name, port = f"pins-{secrets.token_hex(3)}", free_port()
     passed(run("docker", "run", "--detach", "--name", name, "--publish", f"127.0.0.1:{port}:5000",
-               image))  # fmt: skip
+               registry_image()))  # fmt: skip
     address = f"127.0.0.1:{port}"
     try:
         assert until(lambda: run("curl", "-sf", f"http://{address}/v2/").returncode == 0)
-        yield address
+        yield Engine(address)
     finally:
         run("docker", "rm", "--force", "--volumes", name)
         made = run("docker", "images", "--quiet", "--filter", f"reference={address}/*").stdout
         run("docker", "rmi", "--force", *set(made.split()))
 
 
-def publish(reference: str, folder: Path, version: str) -> str:
-    """Push an image with one Debian package of this version; its digest in the registry."""
-    status = f"Package: libc6\nStatus: install ok installed\nVersion: {version}\n"
-    (folder / "status").write_text(status)
-    (folder / "Dockerfile").write_text(
-        f"FROM {BASE_IMAGE}\nCOPY status /var/lib/dpkg/status\nLABEL release={version}\n"
-    )
-    passed(run("docker", "build", "--quiet", "--tag", reference, str(folder)))
-    said = passed(run("docker", "push", reference))
-    passed(run("docker", "rmi", reference))
-    return said.split("digest: ")[1].split()[0]
+@pytest.fixture(scope="module")
+def builders_engine(builder: Builder) -> Engine:
+    """The engine of the daemon's image, which is newer; its registry is in it."""
+    image = registry_image()
+    if image.startswith("localhost/"):
+        builder.load(image)
+    passed(builder.docker("run", "--detach", "--publish", "127.0.0.1:5000:5000", image))
+    return Engine("127.0.0.1:5000", builder.docker_env())
 
 
-def pin(folder: Path) -> Result:
-    return run(sys.executable, "-m", "machine.image_pins", str(folder), cwd=ROOT)
-
-
+@pytest.mark.parametrize("of", ["engine", "builders_engine"])
 def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
-    registry: str, tmp_path: Path
+    of: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    engine: Engine = request.getfixturevalue(of)
     settings = tmp_path / "Pulumi.team.yaml"
-    daemon, gateway = f"{registry}/dind:29.7", f"{registry}/sshd:1"
+    daemon, gateway = f"{engine.registry}/dind:29.7", f"{engine.registry}/sshd:1"
     build = tmp_path / "build"
     build.mkdir()
-    first, other = publish(daemon, build, "2.41"), publish(gateway, build, "1.0")
+    # As Docker's own images, these have no labels.
+    first, other = engine.publish(daemon, build, "2.41"), engine.publish(gateway, build, "1.0")
     settings.write_text(STACK.format(daemon=daemon, gateway=gateway))
 
-    said = passed(pin(tmp_path))
+    said = passed(engine.pin(tmp_path))
     pinned = STACK.format(daemon=f"{daemon}@{first}", gateway=f"{gateway}@{other}")
     assert settings.read_text() == pinned
     assert f"daemonImage: {daemon} (no digest) -> {first}" in said
 
-    assert f"daemonImage: {daemon} still is {first}" in passed(pin(tmp_path))
+    assert f"daemonImage: {daemon} still is {first}" in passed(engine.pin(tmp_path))
     assert settings.read_text() == pinned
 
-    second = publish(daemon, build, "2.42")
-    said = passed(pin(tmp_path))
+    second = engine.publish(daemon, build, "2.42", release="2.42")
+    said = passed(engine.pin(tmp_path))
     assert settings.read_text() == pinned.replace(first, second)
     assert f"daemonImage: {daemon} {first} -> {second}" in said
     assert "    package libc6 2.41 -> 2.42\n" in said
-    assert "    label release 2.41 -> 2.42\n" in said
+    assert "    label release - -> 2.42\n" in said
     assert f"gatewayImage: {gateway} still is {other}" in said
 
 
-def test_an_image_that_cannot_be_had_keeps_its_reference(registry: str, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_had_keeps_its_reference(engine: Engine, tmp_path: Path) -> None:
     settings = tmp_path / "Pulumi.team.yaml"
     text = STACK.format(
-        daemon=f"{registry}/nothing:1", gateway=f"{registry}/sshd@sha256:{'0' * 64}"
+        daemon=f"{engine.registry}/nothing:1",
+        gateway=f"{engine.registry}/sshd@sha256:{'0' * 64}",
     )
     settings.write_text(text)
-    refused = pin(tmp_path)
+    refused = engine.pin(tmp_path)
     assert refused.returncode == 1
-    assert f"daemonImage: {registry}/nothing:1 cannot be had, it stays as it is" in refused.stdout
+    assert (
+        f"daemonImage: {engine.registry}/nothing:1 cannot be had, it stays as it is"
+        in refused.stdout
+    )
     assert "gatewayImage" in refused.stdout
     assert "no tag to follow" in refused.stdout
     assert settings.read_text() == text

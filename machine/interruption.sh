@@ -23,12 +23,12 @@ remove_unknown() (
 	reach_host "$(setting host)" "$(setting hostKey)" "${STATE:?}/host"
 	owner=docker-build-machine/$STACK/builder
 	for kind in container network; do
-		every='' force=''
-		[[ $kind == network ]] || { every=--all && force=--force; }
-		listed=$(docker "$kind" ls ${every:+"$every"} --quiet --no-trunc --filter "label=docker-build-machine.owner=$owner") ||
+		every=() force=()
+		[[ $kind == network ]] || { every=(--all) && force=(--force --volumes); }
+		listed=$(docker "$kind" ls "${every[@]}" --quiet --no-trunc --filter "label=docker-build-machine.owner=$owner") ||
 			fail "the ${kind}s on $DOCKER_HOST cannot be listed (the lines above say why); next: mend that and run this again"
 		for id in $listed; do
-			[[ $1 == *"$id"* ]] || quietly "Remove the $kind ${id:0:12}" docker "$kind" rm ${force:+"$force"} "$id"
+			[[ $1 == *"$id"* ]] || quietly "Remove the $kind ${id:0:12}" docker "$kind" rm "${force[@]}" "$id"
 		done
 	done
 )

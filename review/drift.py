@@ -219,7 +219,7 @@ def _compare_network(comparison: _Comparison, network: Managed) -> None:
     if _labels(network) != (there["Labels"] or {}):
         comparison.differs(network, "its labels differ", replace=(network.urn,))
     wanted = network.inputs.get("options") or {}
-    if {name: there["Options"].get(name) for name in wanted} != wanted:
+    if {name: (there["Options"] or {}).get(name) for name in wanted} != wanted:
         comparison.differs(network, "its options differ", replace=(network.urn,))
 
 
@@ -249,10 +249,10 @@ def _compare(comparison: _Comparison, container: Managed) -> bool:
         wanted = absent if value is None else of_input(value)
         if wanted != of_host(there):
             comparison.differs(container, f"{field_} differs", **mending)
-    image = comparison.host.inspect("image", there["Image"]) or {"Config": {}}
-    _compare_environment(comparison, container, there, image["Config"], mending)
+    image = (comparison.host.inspect("image", there["Image"]) or {}).get("Config") or {}
+    _compare_environment(comparison, container, there, image, mending)
     own = {k: v for k, v in (there["Config"]["Labels"] or {}).items()
-           if (image["Config"].get("Labels") or {}).get(k) != v}  # fmt: skip
+           if (image.get("Labels") or {}).get(k) != v}  # fmt: skip
     if own != _labels(container):
         comparison.differs(container, "its labels differ", **mending)
     if container.runs_once:
@@ -447,4 +447,5 @@ def mending(stack: str, found: list[Drift], options: list[str]) -> list[list[str
 
 def _removal(what: str) -> list[str]:
     kind, name = what.split()
-    return [kind, "rm", *(["--force"] if kind == "container" else []), name]
+    # With the volumes without a name that its image asked for.
+    return [kind, "rm", *(["--force", "--volumes"] if kind == "container" else []), name]

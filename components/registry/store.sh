@@ -17,7 +17,7 @@ work=/run/store
 tell() { printf '[store] %s\n' "$1"; }
 now() { date +%s; }
 readable() { awk -v kib="$1" 'BEGIN { printf "%.2f GB", kib * 1024 / 1e9 }'; }
-used_kib() { { du -sk "$root/blobs" 2>/dev/null || echo 0; } | awk '{ print $1 }'; }
+used_kib() { if [ -d "$root/blobs" ]; then du -sk "$root/blobs"; else echo 0; fi | awk '{ print $1 }'; }
 
 # files PATTERN: seconds of last change and path of each file below the root whose path is like that.
 files() { [ ! -d "$root" ] || find "$root" -path "$root/$1" -type f -exec stat -c '%Y %n' {} +; }

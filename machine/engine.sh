@@ -3,41 +3,64 @@
 
 docker_pid=$STATE/dockerd.pid
 
+# docker_answers: whether the engine answers this user; otherwise `docker_said` is what was said.
+docker_answers() { docker_said=$(docker version --format '{{.Server.Version}}' 2>&1); }
+
 have_engine() {
-	if docker info >/dev/null 2>&1; then
-		note "Docker engine: $(docker version --format '{{.Server.Version}}'), already there"
+	if docker_answers; then
+		note "Docker engine: $docker_said, already there"
 	else
 		command -v dockerd >/dev/null || have_packages docker.io
-		if [[ -d /run/systemd/system ]]; then
-			quietly 'Start Docker' as_root systemctl start docker
-		else
-			step 'Start Docker by hand'
-			as_root setsid nohup dockerd --pidfile "$docker_pid" >"$STATE/log/dockerd.log" 2>&1 9>&- &
-			local tries=0
-			until docker info >/dev/null 2>&1; do
-				tries=$((tries + 1))
-				[[ $tries -lt 60 ]] || {
-					tail -n 20 "$STATE/log/dockerd.log" >&2
-					fail 'Docker does not start; its log is .state/log/dockerd.log'
-				}
-				sleep 0.5
-			done
-		fi
+		docker_answers || is_refused || start_engine
+		! is_refused || join_docker_group
+		docker_answers || fail "Docker does not answer: $docker_said"
 	fi
 	have_docker_cli
-	if [[ -c /dev/net/tun && $(stat -c %a /dev/net/tun) != *[67] ]]; then
-		note '/dev/net/tun becomes usable by everybody (chmod 0666), as rootless networking needs'
-		note "to keep it over a reboot: echo 'z /dev/net/tun 0666' > /etc/tmpfiles.d/tun.conf"
-		as_root chmod 0666 /dev/net/tun
-	elif [[ ! -c /dev/net/tun ]]; then
-		as_root modprobe tun || true
+	# What it lacks for rootless Docker, and this can mend.
+	sh -s -- prepare <"$ROOT/components/host/preflight.sh" || note 'a builder that is not there yet needs what the lines above say'
+}
+
+start_engine() {
+	if [[ -d /run/systemd/system ]]; then
+		quietly 'Start Docker' as_root systemctl start docker
+	else
+		step 'Start Docker by hand'
+		as_root true # asks for a password, if any, before it goes to the background
+		as_root setsid nohup dockerd --pidfile "$docker_pid" >"$STATE/log/dockerd.log" 2>&1 9>&- &
 	fi
+	local tries=0
+	until docker_answers || is_refused; do
+		tries=$((tries + 1))
+		[[ $tries -lt 60 ]] || {
+			[[ ! -f $STATE/log/dockerd.log ]] || tail -n 20 "$STATE/log/dockerd.log" >&2
+			fail "Docker does not answer after 30 s: $docker_said; next: see journalctl -u docker, or .state/log/dockerd.log if it was started by hand"
+		}
+		sleep 0.5
+	done
+}
+
+# is_refused: whether Docker runs and refuses this user, who is not in the group of its socket.
+is_refused() { [[ $docker_said == *'permission denied'* ]]; }
+
+# join_docker_group: begins this run anew as a member, without a new login.
+join_docker_group() {
+	local user group socket=/var/run/docker.sock
+	user=$(id -un) group=$(stat -c %G "$socket")
+	[[ -z ${JOINED_DOCKER_GROUP:-} ]] ||
+		fail "Docker refuses $user, though in the group $group: $docker_said; next: log in anew, or run this as root"
+	[[ $group != root ]] ||
+		fail "Docker's socket $socket is root's alone: $docker_said; next: groupadd docker and restart Docker, or run this as root"
+	if [[ " $(id -nG "$user") " != *" $group "* ]]; then
+		note "$user joins the group $group, which may use Docker and so whatever root may; to undo: gpasswd -d $user $group"
+		quietly "Add $user to the group $group" as_root usermod -aG "$group" "$user"
+	fi
+	in_docker_group
 }
 
 # have_engine for a run that ends, whatever comes, what it started.
 borrow_engine() {
 	local had=no
-	! docker info >/dev/null 2>&1 || had=yes
+	! docker_answers || had=yes
 	have_engine
 	[[ $had == yes ]] || trap stop_engine EXIT
 }

@@ -20,6 +20,19 @@ without_stack() {
 	[[ -z $given_stack ]] || fail "STACK = $given_stack: make $1 is about no single stack; next: make $1 without STACK"
 }
 
+# in_docker_group: begins this run anew with the groups that /etc/group names now.
+this_run=("$ROOT/machine/${0##*/}" "$@")
+in_docker_group() {
+	command -v sudo >/dev/null || fail "$(id -un) is in Docker's group and this login is not; next: log in anew"
+	exec sudo --preserve-env --user "$(id -un)" -- env JOINED_DOCKER_GROUP=yes STACK="$given_stack" HOME="$HOME" PATH="$PATH" "${this_run[@]}"
+}
+# Who has joined since this login, as make up lets one with sudo do, gets in all the same.
+docker_socket=/var/run/docker.sock
+if [[ -z ${JOINED_DOCKER_GROUP:-} && -S $docker_socket && ! -w $docker_socket ]] &&
+	[[ " $(id -nG "$(id -un)") " == *" $(stat -c %G "$docker_socket") "* ]]; then
+	in_docker_group
+fi
+
 # Two at a time would step on each other's toes; whatever is started in the background closes 9.
 exec 9>"$STATE/lock"
 flock -n 9 || fail "another make is at work in this folder; next: wait until it has ended"

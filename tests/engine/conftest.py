@@ -42,8 +42,10 @@ PING = "GET /_ping HTTP/1.0\r\n\r\n"
 Result = subprocess.CompletedProcess[str]
 
 
-def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Result:
-    """Run a command to its end, 300 seconds at most; output is kept, failure is no exception."""
+def run(
+    *command: str, env: dict[str, str] | None = None, seconds: float = 300, **options: Any
+) -> Result:
+    """Run a command to its end, or so many seconds; output is kept, failure is no exception."""
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.run(
@@ -51,7 +53,7 @@ def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Res
         env={**os.environ, **(env or {})},
         text=True,
         check=False,
-        timeout=300,
+        timeout=seconds,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
 
@@ -104,6 +106,8 @@ class Builder:
     env: dict[str, str] = field(default_factory=dict)
     through: tuple[str, ...] = ()
     """The command that its clients' ssh is started with, when they are in another network."""
+    seconds: float = 300
+    """How long one command of its admin or its clients may take."""
 
     @classmethod
     def create(cls, folder: Path, **settings: Any) -> Self:
@@ -131,7 +135,9 @@ class Builder:
         return builder
 
     def _pulumi(self, *arguments: str, cwd: Path = ROOT) -> Result:
-        return run("pulumi", "--non-interactive", *arguments, env=self.env, cwd=cwd)
+        return run(
+            "pulumi", "--non-interactive", *arguments, env=self.env, cwd=cwd, seconds=self.seconds
+        )  # fmt: skip
 
     def pulumi(self, command: str, *options: str) -> Result:
         """`pulumi COMMAND` on this stack with these settings."""
@@ -275,7 +281,7 @@ class Builder:
 
     def docker(self, *arguments: str, **options: Any) -> Result:
         """docker as a client of the builder, over plain DOCKER_HOST=ssh://."""
-        return run("docker", *arguments, env=self.docker_env(), **options)
+        return run("docker", *arguments, env=self.docker_env(), seconds=self.seconds, **options)
 
     @contextmanager
     def docker_process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -1,0 +1,91 @@
+"""`make` as a user with sudo, an empty home and no place in the group docker, on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import AS_ROOT, PROJECT, ROOT, Result, passed, run, until
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PROJECT
+SECONDS = 1200
+Make = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[str]:
+    """The account; it is gone after the tests, with its home and its place in Docker's group."""
+    name = f"maker{secrets.token_hex(3)}"
+    rules = f"/etc/sudoers.d/{name}"
+    passed(run(*AS_ROOT, "useradd", "--create-home", "--shell", "/bin/bash", name))
+    try:
+        rule = f"{name} ALL=(ALL) NOPASSWD: ALL\n"
+        passed(run(*AS_ROOT, "tee", rules, input=rule))
+        yield name
+    finally:
+        run(*AS_ROOT, "rm", "-f", rules)
+        # Of a run that was cut short; every process of this account is the test's.
+        for pid in run("pgrep", "-u", name).stdout.split():
+            run(*AS_ROOT, "kill", pid)
+        assert until(lambda: not run("pgrep", "-u", name).stdout)
+        passed(run(*AS_ROOT, "userdel", "--remove", name))
+
+
+@pytest.fixture(scope="module")
+def make(user: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """`make` in a copy of the tree, with the Pulumi CLI that is kept on this machine, if any."""
+    home = Path("~" + user).expanduser()
+    files = passed(run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT))
+    tree = tmp_path_factory.mktemp("tree") / "tree.tar"
+    passed(run("tar", "--create", "--file", str(tree), *files.split(), cwd=ROOT))
+    as_user = (*AS_ROOT, "runuser", "--user", user, "--")
+    with tree.open("rb") as stream:
+        script = f"mkdir -p {home}/tree && tar -xC {home}/tree"
+        passed(run(*as_user, "sh", "-c", script, stdin=stream))
+    # It takes minutes to build; what else is kept there has paths of its owner's in it.
+    for folder in CACHE.glob("pulumi-*"):
+        passed(run(*as_user, "mkdir", "-p", f"{home}/.cache/{PROJECT}"))
+        passed(run(*AS_ROOT, "cp", "--recursive", str(folder), f"{home}/.cache/{PROJECT}/"))
+        passed(run(*AS_ROOT, "chown", "--recursive", f"{user}:", f"{home}/.cache/{PROJECT}"))
+    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+    def make(*words: str) -> Result:
+        env = {**kept, "HOME": str(home), "PATH": path, "USER": user, "LOGNAME": user}
+        named = [f"{name}={value}" for name, value in env.items()]
+        command = (*as_user, "env", "--ignore-environment", *named, "make", "-C", f"{home}/tree")
+        return run(*command, *words, seconds=SECONDS)
+
+    return make
+
+
+def test_every_word_works_without_a_new_login(make: Make, user: str) -> None:
+    team = f"team{secrets.token_hex(3)}"
+    stack = f"STACK={team}"
+    try:
+        made = make("team", f"NAME={team}")
+        assert made.returncode == 0, made.stderr
+        assert f"{user} joins the group docker" in made.stderr
+        assert "docker build through the builder (again)" in made.stderr
+        home = Path("~" + user).expanduser()
+        archive = home / "cache.tar"
+        for words in (
+            ("status", stack), ("preview", stack), ("drift", stack),
+            ("kit", "KEY=" + str(home / "tree" / ".state" / "clients" / team / "id_ed25519.pub"),
+             stack),
+            ("backup", f"FILE={archive}", stack), ("restore", f"FILE={archive}", stack),
+            ("images",), ("sbom", stack), ("up", stack), ("down", stack),
+        ):  # fmt: skip
+            said = make(*words)
+            assert said.returncode == 0, (words, said.stdout, said.stderr)
+            assert "joins the group" not in said.stderr
+    finally:
+        # What a failed test may have left too.
+        purged = make("purge", "PURGE=yes")
+    assert purged.returncode == 0, purged.stderr
+    left = run("docker", "ps", "--all", "--quiet", "--filter", f"name=^{team}-builder")
+    assert not passed(left)

@@ -307,11 +307,11 @@ def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_pat
     assert "namespaces=refused" in told.stdout
     assert "apparmor_parser --replace /etc/apparmor.d/docker-build-machine" in told.stderr
     line = told.stderr.split("no profile allows them: ")[1]
-    setting = (*setting, f"{line.strip()} && cat /etc/apparmor.d/docker-build-machine")
-    pasted = preflight_where(tmp_path, "look", *setting).stdout
+    paste = f"{line.strip()} && cat /etc/apparmor.d/docker-build-machine"
+    pasted = preflight_where(tmp_path, "look", *setting, paste).stdout
     assert "profile docker-build-machine flags=(unconfined) {\n  userns,\n}\n" in pasted
 
     (tmp_path / "apparmor_parser").write_text("#!/bin/sh\necho syntax error; exit 1\n")
-    told = preflight_where(tmp_path, "prepare", *setting[:-1])
+    told = preflight_where(tmp_path, "prepare", *setting)
     assert "to the daemon's container alone: syntax error" in told.stderr
     assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in told.stderr

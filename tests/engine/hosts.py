@@ -97,16 +97,25 @@ def hosts_in(folder: Path) -> Iterator[Hosts]:
     )  # fmt: skip
     (folder / "docker").chmod(0o755)
     operator = make_key(folder / "operator")
+    with agent_with(folder / "operator", folder) as agent:
+        hosts = Hosts(folder, agent, operator, [])
+        try:
+            yield hosts
+        finally:
+            for host in hosts.made:
+                run("docker", "rm", "--force", "--volumes", host.container)
+
+
+@contextmanager
+def agent_with(key: Path, folder: Path) -> Iterator[str]:
+    """The socket of an agent that holds this private key; it ends after the block."""
     socket = folder / "agent"
     with subprocess.Popen(
         ["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL
     ) as agent:
-        assert until(socket.exists)
-        passed(run("ssh-add", str(folder / "operator"), env={"SSH_AUTH_SOCK": str(socket)}))
-        hosts = Hosts(folder, str(socket), operator, [])
         try:
-            yield hosts
+            assert until(socket.exists)
+            passed(run("ssh-add", str(key), env={"SSH_AUTH_SOCK": str(socket)}))
+            yield str(socket)
         finally:
             agent.terminate()
-            for host in hosts.made:
-                run("docker", "rm", "--force", "--volumes", host.container)

@@ -1,0 +1,437 @@
+"""A builder on a machine as hosts are (`machine.py`), driven over ssh:// as a user of it would.
+
+Emulated, it takes the better part of an hour: a lane of `make trials`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    DAEMON_IMAGE,
+    GATEWAY_IMAGE,
+    ROOT,
+    Builder,
+    Result,
+    passed,
+    run,
+    until,
+)
+from tests.engine.figures import LONG, record
+from tests.engine.hosts import agent_with
+from tests.engine.laptop import Laptop, write_kit
+from tests.engine.machine import FOLDER, Machine, machine_in
+
+pytestmark = pytest.mark.skipif(not LONG, reason="a lane of make trials: it takes an hour")
+
+PREFLIGHT = (ROOT / "components" / "host" / "preflight.sh").read_text()
+PROFILE = "docker-build-machine"
+PATIENCE = 1800
+PORT = 2299
+SETTINGS = "user.max_user_namespaces", "kernel.unprivileged_userns_clone"
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with machine_in(tmp_path_factory.mktemp("m")) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def admin(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    """A stack for that machine, before its first update, and an agent with the key of ops."""
+    builder = Builder.create(tmp_path_factory.mktemp("b") / "s", **machine.settings)
+    builder.seconds = PATIENCE
+    with agent_with(FOLDER / "operator", builder.folder) as agent:
+        builder.env["SSH_AUTH_SOCK"] = agent
+        yield builder
+        builder.ssh_end()
+
+
+# What a host lacks -------------------------------------------------------------------------------
+
+
+def look(machine: Machine, *, clock: float | None = None) -> tuple[dict[str, str], str]:
+    """The facts that ops sees there, and what is said about them."""
+    words = f"look o nobody-builder 0.0.0.0 {PORT} '' false"
+    script = f"CLOCK={clock or time.time():.0f} sh -s -- {words}"
+    said = machine.ssh(script, user="ops", input=PREFLIGHT)
+    return dict(line.split("=", 1) for line in passed(said).splitlines()), said.stderr
+
+
+def prepare(machine: Machine, user: str = "sudoer", before: str = "") -> Result:
+    return machine.ssh(f"{before} sh -s -- prepare", user=user, input=PREFLIGHT)
+
+
+@dataclass(frozen=True)
+class Lack:
+    """One thing that a host may lack: how root takes it away, and what is told."""
+
+    take: str
+    fact: str
+    value: str
+    told: str
+    give: str = ""
+    """How root gives it back, before sudoer runs the lines that were told."""
+
+
+CONF = "/etc/sysctl.d"
+MODULE = "/lib/modules/$(uname -r)/kernel/drivers/net/tun.ko"
+LACKS = {
+    "tun-node": Lack("modprobe -r tun; rm -f /dev/net/tun", "tun", "missing",
+                     "/dev/net/tun is missing"),
+    "tun-mode": Lack("chmod 0600 /dev/net/tun", "tun", "closed",
+                     "/dev/net/tun is not usable by everybody"),
+    "tun-module": Lack(f"modprobe -r tun && mv {MODULE}.xz /root/ && mkdir -p /dev/net && "
+                       "rm -f /dev/net/tun && mknod -m 0666 /dev/net/tun c 10 200", "tun", "broken",
+                       "/dev/net/tun cannot be opened (No such device)",
+                       f"mv /root/tun.ko.xz {MODULE}.xz"),
+    **{
+        setting: Lack(f"sysctl -w {setting}=0", "namespaces", "refused",
+                      f"the kernel refuses user namespaces ({setting} = 0)")
+        for setting in SETTINGS
+    },
+    "next-boot": Lack(f"rm -f {CONF}/zz-*; echo '{SETTINGS[1]} = 0' >{CONF}/90-hard.conf",
+                      "namespaces", "until-reboot",
+                      f"from the next boot on ({SETTINGS[1]} = 0 in {CONF}/90-hard.conf)"),
+    "last-word": Lack(f"mkdir -p /run/sysctl.d; echo '-{SETTINGS[1].replace('.', '/')}=0' "
+                      ">/run/sysctl.d/zzz.conf", "namespaces", "until-reboot",
+                      "take that line out of /run/sysctl.d/zzz.conf",
+                      "rm /run/sysctl.d/zzz.conf"),
+    "disk": Lack("fallocate -l $(($(df --output=avail -B1 / | tail -n 1) - 1500000000)) /full",
+                 "disk", "short", "at least 2048 MiB are needed", "rm /full"),
+    "port": Lack(f"systemd-run --quiet --unit taken nc -lk {PORT}; sleep 2", "conflicts", "1",
+                 f"sshPort = {PORT} (sshAddress = 0.0.0.0) is taken", "systemctl stop taken"),
+}  # fmt: skip
+
+
+CLEAN = {"tun": "usable", "namespaces": "allowed", "disk": "enough", "conflicts": "0"}
+# What can be missing at once; each look at an emulated machine takes its time.
+TOGETHER = (
+    ("tun-node", SETTINGS[0], "next-boot", "disk", "port"),
+    ("tun-mode", SETTINGS[1]),
+    ("tun-module", "last-word"),
+)
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=lambda names: names[0])
+def test_what_is_missing_is_told_with_what_gives_it(
+    machine: Machine, names: tuple[str, ...]
+) -> None:
+    lacks = [LACKS[name] for name in names]
+    for lack in lacks:
+        passed(machine.ssh(lack.take))
+    facts, said = look(machine)
+    for lack in lacks:
+        assert lack.told in said
+        # Of two about one fact the worse is told.
+        assert facts[lack.fact] in (lack.value, "refused")
+        passed(machine.ssh(lack.give or "true"))
+    for line in re.findall(r"sudo sh -c '[^']*'", said):
+        passed(machine.ssh(line, user="sudoer"))
+    facts, said = look(machine)
+    assert not said, said
+    assert {name: facts[name] for name in CLEAN} == CLEAN
+
+
+def test_a_wrong_clock_is_told(machine: Machine) -> None:
+    facts, said = look(machine, clock=time.time() - 3600)
+    assert facts["clock"] == "wrong"
+    assert "the clock differs by 36" in said
+
+
+def test_without_docker_nothing_is_known_and_overlay_is_mended(machine: Machine) -> None:
+    passed(machine.ssh("systemctl stop docker.socket docker containerd; modprobe -r overlay"))
+    facts, said = look(machine)
+    assert not facts
+    assert "Docker does not answer" in said
+    told = prepare(machine)
+    assert told.returncode == 0, told.stderr
+    assert "overlay file systems are not supported: prepared: modprobe overlay" in told.stderr
+    passed(machine.ssh("systemctl start docker"))
+    assert look(machine)[1] == ""
+
+
+RESTRICTED = (  # Ubuntu's kernel has this setting; Debian's mediates `userns` without it.
+    "sudo unshare --mount sh -c 'mount -t tmpfs none /proc/sys/kernel && "
+    'echo 1 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns && exec "$@"\' -'
+)
+
+
+def test_apparmors_restriction_is_lifted_for_one_container(machine: Machine) -> None:
+    told = prepare(machine, before=RESTRICTED)
+    assert told.returncode == 0, told.stderr
+    assert "AppArmor refuses user namespaces" in told.stderr
+    assert look(machine)[0]["apparmor"] == "profile"
+    assert not prepare(machine, before=RESTRICTED).stderr
+
+    # A parser that knows no userns leaves the setting for everybody.
+    old = "#!/bin/sh\ncat >/dev/null; echo syntax error >&2; exit 1\n"
+    file = f"/etc/apparmor.d/{PROFILE}"
+    passed(machine.ssh(f"apparmor_parser -R {file} && rm {file}"))
+    put = "cat >/usr/local/sbin/apparmor_parser && chmod 0755 /usr/local/sbin/apparmor_parser"
+    passed(machine.ssh(put, input=old))
+    told = prepare(machine, "root", RESTRICTED.removeprefix("sudo "))
+    assert "cannot allow them to the daemon's container alone: syntax error" in told.stderr
+    assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in told.stderr
+    assert look(machine)[0]["apparmor"] == "unconfined"
+    passed(machine.ssh("rm /usr/local/sbin/apparmor_parser /etc/sysctl.d/zz-*apparmor*"))
+    passed(prepare(machine, before=RESTRICTED))
+
+
+def test_the_preview_tells_all_of_it_together_and_the_update_refuses(
+    machine: Machine, admin: Builder
+) -> None:
+    passed(machine.ssh(f"chmod 0600 /dev/net/tun; sysctl -w {SETTINGS[0]}=0"))
+    shown = passed(admin.pulumi("preview"))
+    refused = admin.pulumi("up")
+    assert refused.returncode != 0
+    for said in (shown, refused.stdout):
+        assert "/dev/net/tun is not usable by everybody" in said
+        assert f"the kernel refuses user namespaces ({SETTINGS[0]} = 0)" in said
+    assert "docker:index" not in admin.state()
+    told = prepare(machine)
+    assert told.returncode == 0, told.stderr
+
+
+def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -> None:
+    hostile = "".join(f"echo '{setting} = 0'; " for setting in SETTINGS)
+    passed(machine.ssh(
+        f"{{ {hostile}}} >/etc/sysctl.d/90-hard.conf; "
+        "echo 'KERNEL==\"tun\", MODE=\"0600\"' >/etc/udev/rules.d/90-hard.rules"
+    ))  # fmt: skip
+    passed(prepare(machine))
+    record("real host: seconds until ssh answers", 1, boot=machine.reboot())
+    facts, said = look(machine)
+    assert not said, said
+    known = {name: facts[name] for name in ("tun", "namespaces", "apparmor")}
+    assert known == {"tun": "usable", "namespaces": "allowed", "apparmor": "profile"}
+    passed(machine.ssh("rm /etc/sysctl.d/90-hard.conf /etc/udev/rules.d/90-hard.rules"))
+
+
+# `make` as a user with sudo ----------------------------------------------------------------------
+
+
+def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """`have_engine`, which every word that needs Docker begins with; Docker is stopped first."""
+    files = passed(run("git", "ls-files", "machine", "components/host", cwd=ROOT)).split()
+    word = (
+        "#!/usr/bin/env bash\nset -euo pipefail\n"
+        'cd "$(dirname "$0")/.."\n. machine/environment.sh\n. machine/engine.sh\nhave_engine\n'
+        "docker info --format 'as {{.Name}}'; id -Gn\n"
+    )
+    tree = tmp_path / "tree.tar"
+    passed(run("tar", "--create", "--file", str(tree), *files, cwd=ROOT))
+    with tree.open("rb") as stream:
+        passed(machine.ssh("mkdir -p tree && tar -xC tree", user="sudoer", stdin=stream))
+    put = "cat >tree/machine/word && chmod 0755 tree/machine/word"
+    passed(machine.ssh(put, user="sudoer", input=word))
+    passed(machine.ssh("systemctl stop docker.socket docker"))
+    for joins in (True, False):
+        said = machine.ssh("tree/machine/word", user="sudoer")
+        assert said.returncode == 0, said.stderr
+        assert said.stdout == "as host\nsudoer docker\n"
+        assert ("sudoer joins the group docker" in said.stderr) == joins
+    passed(machine.ssh("gpasswd -d sudoer docker; rm -r ~sudoer/tree"))
+
+
+# A builder there ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def builder(machine: Machine, admin: Builder) -> Builder:
+    """Deployed by ops; the base image is in it, and tests/engine/context was built once."""
+    start = time.monotonic()
+    machine.load(DAEMON_IMAGE, GATEWAY_IMAGE)
+    loaded = time.monotonic()
+    said = admin.up()
+    up = time.monotonic()
+    for noise in ("refused by peer", "disabling multiplexing", "mux_client"):
+        assert noise not in said
+    admin.load_base()
+    admin.build()
+    record("real host: seconds of docker load, first pulumi up and first build", 1,
+           load=loaded - start, up=up - loaded, build=time.monotonic() - up)  # fmt: skip
+    return admin
+
+
+def daemon_says(machine: Machine, builder: Builder, form: str) -> str:
+    inspect = f"docker inspect --format '{form}' {builder.container('daemon')}"
+    return passed(machine.ssh(inspect, user="ops")).strip()
+
+
+def test_the_daemon_runs_under_the_profile_that_only_it_has(
+    machine: Machine, builder: Builder
+) -> None:
+    assert daemon_says(machine, builder, "{{.AppArmorProfile}}") == PROFILE
+    process = daemon_says(machine, builder, "{{.State.Pid}}")
+    label = passed(machine.ssh(f"cat /proc/{process}/attr/current")).strip("\0\n")
+    assert label == f"{PROFILE} (unconfined)"
+    # One like it without the rule is refused, by the kernel.
+    lacking = "abi <abi/4.0>,\nprofile lacking {\n  allow all,\n  audit deny userns,\n}\n"
+    passed(machine.ssh("cat >/tmp/lacking && apparmor_parser -r /tmp/lacking", input=lacking))
+    unshare = (
+        "docker run --rm --network none --user 1000:1000 --security-opt seccomp=unconfined "
+        f"--security-opt apparmor=%s --entrypoint unshare {DAEMON_IMAGE} -U true"
+    )
+    assert machine.ssh(unshare % PROFILE, user="ops").returncode == 0
+    refused = machine.ssh(unshare % "lacking", user="ops")
+    assert refused.returncode != 0
+    assert 'operation="userns_create"' in passed(machine.ssh("dmesg | grep DENIED"))
+    passed(machine.ssh("apparmor_parser -R /tmp/lacking"))
+
+
+def test_again_nothing_changes(builder: Builder) -> None:
+    start = time.monotonic()
+    assert "unchanged" in builder.up("--expect-no-changes")
+    record("real host: seconds of a pulumi up that changes nothing", 1,
+           up=time.monotonic() - start)  # fmt: skip
+    refreshed = builder.pulumi("refresh", "--expect-no-changes")
+    assert refreshed.returncode == 0, refreshed.stdout
+
+
+def test_with_docker_stopped_a_preview_plans_nothing(machine: Machine, builder: Builder) -> None:
+    passed(machine.ssh("systemctl stop docker.socket docker"))
+    shown = builder.pulumi("preview", "--diff", "--expect-no-changes")
+    passed(machine.ssh("systemctl start docker"))
+    assert "Docker does not answer" in shown.stdout + shown.stderr
+    assert shown.returncode == 0, shown.stdout
+    assert until(lambda: "200 OK" in builder.ping().stdout, 300)
+
+
+def seconds_of(build: Result, start: float) -> float:
+    passed(build)
+    return time.monotonic() - start
+
+
+def kit_build(laptop: Laptop) -> Result:
+    return laptop.sh(
+        "cd ~/context && ~/.builder/builder on >/dev/null && "
+        f"docker build --progress=plain --build-arg BASE={BASE_IMAGE} .",
+        seconds=PATIENCE,
+    )
+
+
+def test_builds_by_plain_ssh_and_by_kit_and_with_latency(
+    machine: Machine, builder: Builder
+) -> None:
+    with Laptop.started(builder) as laptop:
+        laptop.put_key(builder)
+        laptop.put(ROOT / "tests" / "engine" / "context", "/home/rootless/context")
+        passed(laptop.install(write_kit(builder)))
+        passed(laptop.builder("on"))
+        for latency in (0, 50):
+            if latency:
+                passed(machine.ssh(f"tc qdisc add dev eth0 root netem delay {latency}ms"))
+            start = time.monotonic()
+            said = builder.build()
+            plain = time.monotonic() - start
+            assert said.count("CACHED") == 3, said
+            start = time.monotonic()
+            kit = seconds_of(kit_build(laptop), start)
+            record(f"real host: seconds of a warm build, {latency} ms of latency added", 1,
+                   plain_ssh=plain, kit=kit)  # fmt: skip
+        passed(machine.ssh("tc qdisc del dev eth0 root"))
+        passed(laptop.builder("off"))
+
+
+# Limits of the control groups (cgroup v2) belong here: one test for each of memory, cpus and
+# pids of `docker run`, and one for a fork bomb on this machine with its few processes.
+
+
+@contextmanager
+def build_in_flight(machine: Machine, builder: Builder) -> Iterator[list[Result]]:
+    """A build whose step runs when the block begins and has ended, well or not, after it."""
+    results: list[Result] = []
+    token = secrets.token_hex(4)
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 20 && echo {token} >/slow\n"
+    thread = threading.Thread(
+        target=lambda: results.append(builder.docker("build", "-", input=dockerfile))
+    )
+    thread.start()
+    assert until(lambda: machine.ssh(f"pgrep -f '[e]cho {token}'").returncode == 0, 120)
+    yield results
+    thread.join()
+
+
+def comes_back(builder: Builder) -> float:
+    """The seconds until it builds again, with all in its cache."""
+    start = time.monotonic()
+    builder.ssh_end()
+    assert until(lambda: "200 OK" in builder.ping().stdout, 600)
+    said = builder.build()
+    assert said.count("CACHED") == 3, said
+    assert passed(builder.docker("run", "--rm", "built", "cat", "/built")) == "hello\n"
+    return time.monotonic() - start
+
+
+def test_after_a_reboot_it_builds_by_itself(machine: Machine, builder: Builder) -> None:
+    boot = machine.reboot()
+    record("real host: seconds after a reboot", 1, until_ssh_answers=boot,
+           then_until_a_build_has_ended=comes_back(builder))  # fmt: skip
+    assert daemon_says(machine, builder, "{{.AppArmorProfile}}") == PROFILE
+
+
+def test_the_power_goes_in_a_build(machine: Machine, builder: Builder) -> None:
+    with build_in_flight(machine, builder) as in_flight:
+        machine.cut_power()
+        boot = machine.boot()
+    assert in_flight[0].returncode != 0
+    record("real host: power cut in a build", 1, until_ssh_answers=boot,
+           then_until_a_build_has_ended=comes_back(builder))  # fmt: skip
+
+
+def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_path: Path) -> None:
+    wrapper = tmp_path / "ssh"
+    options = f"-o 'KnownHostsCommand=/bin/echo %H {machine.host_key}'"
+    wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F none {options} "$@"\n')
+    wrapper.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with (tmp_path / "cache.tar").open("wb") as archive:
+        start = time.monotonic()
+        saved = run(str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder",
+                    env={**builder.env, "PATH": path, "DOCKER_HOST": machine.url},
+                    stdout=archive, seconds=PATIENCE)  # fmt: skip
+    assert saved.returncode == 0, saved.stderr
+    listed = passed(run("tar", "--list", "--file", str(tmp_path / "cache.tar")))
+    assert "./docker-build-machine.note" in listed
+    assert "./overlay2/" in listed
+    record("real host: backup of the cache", 1, seconds=time.monotonic() - start,
+           MiB=(tmp_path / "cache.tar").stat().st_size // 2**20)  # fmt: skip
+    assert "200 OK" in builder.ping().stdout
+
+
+def test_private_networks_close(machine: Machine, builder: Builder) -> None:
+    passed(machine.ssh("systemd-run --quiet --unit page python3 -m http.server 8099 -d /etc/apt"))
+    dockerfile = f"FROM {BASE_IMAGE}\nARG AT\nRUN wget -q -T 10 -O - http://10.0.2.15:8099/\n"
+
+    def reaches() -> bool:
+        at = f"AT={secrets.token_hex(4)}"
+        return builder.docker("build", "--build-arg", at, "-", input=dockerfile).returncode == 0
+
+    assert reaches()
+    builder.settings["privateNetworks"] = "block"
+    builder.up()
+    assert not reaches()
+    assert builder.build().count("CACHED") == 3
+    passed(machine.ssh("systemctl stop page"))
+
+
+def test_over_tls(builder: Builder) -> None:
+    builder.settings |= {"transport": "tls", "privateNetworks": "allow"}
+    builder.up()
+    assert builder.build().count("CACHED") == 3
+    assert "unchanged" in builder.up("--expect-no-changes")

@@ -24,6 +24,7 @@ without_stack() {
 this_run=("$ROOT/machine/${0##*/}" "$@")
 in_docker_group() {
 	command -v sudo >/dev/null || fail "$(id -un) is in Docker's group and this login is not; next: log in anew"
+	exec 9>&- # sudo would hold the lock
 	exec sudo --preserve-env --user "$(id -un)" -- env JOINED_DOCKER_GROUP=yes STACK="$given_stack" HOME="$HOME" PATH="$PATH" "${this_run[@]}"
 }
 # Who has joined since this login, as make up lets one with sudo do, gets in all the same.

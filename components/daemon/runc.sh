@@ -3,11 +3,6 @@
 # started with, and dockerd itself keeps no limit, so that it works on when they have used theirs up.
 set -eu
 
-# The kernel counts all that the daemon's user runs.
-# dash calls it -p, the shell of Alpine -u.
-# shellcheck disable=SC3045
-ulimit -p "$BUILDER_PROCESSES" 2>/dev/null || ulimit -u "$BUILDER_PROCESSES"
-
 # in_group: a container's control group before it starts, below the ones that `cgroups enter` made.
 # It says what the whole builder has, as programs size themselves by their own group (JVM, Go); runc
 # then writes the container's own limits over it.
@@ -24,20 +19,22 @@ in_group() {
 	done
 }
 
-if [ -n "${BUILDER_CGROUPS:-}" ]; then
-	starts='' bundle='' container=''
-	for word; do
-		shift
-		case $word in
-		--systemd-cgroup) continue ;;
-		create | run) starts=yes ;;
-		esac
-		[ "$container" != --bundle ] || bundle=$word
-		container=$word
-		set -- "$@" "$word"
-	done
-	[ -z "$starts" ] || in_group
-fi
+starts='' bundle='' container=''
+for word; do
+	shift
+	case $word in
+	--systemd-cgroup) [ -z "${BUILDER_CGROUPS:-}" ] || continue ;;
+	create | run | exec) starts=$word ;;
+	esac
+	[ "$container" != --bundle ] || bundle=$word
+	container=$word
+	set -- "$@" "$word"
+done
+# The kernel counts all that the daemon's user runs. What ends a container must start in any case.
+# dash calls it -p, the shell of Alpine -u.
+# shellcheck disable=SC3045
+[ -z "$starts" ] || ulimit -p "$BUILDER_PROCESSES" 2>/dev/null || ulimit -u "$BUILDER_PROCESSES"
+case ${BUILDER_CGROUPS:+$starts} in create | run) in_group ;; esac
 IFS=:
 for folder in $PATH; do
 	[ "$folder/runc" = "$0" ] || ! [ -x "$folder/runc" ] || exec "$folder/runc" "$@"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 
-from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, Result, passed, run
+from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, Result, passed, run, until
 
 pytestmark = pytest.mark.alone
 
@@ -92,9 +93,22 @@ def narrow(new_builder: NewBuilder) -> Builder:
 def test_what_the_host_lets_the_container_have_is_not_used_up(
     narrow: Builder, as_user: str
 ) -> None:
-    with calm_build(narrow):
-        bomb = narrow.docker("run", "--rm", "--user", as_user, BASE_IMAGE, "sh", "-c", FORK)
-    assert "can't fork" in bomb.stderr
+    started = state(narrow)
+    # Its processes stay when their shell was refused another one.
+    bomb = passed(
+        narrow.docker("run", "--detach", "--user", as_user, BASE_IMAGE, "sh", "-c",
+                      f"({FORK.replace('sleep 5', 'sleep 60')}); exec sleep 60")
+    ).strip()  # fmt: skip
+    assert until(lambda: "can't fork" in narrow.docker("logs", bomb).stderr, 60)
+    # Each takes a thread of dockerd's.
+    with ThreadPoolExecutor(20) as pool:
+        save = ("save", BASE_IMAGE, "--output")
+        for saved in pool.map(
+            lambda n: narrow.docker(*save, str(narrow.folder / f"{n}.tar")), range(20)
+        ):
+            passed(saved)
+    passed(narrow.docker("rm", "--force", bomb))
     passed(run_step(narrow, "true"))
-    said = run("docker", "logs", narrow.container("daemon"))
-    assert f"the setting is 16384, builds have {HOST_PROCESSES - 512}" in said.stdout + said.stderr
+    assert state(narrow) == started
+    said = run("docker", "logs", narrow.container("daemon")).stderr
+    assert f"the setting is 16384, builds have {HOST_PROCESSES - 512}" in said

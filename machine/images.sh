@@ -29,8 +29,10 @@ have_images() {
 		}
 	done
 	if [[ -n $out_of_reach ]]; then
-		note "STAND-IN: $out_of_reach cannot be pulled; images are built from Debian packages"
-		command -v mmdebstrap >/dev/null || have_packages mmdebstrap
+		note "STAND-IN: $out_of_reach cannot be pulled; images are built from Debian packages and Go modules"
+		# runc is linked with libseccomp.
+		have_packages gcc libc6-dev libcap2-bin libseccomp-dev mmdebstrap pkg-config
+		have_go
 		local built
 		built=$("$ROOT/offline/images/build" daemon gateway "$@" busybox) || fail 'the images could not be built; next: see the lines above'
 		daemon_image=$(sed -n 's/^daemon //p' <<<"$built")

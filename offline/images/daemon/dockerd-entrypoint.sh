@@ -9,7 +9,9 @@ uid=$(id -u)
 
 # names: subject alternative names of the server's certificate.
 names() {
-	printf 'DNS:%s\n' docker localhost "$(cat /etc/hostname)" "$(hostname -f)" "$(hostname -s)"
+	for name in docker localhost "$(cat /etc/hostname)" "$(hostname -f)" "$(hostname -s)"; do
+		[ -z "$name" ] || echo "DNS:$name"
+	done
 	ip -oneline address | awk '{ sub("/.*", "", $4); print "IP:" $4 }'
 	[ -z "${DOCKER_TLS_SAN:-}" ] || echo "$DOCKER_TLS_SAN"
 }

@@ -197,7 +197,7 @@ class DockerHost:
         """A command line that runs the shell script on its standard input on the host.
 
         With `clock` the script of a remote host finds this machine's time, in seconds, in CLOCK.
-        The `first` one of a run opens the connections that the provider and later scripts share.
+        A `first` one opens the connections that the provider and later scripts share.
         """
         script = shlex.join(["sh", "-s", "--", *arguments])
         if not self.is_remote:
@@ -240,7 +240,8 @@ class DockerHost:
         facts = seen.stdout.apply(lambda text: HostFacts.parse(text or ""))
         checked = command.local.Command(
             name,
-            create=self.shell("check", *arguments, clock=True),
+            # Whatever time it took, the provider comes next and finds its connection.
+            create=self.shell("check", *arguments, clock=True, first=True),
             stdin=script,
             # Each fact by its name, so that a preview shows which of them changed.
             environment=facts.apply(lambda facts: facts.variables),

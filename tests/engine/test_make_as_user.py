@@ -78,11 +78,13 @@ def test_every_word_works_without_a_new_login(make: Make, user: str) -> None:
             ("kit", "KEY=" + str(home / "tree" / ".state" / "clients" / team / "id_ed25519.pub"),
              stack),
             ("backup", f"FILE={archive}", stack), ("restore", f"FILE={archive}", stack),
-            ("images",), ("sbom", stack), ("up", stack), ("down", stack),
+            ("sbom", stack), ("up", stack), ("down", stack),
         ):  # fmt: skip
             said = make(*words)
             assert said.returncode == 0, (words, said.stdout, said.stderr)
             assert "joins the group" not in said.stderr
+        # It asks registries, which may be out of reach; Docker it asks in any case.
+        assert "permission denied" not in make("images").stdout
     finally:
         # What a failed test may have left too.
         purged = make("purge", "PURGE=yes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from tests.engine.conftest import DAEMON_IMAGE, GATEWAY_IMAGE, ROOT, Builder, passed, run, until
@@ -133,6 +134,10 @@ def test_a_fresh_builder_has_no_drift_and_every_input_is_compared(builder: Build
 def test_everything_that_is_changed_by_hand_is_told_and_mended(builder: Builder) -> None:
     known = builder.output("knownHosts")
     sentences = tamper(builder)
+    # The daemon's image asks for a volume without a name.
+    by_hand = ("docker", "inspect", builder.container("stranger"), builder.container("janitor"))
+    mounts = [mount for made in json.loads(passed(run(*by_hand))) for mount in made["Mounts"]]
+    assert len(mounts) == 2
     code, said = drift(builder)
     assert code == 1
     for what, sentence in sentences.items():
@@ -150,6 +155,8 @@ def test_everything_that_is_changed_by_hand_is_told_and_mended(builder: Builder)
     assert "unchanged" in builder.up("--expect-no-changes")
     gone = run("docker", "inspect", builder.container("stranger"))
     assert gone.returncode != 0
+    for mount in mounts:
+        assert run("docker", "volume", "inspect", mount["Name"]).returncode != 0
 
 
 def test_what_is_stopped_or_gone_is_told_and_mended(builder: Builder) -> None:

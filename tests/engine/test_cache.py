@@ -133,7 +133,6 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     said = janitor_log(tidied)
     for kind in ("container", "network", "untagged image", "anonymous volume", "image"):
         assert f"{kind} " in said
-    assert re.search(r" and [1-9] more", said)
 
 
 def test_the_cache_outlives_the_images(tidied: Builder) -> None:
@@ -221,7 +220,8 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
     )
     assert not failed, janitor_log(builder)
     assert least > 0
-    assert "the disk is nearly full: removed" in janitor_log(builder)
+    told = r"the disk is nearly full: removed image job:\d+ and \d+ more"
+    assert re.search(told, janitor_log(builder)), janitor_log(builder)
 
 
 def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(

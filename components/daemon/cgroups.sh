@@ -46,7 +46,7 @@ divide() {
 	pass_on "$folder"
 	cd "$folder/builder"
 	# The kernel has 65535 for the whole host.
-	echo 4096 >cgroup.max.descendants
+	echo 2048 >cgroup.max.descendants
 	# The daemon's user is 1 here.
 	chown 1:1 . cgroup.procs cgroup.subtree_control cgroup.threads
 	cd /

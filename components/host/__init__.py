@@ -74,8 +74,9 @@ class HostFacts:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The facts as environment variables."""
-        return {f"HOST_{name.upper()}": value for name, value in asdict(self).items()}
+        """The facts as environment variables; `processes` differs a little after each boot."""
+        facts = {name: value for name, value in asdict(self).items() if name != "processes"}
+        return {f"HOST_{name.upper()}": value for name, value in facts.items()}
 
 
 def while_unknown_keep(facts: pulumi.Output[HostFacts], *properties: str) -> pulumi.ResourceOptions:

@@ -72,9 +72,17 @@ ATTACKS = [
         "mount what belongs to the host's kernel (control groups, debugfs, a disk)",
         """
         mkdir -p /mnt
-        for kind in cgroup cgroup2 debugfs tracefs securityfs; do
+        for kind in cgroup debugfs tracefs securityfs; do
             mount -t $kind none /mnt && echo REACHED
         done
+        # Of version 2 everybody may mount what is below the group of the own namespace. The host's
+        # first group alone has no type.
+        if mount -t cgroup2 none /mnt; then
+            [ -e /mnt/cgroup.type ] || echo REACHED
+            for file in /mnt/memory.max /mnt/pids.max; do
+                [ -e $file ] && echo max >$file && echo REACHED
+            done
+        fi
         """,
     ),
     Attack(

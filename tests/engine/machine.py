@@ -114,6 +114,12 @@ def acceleration() -> tuple[str, ...]:
     return _KVM if b"Linux version" in said else _EMULATED
 
 
+def processors() -> str:
+    """Emulated one alone: of several, one may run code that another has just patched, as the kernel
+    does for the first CPU quota, and the kernel then panics."""
+    return "1" if acceleration() is _EMULATED else str(os.cpu_count())
+
+
 @dataclass
 class Machine:
     """One machine; a user of it is root, ops or sudoer."""
@@ -161,7 +167,7 @@ class Machine:
         with (self.folder / "console").open("ab") as console:
             self.qemu = subprocess.Popen(
                 [
-                    "nice", *_QEMU, *acceleration(), "-smp", str(os.cpu_count()), "-m", MEMORY,
+                    "nice", *_QEMU, *acceleration(), "-smp", processors(), "-m", MEMORY,
                     "-kernel", str(base / "kernel"), "-initrd", str(base / "initrd"),
                     "-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off quiet",
                     "-drive", f"file={self.folder}/disk,if=virtio,format=raw,discard=unmap",

@@ -348,8 +348,93 @@ def test_builds_by_plain_ssh_and_by_kit_and_with_latency(
         passed(laptop.builder("off"))
 
 
-# Limits of the control groups (cgroup v2) belong here: one test for each of memory, cpus and
-# pids of `docker run`, and one for a fork bomb on this machine with its few processes.
+# Limits of single containers ----------------------------------------------------------------------
+
+
+def in_container(builder: Builder, script: str, *options: str) -> Result:
+    return builder.docker("run", "--rm", *options, BASE_IMAGE, "sh", "-c", script)
+
+
+def test_a_container_keeps_to_its_memory(builder: Builder) -> None:
+    hog = in_container(builder, "cat /sys/fs/cgroup/memory.max; tail /dev/zero", "--memory=64m")
+    assert (hog.returncode, hog.stdout) == (137, f"{64 * 2**20}\n")
+
+
+def test_a_container_keeps_to_its_processes(builder: Builder) -> None:
+    forks = "for n in $(seq 40); do sleep 5 & done; wait"
+    assert "can't fork" in in_container(builder, forks, "--pids-limit=20").stderr
+    assert "can't fork" not in in_container(builder, forks).stderr
+
+
+def test_a_container_keeps_to_its_cpus(builder: Builder) -> None:
+    busy = (
+        "timeout 10 sh -c 'while :; do :; done'; cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.stat"
+    )
+    said = passed(in_container(builder, busy, "--cpus=0.5"))
+    assert said.startswith("50000 100000\n")
+    assert int(said.split("nr_throttled ")[1].split()[0]) > 0
+
+
+def test_limits_are_changed_while_a_container_runs(builder: Builder) -> None:
+    name = passed(builder.docker("run", "--detach", "--memory=64m", BASE_IMAGE, "sleep", "600"))
+    passed(builder.docker("update", "--memory=96m", "--memory-swap=96m", name.strip()))
+    said = passed(builder.docker("exec", name.strip(), "cat", "/sys/fs/cgroup/memory.max"))
+    assert said == f"{96 * 2**20}\n"
+    stats = ("stats", "--no-stream", "--format", "{{.MemUsage}}", name.strip())
+    assert "96MiB" in passed(builder.docker(*stats))
+    passed(builder.docker("rm", "--force", name.strip()))
+
+
+def test_the_status_says_that_limits_work(builder: Builder) -> None:
+    assert '"limits": "containers keep to theirs"' in builder.client("status", "--json").stdout
+
+
+def test_a_fork_bomb_leaves_the_daemon_its_processes(machine: Machine, builder: Builder) -> None:
+    """systemd gives the container fewer than the setting, and the bomb is two users' at once."""
+    started = daemon_says(machine, builder, "{{.State.StartedAt}}")
+    process = daemon_says(machine, builder, "{{.State.Pid}}")
+    group = passed(machine.ssh(f"sed -n 's/^0:://p' /proc/{process}/cgroup")).strip()
+    group = f"/sys/fs/cgroup{group.removesuffix('/builder/daemon')}"
+    works = f"{group}/builder/user.slice/user-1000.slice"
+    limits = passed(machine.ssh(f"cat {group}/pids.max {works}/pids.max")).split()
+    assert int(limits[1]) == int(limits[0]) - 512 < 16384
+    fork = "(for n in $(seq 6000); do sleep 600 & done); exec sleep 600"
+    bombs = [
+        passed(
+            builder.docker("run", "--detach", "--user", user, BASE_IMAGE, "sh", "-c", fork)
+        ).strip()
+        for user in ("0", "1000")
+    ]
+    assert until(
+        lambda: all("can't fork" in builder.docker("logs", bomb).stderr for bomb in bombs), 600
+    )
+    passed(builder.docker("version"))
+    passed(builder.docker("rm", "--force", *bombs))
+    assert passed(in_container(builder, "echo runs")) == "runs\n"
+    assert daemon_says(machine, builder, "{{.State.StartedAt}}") == started
+
+
+EVERYTHING = ("--privileged", "--cgroupns=host", "--pid=host", "--volume=/:/host")
+# In the daemon's own tree, and in the container's own group around it.
+RAISE = """
+for folder in /sys/fs/cgroup /host/run/container-cgroup; do
+    mount -o remount,rw $folder; mount -o remount,bind,rw $folder
+    for file in memory.max pids.max cpu.max cgroup.max.descendants; do
+        [ -e $folder/$file ] && echo "found $file"
+        echo max >$folder/$file && echo REACHED
+    done
+done
+mkdir /host/run/container-cgroup/planted && echo REACHED
+echo $$ >/host/run/container-cgroup/cgroup.procs && echo REACHED
+cat /sys/fs/cgroup/cgroup.max.descendants
+"""
+
+
+def test_nobody_inside_raises_the_limits_of_the_daemons_container(builder: Builder) -> None:
+    said = in_container(builder, RAISE, *EVERYTHING).stdout.splitlines()
+    assert "REACHED" not in said
+    assert said.count("found memory.max") == 2
+    assert said[-1] == "2048"
 
 
 @contextmanager

@@ -691,7 +691,11 @@ check_limits() {
 		return
 	}
 	case $driver in
-	'none '*) found warning limits "limits of single containers (docker run --memory, --cpus, --pids-limit; compose's mem_limit) do nothing there: control groups of version ${driver#none }" "limit the whole builder instead (settings memory, cpus, processes), or ask who runs it for a host with version 2" ;;
+	'none '*)
+		why='the host has control groups of version 1'
+		[ "$driver" = 'none 1' ] || why='its daemon has no control groups of its own'
+		found warning limits "limits of single containers (docker run --memory, --cpus, --pids-limit; compose's mem_limit) do nothing there: $why" 'limit the whole builder instead (settings memory, cpus, processes), or ask who runs it; docs/running.md tells what limits of containers need'
+		;;
 	*) found ok limits 'containers keep to theirs' ;;
 	esac
 }

@@ -214,7 +214,7 @@ def gather(stack: Stack) -> Status:
         cache=usage.get("Build Cache", 0),
         cache_cap=int(str(gc.get("defaultKeepStorage", "0B")).removesuffix("B")),
         images=usage.get("Images", 0),
-        limits=_limits(in_daemon, notices, f"{alias}-daemon"),
+        limits=_limits(stack, in_daemon, notices),
         disk=int(disk[1]) * 1024 if disk else 0,
         disk_free=int(disk[3]) * 1024 if disk else 0,
         builds=builds,
@@ -281,22 +281,28 @@ def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[K
     ]
 
 
-def _limits(in_daemon: Any, notices: list[str], container: str) -> str:
-    """With control groups of version 1 they work for nobody; with version 2 they must."""
-    driver, _, version = in_daemon(
-        "docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}}"
-    ).partition(" ")
-    if driver and driver != "none":
-        return "containers keep to theirs"
-    if version.strip() == "2":
-        notices.append(
-            "limits of single containers (docker run --memory) do nothing; "
-            f"next: docker logs {container} 2>&1 | grep cgroups, on the host"
-        )
-    return (
-        "those of single containers do nothing: control groups of version "
-        f"{version.strip() or 'unknown'}; memory, cpus and processes of the builder work"
+def _limits(stack: Stack, in_daemon: Any, notices: list[str]) -> str:
+    """Where they could work and do not, somebody should look."""
+    driver, _, version = (
+        in_daemon("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}}")
+        .strip()
+        .partition(" ")
     )
+    if not driver:
+        return "the daemon does not tell"
+    if driver != "none":
+        return "containers keep to theirs"
+    if version == "1":
+        why = "the host has control groups of version 1"
+    elif stack.settings.get("isolation") == "privileged":
+        why = "isolation is privileged"
+    else:
+        why = "the daemon has no control groups of its own"
+        notices.append(
+            "limits of single containers do nothing, on a host where they could work; next: "
+            f"docker logs {stack.alias}-daemon 2>&1 | grep cgroups, on the host"
+        )
+    return f"those of single containers do nothing: {why}; those of the whole builder work"
 
 
 def _certificate(stack: Stack, in_daemon: Any) -> str:

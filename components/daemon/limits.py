@@ -25,7 +25,8 @@ class Limits:
     """What the daemon's container is given for them."""
 
     processes: int
-    """The setting."""
+    isolation: str
+    """The settings."""
     uploads: list[docker.ContainerUploadArgs]
     label: str
     """Differs whenever the uploads do."""
@@ -45,6 +46,7 @@ class Limits:
         )  # fmt: skip
         return cls(
             settings.processes,
+            settings.isolation,
             [
                 upload(_CGROUPS, cgroups),
                 upload(_DOCKERD, dockerd, "0755"),
@@ -56,11 +58,12 @@ class Limits:
     def notes(self, facts: HostFacts) -> list[str]:
         """What the host does not let them be."""
         notes = []
-        if facts.cgroup == "1":
+        if facts.cgroup == "1" or self.isolation == "privileged":
+            why = "version 1" if facts.cgroup == "1" else "isolation = privileged"
             notes.append(
                 "limits of single containers (docker run --memory, --cpus, --pids-limit) do "
-                "nothing on this host: its control groups are of version 1. memory, cpus and "
-                "processes of the whole builder work. Next, if you need more: a host with version 2"
+                f"nothing: they need control groups of version 2 and isolation = unprivileged, and "
+                f"here is {why}; memory, cpus and processes of the whole builder work"
             )
         if facts.processes and self.processes + _RESERVE > int(facts.processes):
             notes.append(

@@ -294,7 +294,7 @@ def test_uplink_and_rules_are_back_with_a_restarted_daemon(builders: dict[str, B
 # Where the kernel lacks nft, root in the daemon's container has iptables of the older kind alone.
 WITHOUT_NFT = """#!/bin/sh
 read -r _ outside _ </proc/self/uid_map
-[ "$outside" -eq 0 ] || exec "/usr/sbin/${0##*/}" "$@"
+[ "$outside" -eq 0 ] && [ "$1" != --version ] || PATH=/usr/sbin:/sbin exec "${0##*/}" "$@"
 echo "${0##*/} (nf_tables): Could not fetch rule set generation id: Not supported" >&2
 exit 4
 """

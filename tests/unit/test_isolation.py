@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
+from components.daemon.limits import Limits
+from components.host import HostFacts
+from components.settings import Settings
 from tests.unit.conftest import LOOK, Run
 
 Program = Callable[..., Run]
 
+ADA = {
+    "name": "ada",
+    "publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMVQGDzXmV",
+}
 LONG_RUNNING = ("builder-daemon", "builder-gateway", "builder-janitor")
 
 
@@ -195,3 +202,32 @@ def test_the_daemon_starts_behind_the_rules_where_they_are_blocked(run_program: 
     assert "EGRESS_PRIVATE=block" in daemon["envs"]
     assert "EGRESS_OPEN=10.0.5.7/32 fd00::/64" in daemon["envs"]
     assert label(run) != label(run_program(privateNetworks="block")) != label(run_program())
+
+
+def notes(facts: HostFacts, **settings: Any) -> list[str]:
+    return Limits.of(Settings.of({"keys": [ADA], **settings})).notes(facts)
+
+
+def test_a_host_that_lets_limits_be_is_not_worth_a_word() -> None:
+    assert notes(HostFacts()) == []
+    assert notes(HostFacts(cgroup="2", processes="16896")) == []
+
+
+def test_fewer_processes_than_the_setting_are_told() -> None:
+    told = notes(HostFacts(cgroup="2", processes="5879"))
+    assert len(told) == 1
+    assert told[0].startswith("processes = 16384: this host lets a container have 5879 processes")
+    assert notes(HostFacts(cgroup="2", processes="5879"), processes=5000) == []
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "isolation", "why"),
+    [("1", "unprivileged", "version 1"), ("2", "privileged", "isolation = privileged")],
+)
+def test_limits_of_containers_that_do_nothing_are_told(
+    cgroup: str, isolation: str, why: str
+) -> None:
+    told = notes(HostFacts(cgroup=cgroup), isolation=isolation)
+    assert len(told) == 1
+    assert "do nothing: they need control groups of version 2 and" in told[0]
+    assert f"here is {why};" in told[0]

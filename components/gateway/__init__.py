@@ -24,6 +24,8 @@ SOCKET_DIRECTORY = "/run/builder"
 # Which socket a session gets, from its key's line of authorized_keys; without it, the guard's.
 SOCKET_VARIABLE = "BUILDER_SOCKET"
 _FILES = Path(__file__).parent
+# The kernel runs it, with the image's environment only by with-contenv.
+_WARDEN_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/warden watch\n"
 _LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
@@ -35,15 +37,12 @@ _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 
 
 def _dial_command(settings: Settings) -> str:
-    """What sshd runs for every session: a pipe from the client to the daemon's API.
-
-    nc ends with 0 unless it was never connected: only then is there a script to start, which waits.
-    """
+    """What sshd runs for every session: a pipe from the client to the daemon's API."""
+    dial = f"exec sh {_LIBRARY}/dial"
     if settings.transport == "socket":
-        socket = f"{SOCKET_DIRECTORY}/${{{SOCKET_VARIABLE}:-{GUARD_SOCKET_NAME}}}"
-        return f"nc -N -U {socket} 2>/dev/null || exec sh {_LIBRARY}/dial {socket}"
+        return f"{dial} {SOCKET_DIRECTORY}/${{{SOCKET_VARIABLE}:-{GUARD_SOCKET_NAME}}}"
     variables = " ".join(Tls.docker_client())
-    return f"{variables} exec {CLIENT_DIRECTORY}/docker system dial-stdio"
+    return f"{dial} env {variables} {CLIENT_DIRECTORY}/docker system dial-stdio"
 
 
 def sshd_config(settings: Settings) -> str:
@@ -121,7 +120,7 @@ class Gateway:
                 upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
                 upload(f"{_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
                 upload("/usr/local/bin/warden", (_FILES / "warden.sh").read_text(), "0755"),
-                upload("/custom-services.d/warden", "exec /usr/local/bin/warden watch\n"),
+                upload("/custom-services.d/warden", _WARDEN_SERVICE),
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
                 upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             ],

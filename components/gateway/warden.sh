@@ -12,6 +12,8 @@ export TZ=UTC
 list=/access/list
 log=/config/logs/openssh
 acted_on=/run/gateway/acted-on
+# Touched for each login of the health check; by it the check tells that all of this works.
+seen=/run/gateway/seen
 
 # Of the list, by fingerprint: name, what is said of its role, last second; addresses, principals and
 # role together; and what is revoked.
@@ -154,8 +156,10 @@ end_idlers() {
 
 audit() {
 	if parse "$1"; then
-		# The health check.
-		[[ $address != 127.0.0.1 ]] || return 0
+		if [[ $address == 127.0.0.1 ]]; then
+			: >"$seen"
+			return 0
+		fi
 		if [[ $outcome == Failed ]]; then
 			echo "$time refused $label user=$login_name"
 			return 0
@@ -175,7 +179,7 @@ audit() {
 
 watch() {
 	local line status enforced listener=none from_line=+1
-	until [[ -f $log/current ]]; do sleep 0.2; done
+	until [[ -f $log/current && -f $list ]]; do sleep 0.2; done
 	say 'warden is watching'
 	# All of the log at the first start of the container; from here on after one of this script.
 	[[ ! -f /run/gateway/watched ]] || from_line=0
@@ -194,6 +198,10 @@ watch() {
 		# A steady flow of lines must not put this off.
 		((SECONDS != ${checked:=-1})) || continue
 		checked=$SECONDS
+		if [[ ! -f $list || ! -f $log/current ]]; then
+			say "warden: $list or $log/current is gone"
+			return 1
+		fi
 		end_idlers
 		if [[ $list -nt $acted_on || $list -ot $acted_on || $(in_force) != "$enforced" ]]; then
 			enforce

@@ -46,7 +46,7 @@ until_passes "$daemon" 'the daemon does not answer' in_daemon '
 	docker version --format "{{.Server.Version}}"' sh "$socket" "$guarded"
 version=$said
 # shellcheck disable=SC2016
-until_passes "$gateway" 'the gateway does not pass a Docker API ping' docker exec "$gateway" sh -c '
+until_passes "$gateway" 'the gateway does not pass its health check' docker exec "$gateway" sh -c '
 	bash /usr/local/lib/gateway/health && sha256sum /access/authorized_keys'
 [ "${said%% *}" = "$keys_sha256" ] || fail "the gateway's authorized keys are not the configured ones"
 [ -z "$guard" ] || until_passes "$guard" 'the guard does not pass a Docker API ping' docker exec "$guard" python3 -m guard ping "$guarded"

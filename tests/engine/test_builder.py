@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
+import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.engine.conftest import PROJECT, ROOT, Builder, NewBuilder, passed, run, until
+from tests.engine.conftest import AS_ROOT, PROJECT, ROOT, Builder, NewBuilder, passed, run, until
 
 REGISTRY = "localhost/registry:2.8.3"
 
@@ -118,30 +120,95 @@ def test_init_script_runs_again_over_a_kept_config(builder: Builder) -> None:
     assert "200 OK" in builder.ping().stdout
 
 
-def test_init_script_ends_the_container_when_sshd_refuses(builder: Builder, tmp_path: Path) -> None:
+def test_the_gateway_ends_within_seconds_when_sshd_refuses_its_configuration(
+    builder: Builder, tmp_path: Path
+) -> None:
     gateway = builder.container("gateway")
     broken = tmp_path / "sshd_config"
     broken.write_text("NoSuchOption yes\n")
-    passed(
-        run("docker", "cp", f"{gateway}:/usr/local/lib/gateway/sshd_config", str(tmp_path / "kept"))
-    )
-    passed(run("docker", "cp", str(broken), f"{gateway}:/usr/local/lib/gateway/sshd_config"))
+    uploaded = f"{gateway}:/usr/local/lib/gateway/sshd_config"
+    passed(run("docker", "cp", uploaded, str(tmp_path / "kept")))
+    passed(run("docker", "stop", gateway))
+    passed(run("docker", "cp", str(broken), uploaded))
+
+    def ends() -> int:
+        return int(passed(run("docker", "inspect", "--format", "{{.RestartCount}}", gateway)))
+
     try:
-        run("docker", "exec", "--env", "USER_NAME=builder", gateway, "bash",
-            "/custom-cont-init.d/gateway")  # fmt: skip
+        passed(run("docker", "start", gateway))
+        assert until(lambda: ends() >= 1, 30)
         refusal = "Bad configuration option: NoSuchOption"
-        assert until(lambda: refusal in run("docker", "logs", gateway).stderr, 60)
+        assert refusal in run("docker", "logs", gateway).stderr
         refused = builder.pulumi("up", "--target-replace", "**builder-readiness")
         assert refused.returncode != 0
         assert "its last lines" in refused.stdout
         assert "NoSuchOption" in refused.stdout
+        run("docker", "update", "--restart", "no", gateway)
+        assert until(lambda: passed(run("docker", "wait", gateway)) == "1\n", 60)
     finally:
         run("docker", "stop", gateway)
-        passed(run("docker", "cp", str(tmp_path / "kept"),
-                   f"{gateway}:/usr/local/lib/gateway/sshd_config"))  # fmt: skip
+        passed(run("docker", "update", "--restart", "unless-stopped", gateway))
+        passed(run("docker", "cp", str(tmp_path / "kept"), uploaded))
         run("docker", "start", gateway)
     builder.up()
     assert "200 OK" in builder.ping().stdout
+
+
+def test_the_gateway_starts_and_stops_within_seconds(builder: Builder) -> None:
+    gateway = builder.container("gateway")
+    builder.ssh_end()
+    begun = time.monotonic()
+    passed(run("docker", "restart", gateway))
+    # s6-overlay gives processes 3 of them; Docker kills after 10.
+    assert time.monotonic() - begun < 9
+    assert until(lambda: "200 OK" in builder.ping().stdout, 30)
+
+
+HEALTH = ("bash", "/usr/local/lib/gateway/health")
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ("pkill -STOP -f 'warden watch'", "pkill -CONT -f 'warden watch'"),
+        (
+            "mv /usr/local/bin/warden /warden; pkill -f 'warden watch'",
+            "mv /warden /usr/local/bin/warden",
+        ),
+        ("pkill -STOP -f s6-log", "pkill -CONT -f s6-log"),
+    ],
+    ids=["hangs", "does not run", "hears nothing from sshd"],
+)
+def test_a_gateway_whose_session_monitor_does_not_work_is_unhealthy(
+    builder: Builder, broken: str, mended: str
+) -> None:
+    gateway = builder.container("gateway")
+    in_gateway = ("docker", "exec", gateway, "sh", "-c")
+    passed(run("docker", "exec", gateway, *HEALTH))
+    passed(run(*in_gateway, broken))
+    try:
+        unhealthy = run("docker", "exec", gateway, *HEALTH)
+        assert unhealthy.returncode == 1
+        assert "the session monitor (warden) did not see this login" in unhealthy.stdout
+    finally:
+        passed(run(*in_gateway, mended))
+    assert until(lambda: run("docker", "exec", gateway, *HEALTH).returncode == 0, 30)
+
+
+def test_up_fails_when_the_session_monitor_cannot_read_the_access_list(builder: Builder) -> None:
+    gateway = builder.container("gateway")
+    access = passed(run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}",
+                        builder.container("access"))).strip()  # fmt: skip
+    passed(run(*AS_ROOT, "mv", f"{access}/list", f"{access}/away"))
+    try:
+        refused = builder.pulumi("up", "--target-replace", "**builder-readiness")
+    finally:
+        passed(run(*AS_ROOT, "mv", f"{access}/away", f"{access}/list"))
+    assert refused.returncode != 0
+    assert "the gateway does not pass its health check" in refused.stdout
+    assert "the session monitor (warden) did not see this login" in refused.stdout
+    assert until(lambda: run("docker", "exec", gateway, *HEALTH).returncode == 0, 30)
+    builder.up()
 
 
 def test_limits_reach_the_container(builder: Builder) -> None:

@@ -273,12 +273,28 @@ def test_the_janitor_sees_the_disk_and_the_api_and_no_more(
     } <= set(janitor["envs"])
 
 
+@pytest.mark.parametrize("settings", [{}, {"transport": "tls"}], ids=["socket", "tls"])
+def test_the_kernel_can_run_whatever_is_uploaded_as_a_program(
+    run_program: Program, settings: dict[str, str]
+) -> None:
+    """s6 runs a service (custom-services.d) as a program, by its first line alone."""
+    programs = {
+        f"{name} {path}": upload["content"]
+        for name, resource in run_program(**settings).resources.items()
+        if resource.type == "docker:index/container:Container" and "uploads" in resource.inputs
+        for path, upload in uploads(resource).items()
+        if upload.get("permissions") == "0755" or "/custom-services.d/" in path
+    }
+    assert "builder-gateway /custom-services.d/warden" in programs
+    assert [path for path, text in programs.items() if not text.startswith("#!/")] == []
+
+
 def test_sshd_lets_nothing_through_but_the_docker_api(run_program: Program) -> None:
     config = uploads(run_program()["builder-gateway"])["/usr/local/lib/gateway/sshd_config"]
     lines = [line.strip() for line in config["content"].splitlines()]
     for line in (
-        "ForceCommand nc -N -U /run/builder/${BUILDER_SOCKET:-guard.sock} 2>/dev/null || "
-        "exec sh /usr/local/lib/gateway/dial /run/builder/${BUILDER_SOCKET:-guard.sock}",
+        "ForceCommand exec sh /usr/local/lib/gateway/dial "
+        "/run/builder/${BUILDER_SOCKET:-guard.sock}",
         "PermitUserEnvironment BUILDER_SOCKET",
         "AuthenticationMethods publickey",
         "PasswordAuthentication no",

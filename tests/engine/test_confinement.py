@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import Builder, free_port, passed, run, until
+from tests.engine.conftest import PING, Builder, free_port, passed, run, until
 
 every_credential = pytest.mark.parametrize("key", ["ada", "job"], ids=["key", "certificate"])
 
@@ -35,7 +35,51 @@ def test_no_command_but_the_docker_stream(
     answer = builder.ssh(*options, builder.output("sshAlias"), *words, key=key, input="id\r\n\r\n")
     assert "uid=" not in answer.stdout
     assert "root:" not in answer.stdout
-    assert answer.stdout == "" or answer.stdout.startswith("HTTP/1.1 400 Bad Request")
+    assert answer.stdout == ""
+    assert answer.returncode != 0
+
+
+@every_credential
+@pytest.mark.parametrize("command", ["docker ps", "ls", "docker system dial-stdi", "$(id)", "`id`"])
+def test_a_foreign_command_is_told_what_this_is(builder: Builder, key: str, command: str) -> None:
+    answer = builder.ssh(builder.output("sshAlias"), command, key=key, input=PING)
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert answer.stderr.count("\n") == 1
+    assert "This is a Docker builder: it has no shell" in answer.stderr
+
+
+@every_credential
+@pytest.mark.parametrize(
+    "command",
+    [
+        "docker system dial-stdio",
+        "docker --host=unix:///var/run/docker.sock system dial-stdio",
+        "docker --host unix:///run/user/1000/docker.sock system dial-stdio",
+        "docker -H unix:///var/run/docker.sock system dial-stdio",
+        "'docker' 'system' 'dial-stdio'",
+        "/usr/local/bin/docker system dial-stdio",
+        "DOCKER_HOST=tcp://evil docker system dial-stdio; id",
+    ],
+)
+def test_what_dockers_clients_ask_for_is_the_pipe_and_is_not_run(
+    builder: Builder, key: str, command: str
+) -> None:
+    answer = passed(builder.ssh(builder.output("sshAlias"), command, key=key, input=PING))
+    assert answer.startswith("HTTP/1.0 200 OK")
+    assert "uid=" not in answer
+
+
+def test_sshd_knows_every_option_of_its_configuration(builder: Builder) -> None:
+    assert "200 OK" in builder.ping().stdout
+    said = passed(
+        run("docker", "exec", builder.container("gateway"), "sh", "-c",
+            "cat /config/logs/openssh/current; /usr/sbin/sshd.pam -t -f /config/sshd/sshd_config "
+            "-h /config/ssh_host_keys/ssh_host_ed25519_key 2>&1")
+    )  # fmt: skip
+    assert "Accepted publickey for builder" in said
+    assert "Unsupported option" not in said
+    assert "Deprecated option" not in said
 
 
 @every_credential
@@ -109,7 +153,7 @@ def test_nothing_of_the_client_reaches_its_session(
             key=key, env=client, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as session:  # fmt: skip
-            session_process = ("docker", "exec", gateway, "pgrep", "-f", "^nc -N -U")
+            session_process = ("docker", "exec", gateway, "pgrep", "-f", "s6-ioconnect")
             assert until(lambda: run(*session_process).stdout)
             process = run(*session_process).stdout.split()[0]
             environment = passed(

@@ -36,7 +36,7 @@ def only_these_clients(builder: Builder) -> Iterator[None]:
 def sessions(builder: Builder) -> list[str]:
     """The processes that serve clients."""
     listed = passed(run("docker", "top", builder.container("gateway"), "-eo", "pid,args"))
-    marks = ("nc -N", "sshd-session", "sshd-auth")
+    marks = ("s6-ioconnect", "sshd-session", "sshd-auth")
     return [line for line in listed.splitlines() if any(mark in line for mark in marks)]
 
 
@@ -124,7 +124,7 @@ def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
                              stderr=subprocess.DEVNULL)
             for _ in range(number)
         ]  # fmt: skip
-        until(lambda: sum("nc -N" in line for line in sessions(builder)) == number, 20)
+        until(lambda: sum("s6-ioconnect" in line for line in sessions(builder)) == number, 20)
         for client in clients:
             client.kill()
             client.communicate()

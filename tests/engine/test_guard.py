@@ -237,14 +237,14 @@ def test_each_role_forwards_to_its_own_socket(
     assert ("open failed" in said) == (not opens)
 
 
-NC = "BUILDER_SOCKET=docker.sock nc -N -U /run/builder/docker.sock"
+OTHER_COMMAND = "BUILDER_SOCKET=docker.sock sh /usr/local/lib/gateway/dial /run/builder/docker.sock"
 RUN_PRIVILEGED = "POST /containers/create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @pytest.mark.parametrize(
     ("options", "command"),
     [
-        ((), "BUILDER_SOCKET=docker.sock sh"),
+        ((), "BUILDER_SOCKET=docker.sock docker system dial-stdio"),
         (("-o", "SetEnv=BUILDER_SOCKET=docker.sock"), ""),
         (("-o", "SendEnv=BUILDER_SOCKET"), ""),
         (("-s",), "admin"),
@@ -260,7 +260,7 @@ def test_nothing_of_the_client_changes_its_role(
         builder.sign("forced", "ci-ca", "ci")
         folder = builder.folder
         passed(run("ssh-keygen", "-q", "-s", str(folder / "ci-ca"), "-I", "forced", "-n", "ci",
-                   "-V", "+5m", "-O", f"force-command={NC}",
+                   "-V", "+5m", "-O", f"force-command={OTHER_COMMAND}",
                    str(folder / "forced.pub")))  # fmt: skip
     words = [command] if command else []
     answer = builder.ssh(

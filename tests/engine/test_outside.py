@@ -74,7 +74,9 @@ def stays_up(builder: Builder) -> Iterator[None]:
 
     def sessions() -> list[str]:
         listed = passed(run("docker", "top", builder.container("gateway"), "-eo", "pid,args"))
-        return [line for line in listed.splitlines() if "nc -N" in line or "sshd-auth" in line]
+        return [
+            line for line in listed.splitlines() if "s6-ioconnect" in line or "sshd-auth" in line
+        ]
 
     before = started()
     yield

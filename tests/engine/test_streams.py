@@ -1,0 +1,264 @@
+"""Streams end as they do on a local daemon: each side's end reaches the other, on every path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    PING,
+    Builder,
+    NewBuilder,
+    passed,
+    run,
+    until,
+)
+
+# What a stream that does not end is told from; a session with the builder takes one or two.
+SECONDS = 30
+MIB = 1024 * 1024
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    """With a key of role build, so that the guard is there too."""
+    ready = new_builder()
+    ready.add_key("ci", role="build")
+    ready.up()
+    ready.load_base()
+    return ready
+
+
+@contextmanager
+def forwarded(builder: Builder) -> Iterator[str]:
+    """The daemon's socket, forwarded as the client's kit does it."""
+    path = builder.folder / "daemon.sock"
+    path.unlink(missing_ok=True)
+    with builder.connection("-L", f"{path}:/run/builder/docker.sock"):
+        assert until(path.exists)
+        yield f"unix://{path}"
+
+
+@pytest.fixture(params=["plain ssh", "forwarded socket"])
+def start(builder: Builder, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts docker as a client by one of the two paths."""
+    builder.docker("version")
+    wrapper = str(builder.folder / "bin")
+
+    def by(host: str) -> Start:
+        def docker_by(*arguments: str, **streams: object) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                ["docker", *arguments],
+                env={**os.environ, "DOCKER_HOST": host, "PATH": f"{wrapper}:{os.environ['PATH']}"},
+                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
+                   "stderr": subprocess.PIPE, **streams},
+            )  # type: ignore[call-overload,no-any-return]  # fmt: skip
+
+        return docker_by
+
+    if request.param == "plain ssh":
+        yield by(f"ssh://{builder.stack}-builder")
+    else:
+        with forwarded(builder) as host:
+            yield by(host)
+
+
+def ends(client: subprocess.Popen[bytes]) -> float:
+    """Seconds until it has ended by itself; its standard input stays open until then."""
+    begun = time.monotonic()
+    try:
+        client.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        client.kill()
+        pytest.fail(f"it did not end within {SECONDS} s")
+    finally:
+        if client.stdin:
+            client.stdin.close()
+    return time.monotonic() - begun
+
+
+def test_it_ends_with_the_command_while_its_input_is_open(start: Start) -> None:
+    client = start("run", "--rm", "--interactive", BASE_IMAGE, "true")
+    ends(client)
+    assert client.returncode == 0
+
+
+def test_it_ends_with_the_command_while_more_input_comes(start: Start) -> None:
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+        client = start("run", "--rm", "--interactive", BASE_IMAGE, "head", "-n", "1",
+                       stdin=endless.stdout)  # fmt: skip
+        try:
+            ends(client)
+        finally:
+            endless.kill()
+    assert client.returncode == 0
+    assert client.stdout is not None
+    assert client.stdout.read() == b"y\n"
+
+
+def test_a_terminal_ends_with_its_shell(start: Start) -> None:
+    mine, theirs = pty.openpty()
+    client = start("run", "--rm", "--interactive", "--tty", BASE_IMAGE, "sh",
+                   stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+    os.close(theirs)
+    shown = b""
+
+    def read() -> None:
+        nonlocal shown
+        while chunk := _read(mine):
+            shown += chunk
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    assert until(lambda: b"#" in shown or b"$" in shown, SECONDS)
+    os.write(mine, b"echo $((6 * 7)); exit 3\r")
+    ends(client)
+    reading.join(5)
+    os.close(mine)
+    assert b"42" in shown
+    assert client.returncode == 3
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        # The terminal's other side is gone.
+        return b""
+
+
+def test_the_end_of_the_input_arrives_and_the_answer_still_comes(start: Start) -> None:
+    client = start("run", "--rm", "--interactive", BASE_IMAGE, "sh", "-c",
+                   "cat | wc -c; sleep 1; echo late")  # fmt: skip
+    out, _ = client.communicate(b"x" * 100000, timeout=SECONDS)
+    assert out.split() == [b"100000", b"late"]
+
+
+def test_much_goes_both_ways_at_once(start: Start) -> None:
+    block = os.urandom(MIB)
+    client = start("run", "--rm", "--interactive", BASE_IMAGE, "cat")
+    sent, received = hashlib.sha256(), hashlib.sha256()
+
+    def send() -> None:
+        assert client.stdin is not None
+        for _ in range(200):
+            client.stdin.write(block)
+            sent.update(block)
+        client.stdin.close()
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    assert client.stdout is not None
+    while chunk := client.stdout.read(MIB):
+        received.update(chunk)
+    sending.join()
+    assert client.wait(SECONDS) == 0
+    assert received.digest() == sent.digest()
+
+
+def test_long_output_arrives_whole_though_its_reader_is_slow(start: Start) -> None:
+    client = start("run", "--rm", BASE_IMAGE, "sh", "-c", "yes | head -c 20000000")
+    assert client.stdout is not None
+    time.sleep(2)
+    assert len(client.stdout.read()) == 20000000
+    assert client.wait(SECONDS) == 0
+
+
+def test_a_command_in_a_container_ends_for_a_client_that_waits_for_the_daemons_end(
+    builder: Builder,
+) -> None:
+    """As docker-py and aiodocker read the answer of an exec, with their own side open."""
+    name = "exec"
+    passed(builder.docker("run", "--detach", "--rm", "--name", name, BASE_IMAGE, "sleep", "300"))
+    try:
+        created = builder.ssh(
+            builder.output("sshAlias"), "docker system dial-stdio",
+            input=request(f"POST /containers/{name}/exec",
+                          '{"AttachStdout": true, "Cmd": ["echo", "done"]}'),
+        )  # fmt: skip
+        identity = json.loads(created.stdout.splitlines()[-1])["Id"]
+        start = request(f"POST /exec/{identity}/start", '{"Detach": false, "Tty": false}',
+                        "Connection: Upgrade", "Upgrade: tcp")  # fmt: skip
+        answer = answered(builder, "ada", start)
+    finally:
+        builder.docker("rm", "--force", name)
+    assert answer.startswith("HTTP/1.1 101 ")
+    assert answer.endswith("done\n")
+
+
+def request(line: str, body: str, *headers: str) -> str:
+    """An HTTP request whose connection the daemon closes after its answer, or keeps as a stream."""
+    closing = headers or ("Connection: close",)
+    lines = (f"{line} HTTP/1.1", "Host: docker", "Content-Type: application/json",
+             f"Content-Length: {len(body)}", *closing)  # fmt: skip
+    return "\r\n".join(lines) + "\r\n\r\n" + body
+
+
+def answered(builder: Builder, key: str, asked: str) -> str:
+    """All that comes back; the client keeps its side open until the other one has ended."""
+    with subprocess.Popen(
+        [*builder.ssh_command(key), builder.output("sshAlias"), "docker system dial-stdio"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as client:  # fmt: skip
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(asked)
+        client.stdin.flush()
+        timer = threading.Timer(SECONDS, client.kill)
+        timer.start()
+        try:
+            answer = client.stdout.read()
+            client.wait()
+        finally:
+            timer.cancel()
+    assert client.returncode == 0, "it did not end"
+    return answer
+
+
+@pytest.mark.parametrize("key", ["ada", "ci"], ids=["admin", "role build, by the guard"])
+def test_the_daemons_end_reaches_a_client_that_says_no_more(builder: Builder, key: str) -> None:
+    """HTTP/1.0: the daemon, or the guard, closes after its answer; the client stays as it is."""
+    assert "200 OK" in answered(builder, key, PING)
+
+
+def test_clients_that_are_killed_on_a_silent_stream_leave_no_process(builder: Builder) -> None:
+    """The daemon says nothing to them that would show it that they are gone."""
+    builder.ssh_end()
+    plain = builder.ssh_command()
+    events = "GET /events HTTP/1.1\r\nHost: a\r\n\r\n"
+    clients = [
+        subprocess.Popen(
+            [*plain, builder.output("sshAlias"), "docker", "system", "dial-stdio"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for _ in range(10)
+    ]  # fmt: skip
+    for client in clients:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(events)
+        client.stdin.flush()
+        assert "200 OK" in client.stdout.readline()
+    for client in clients:
+        client.kill()
+        client.communicate()
+    top = ("docker", "top", builder.container("gateway"), "-eo", "pid,args")
+    marks = ("s6-ioconnect", "sshd-session", "lib/gateway/dial")
+
+    def left() -> list[str]:
+        listed = passed(run(*top)).splitlines()
+        return [line for line in listed if any(mark in line for mark in marks)]
+
+    assert until(lambda: not left(), SECONDS), left()

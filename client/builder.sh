@@ -99,7 +99,7 @@ master() {
 }
 
 # Opens the shared connection unless it is open.
-connect() { master || ssh -o ConnectTimeout=10 -fNT "$name" </dev/null; }
+connect() { master || ssh -fNT "$name" </dev/null; }
 
 # answers URL: the version of the daemon there; what docker says when there is none is in the file
 # `answer`.
@@ -195,13 +195,23 @@ watch() {
 		[ "$wait_seconds" -gt 0 ] || (point "ssh://$name")
 		[ $(($(now) - lost)) -lt 3600 ] || break
 		[ "$wait_seconds" -ge 10 ] || wait_seconds=$((wait_seconds + 1))
-		sleep "$wait_seconds"
+		again=$(($(now) + wait_seconds))
+		while [ "$(now)" -lt "$again" ] && is_watched "$token"; do sleep 1; done
 	done 2>>"$folder/log"
 	! is_watched "$token" || rest
 }
 
-# Whoever watches sees within 30 seconds that it shall end, however silent the host is.
-reconnect() { master || within 30 ssh -o BatchMode=yes -o ConnectTimeout=10 -fNT "$name" </dev/null; }
+# Opens the shared connection, unless watching ends meanwhile: a host that is gone may keep ssh busy.
+reconnect() {
+	! master || return 0
+	ssh -o BatchMode=yes -fNT "$name" </dev/null &
+	attempt=$!
+	while kill -0 "$attempt" 2>/dev/null; do
+		is_watched "$token" || kill "$attempt"
+		sleep 1
+	done
+	wait "$attempt"
+}
 
 # is_watched TOKEN: whether the one with this token still is who watches.
 is_watched() {

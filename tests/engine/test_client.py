@@ -8,8 +8,9 @@ import secrets
 import shlex
 import socket
 import statistics
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -182,36 +183,57 @@ def test_what_a_crash_left_behind_is_in_nobody_s_way(builder: Builder, laptop: L
 
 def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop: Laptop) -> None:
     passed(laptop.builder("on"))
-    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 3; echo {secrets.token_hex(4)} >/slow\n"
+    token = secrets.token_hex(4)
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 8; echo {token} >/slow\n"
     passed(laptop.sh("cat >~/slow", input=dockerfile))
     build = "(docker build - <~/slow >~/slow.log 2>&1; echo $? >~/slow.rc) &"
-    passed(laptop.sh(f"rm -f ~/slow.rc; {build} sleep 1.5"))
+    passed(laptop.sh(f"rm -f ~/slow.rc; {build} :"))
+    top = ("docker", "top", builder.container("daemon"), "-eo", "pid,args")
+    assert until(lambda: token in run(*top).stdout)
     passed(laptop.builder("off"))
     assert current(laptop).startswith("default ")
     assert until(lambda: not processes(laptop, "builder watch"))
-    assert until(lambda: laptop.sh("cat ~/slow.rc").stdout.strip(), 10)
+    assert until(lambda: laptop.sh("cat ~/slow.rc").stdout.strip(), 30)
     assert laptop.sh("cat ~/slow.rc").stdout.strip() == "0", laptop.sh("cat ~/slow.log").stdout
     assert laptop.sh("ls ~/.builder/*/docker.sock").returncode != 0
 
 
+@contextmanager
+def silent_host() -> Iterator[tuple[int, threading.Event]]:
+    """A port where somebody says that he is an sshd and no more; set at each connection."""
+    came, connections = threading.Event(), []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+                    came.set()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1], came
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in connections:
+        connection.close()
+
+
 def test_off_ends_who_watches_though_the_host_is_gone(builder: Builder, laptop: Laptop) -> None:
-    """A host that takes the connection and says nothing: ssh by itself waits for minutes."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
+    config = f"~/.builder/{name(builder)}/ssh_config"
+    with silent_host() as (port, came):
         passed(laptop.builder("on"))
-        config = f"~/.builder/{name(builder)}/ssh_config"
-        passed(laptop.sh(f"cp {config} ~/kept; sed -i 's/Port .*/Port {port}/' {config}"))
+        # ssh by itself would wait three minutes.
+        change = f"s/Port .*/Port {port}/; s/ServerAliveInterval 10/ServerAliveInterval 60/"
+        passed(laptop.sh(f"cp {config} ~/kept; sed -i '{change}' {config}"))
         try:
             passed(run("kill", *processes(laptop, "-fNT")))
-            assert until(lambda: current(laptop) == plain(builder), 60)
-            silent.settimeout(60)
-            with silent.accept()[0]:
-                passed(laptop.builder("off"))
-                assert until(lambda: not processes(laptop, "builder watch"), 20)
+            assert came.wait(30)
+            passed(laptop.builder("off"))
+            assert until(lambda: not processes(laptop, "builder watch"), 15)
+            assert not processes(laptop, "-fNT")
         finally:
             passed(laptop.sh(f"cp ~/kept {config}"))
     assert current(laptop).startswith("default ")
-    assert not processes(laptop, "-fNT")
 
 
 def test_on_says_what_keeps_docker_from_buildkit(builder: Builder, laptop: Laptop) -> None:
@@ -342,7 +364,7 @@ def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: 
     assert ada["last_login"] > "2026"
     assert (shown["refusals"][-1]["fingerprint"], shown["refusals"][-1]["name"]) == (stranger, "-")
     assert shown["host_keys"] == [{"generation": 1, "presented": True, "days": 0}]
-    with builder.build_in_flight(10):
+    with builder.build_in_flight(20):
         assert " 1 now; of the last " in passed(builder.client("status"))
 
 

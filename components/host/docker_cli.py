@@ -41,6 +41,11 @@ class HostDocker:
                 f"{self.host.url} does not answer within {_SECONDS} s (docker {words[0]}); next: "
                 "look at the host itself"
             ) from None
+        # Of a shell or of env; the commands in a container have codes of their own.
+        if result.returncode == 127 and words[0] != "exec":
+            raise HostError(
+                f"there is no docker on {self.host.url} ({_words(result)}); next: install its CLI"
+            )
         if result.returncode == 255 and self.host.is_remote:
             raise HostError(f"{_words(result)}\n{self.host.unreachable}")
         return result

@@ -1,7 +1,7 @@
 """The daemon image against the contract of docker:29.7.2-dind-rootless.
 
-Read from docker-library's Dockerfiles and scripts at 3289af8 and from Alpine's root folder. An image
-that those scripts made keeps it too; offline/README.md says what still differs.
+Read from docker-library's Dockerfiles and scripts at 3289af8 and from Alpine's root folder. An
+image that those scripts made keeps it too; offline/README.md says what still differs.
 """
 
 from __future__ import annotations

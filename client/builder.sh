@@ -149,7 +149,8 @@ open_way() {
 		point "$url"
 		token=$$.$(now)
 		printf '%s\n' "$token" >"$folder/watched"
-		BUILDER_HOME=$home nohup sh "$home/builder" watch "$name" "$token" </dev/null >/dev/null 2>"$folder/log" &
+		# It outlives this terminal; nohup(1) is not everywhere.
+		(trap '' HUP && BUILDER_HOME=$home exec sh "$home/builder" watch "$name" "$token") </dev/null >/dev/null 2>"$folder/log" &
 		say "$name: the socket is forwarded, Docker $version answers"
 	else
 		url=ssh://$name

@@ -93,8 +93,9 @@ logins() {
 	} | grep -E ': (Accepted|Failed) publickey' | grep -v ' from 127.0.0.1 '
 }
 
-# The process that logs a login; Alpine calls the program sshd-session.pam.
-session_pattern="^sshd-session[^ ]*: ${USER_NAME:?} \\[priv\\] *\$"
+# The process that logs a login; Alpine calls the program sshd-session.pam, and OpenSSH the process
+# [priv], from 10.5 on [postauth].
+session_pattern="^sshd-session[^ ]*: ${USER_NAME:?} \\[(priv|postauth)\\] *\$"
 
 # The login of each connection that is open now, one line of the log each.
 open_logins() {
@@ -173,6 +174,8 @@ audit() {
 	# Part of each login and each end; nothing that the lines above do not say.
 	*': Postponed '* | *': Failed none '* | *'Received disconnect '* | *'Disconnected from '* | \
 		*'Connection closed by '* | *'Connection reset by '*) ;;
+	# The client's choice; OpenSSH 10.6 says it at each login.
+	*' is not using a post-quantum key exchange algorithm: '*) ;;
 	*) echo "$1" ;;
 	esac
 }

@@ -6,7 +6,6 @@ cache, and what was built must still be whole.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import secrets
@@ -48,8 +47,8 @@ def warm(builder: Builder) -> Builder:
 
 def kill(*pids: int) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        killed = run(*AS_ROOT, "kill", "-KILL", str(pid))
+        assert killed.returncode == 0 or "No such process" in killed.stderr
 
 
 def processes(builder: Builder, role: str, name: str) -> list[int]:

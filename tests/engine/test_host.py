@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import ROOT, NewBuilder, Result, free_port, make_key, passed, run
+from tests.engine.conftest import (
+    AS_ROOT,
+    ROOT,
+    NewBuilder,
+    Result,
+    free_port,
+    make_key,
+    passed,
+    run,
+)
 from tests.engine.hosts import Hosts, hosts_in
 from tests.engine.test_drift import drift
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root can hide devices in a mount namespace"
-)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
         "PermitRootLogin prohibit-password\n"
     )
-    Path("/run/sshd").mkdir(exist_ok=True)
+    passed(run(*AS_ROOT, "mkdir", "-p", "/run/sshd"))
     server = subprocess.Popen(
         ["/usr/sbin/sshd", "-D", "-f", str(folder / "config")], stderr=subprocess.DEVNULL
     )
@@ -198,7 +203,6 @@ def test_of_a_host_that_does_not_answer_a_preview_changes_nothing(
         assert told in refused.stdout
 
 
-@needs_root
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     """preflight.sh in a mount namespace whose kernel and devices are too poor."""
     poor = tmp_path / "zero"
@@ -215,7 +219,7 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
         f"export CLOCK=$(($(date +%s) - 3600)) PATH={tmp_path}:$PATH && "
         f"sh -s -- check owner nobody-builder 127.0.0.1 1 linux/riscv64 false < {script}"
     )
-    said = run("unshare", "--mount", "sh", "-c", inside)
+    said = run(*AS_ROOT, "unshare", "--mount", "sh", "-c", inside)
     assert said.returncode == 1
     for shortfall in (
         "kernel 5.4.0-old is too old",
@@ -241,7 +245,7 @@ def preflight_where(folder: Path, verb: str, *setting: str) -> Result:
     words = "o nobody-builder 127.0.0.1 1 '' false" if verb == "look" else ""
     inside = (f"export PATH={folder}:$PATH", *setting, f"sh -s -- {verb} {words}")
     script = (ROOT / "components" / "host" / "preflight.sh").read_text()
-    return run("unshare", "--mount", "sh", "-euc", " && ".join(inside), input=script)
+    return run(*AS_ROOT, "unshare", "--mount", "sh", "-euc", " && ".join(inside), input=script)
 
 
 OWN = "/etc/sysctl.d/zz-docker-build-machine-max_user_namespaces.conf"
@@ -258,7 +262,6 @@ ALLOWING = "user.max_user_namespaces=28633"
         ("/etc/sysctl.conf", True),
     ],
 )
-@needs_root
 def test_what_a_boot_would_refuse_is_told_and_prepared(
     tmp_path: Path, file: str, last: bool
 ) -> None:
@@ -283,11 +286,9 @@ def test_what_a_boot_would_refuse_is_told_and_prepared(
     assert f"sysctl -w {ALLOWING}" in (tmp_path / "called").read_text()
 
 
-@needs_root
 def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
     """Node and mode are right, and the kernel has nothing behind them."""
-    passed(run("mknod", str(tmp_path / "tun"), "c", "10", "250"))
-    (tmp_path / "tun").chmod(0o666)
+    passed(run(*AS_ROOT, "mknod", "--mode=0666", str(tmp_path / "tun"), "c", "10", "250"))
     hidden = f"mount --bind {tmp_path}/tun /dev/net/tun"
     told = preflight_where(tmp_path, "look", hidden)
     assert "tun=broken" in told.stdout
@@ -295,7 +296,6 @@ def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
     assert "modprobe tun && echo tun >/etc/modules-load.d" in told.stderr
 
 
-@needs_root
 def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_path: Path) -> None:
     setting: tuple[str, ...] = (
         "mount -t tmpfs none /proc/sys/kernel",

@@ -173,7 +173,9 @@ def test_nothing_of_the_client_reaches_its_session(
         run("kill", pid)
     variables = dict(line.split("=", 1) for line in environment.split("\0") if line)
     allowed = {"USER", "LOGNAME", "HOME", "PATH", "SHELL", "MAIL", "TZ", "SSH_CLIENT",
-               "SSH_CONNECTION", "PWD", "SHLVL", "_", "OLDPWD", "BUILDER_SOCKET"}  # fmt: skip
+               "SSH_CONNECTION", "PWD", "SHLVL", "_", "OLDPWD", "BUILDER_SOCKET",
+               # Of s6-ipcclient.
+               "PROTO", "IPCLOCALPATH"}  # fmt: skip
     assert set(variables) <= allowed
     assert "evil" not in environment
     assert "X11 forwarding request failed" in said

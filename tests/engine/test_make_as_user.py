@@ -29,9 +29,10 @@ def user() -> Iterator[str]:
     finally:
         run(*AS_ROOT, "rm", "-f", rules)
         # Of a run that was cut short; every process of this account is the test's.
-        for pid in run("pgrep", "-u", name).stdout.split():
+        theirs = ("pgrep", "-U", name)  # of the real user: sudo's too
+        for pid in run(*theirs).stdout.split():
             run(*AS_ROOT, "kill", pid)
-        assert until(lambda: not run("pgrep", "-u", name).stdout)
+        assert until(lambda: not run(*theirs).stdout)
         passed(run(*AS_ROOT, "userdel", "--remove", name))
 
 

@@ -19,7 +19,9 @@ refuse() {
 # shellcheck disable=SC2016
 told=$(docker run --rm --network none --volume "$volume:$folder" --entrypoint sh "$image" -c '
 	df -Pk "$1" | awk "NR == 2 { printf \"%.0f\\n\", \$2 * 1024 }"
-	dockerd --version && cat "$1/docker-build-machine.note" 2>/dev/null' sh "$folder")
+	dockerd --version || echo
+	! test -e "$1/docker-build-machine.note" || cat "$1/docker-build-machine.note"' sh "$folder") ||
+	refuse 'which release wrote the cache cannot be read (the line above says why)' 'mend that'
 size=$(printf '%s\n' "$told" | sed -n 1p)
 comes=$(printf '%s\n' "$told" | sed -n '2s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
 [ -n "$comes" ] || refuse 'it has no dockerd that tells its version' 'use an image like docker:<version>-dind-rootless'

@@ -65,12 +65,13 @@ until_passes "$janitor" 'the janitor does not work' sh -c '
 said=$(in_daemon '
 	image=$(printf "FROM scratch\nLABEL docker-build-machine.readiness=1\n" | DOCKER_BUILDKIT=1 docker build --quiet -) &&
 		docker image rm "$image" >/dev/null || exit 1
-	docker info --format "{{.ServerVersion}} {{.Driver}}" |
-		sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note" || exit 2' \
+	release=$(docker info --format "{{.ServerVersion}} {{.Driver}}") || exit 3
+	echo "$release" | sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note" || exit 2' \
 	sh "$folder" 2>&1)
 case $? in
 0) ;;
 2) fail "the cache cannot be written: $said" ;;
+3) fail "the daemon does not tell its release: $said" ;;
 *) fail "a first build failed: $said" ;;
 esac
 printf 'daemon %s\n' "$version"

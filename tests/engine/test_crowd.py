@@ -124,7 +124,9 @@ def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
                              stderr=subprocess.DEVNULL)
             for _ in range(number)
         ]  # fmt: skip
-        until(lambda: sum("s6-ioconnect" in line for line in sessions(builder)) == number, 20)
+        # One for each direction of each session.
+        pumps = 2 * number
+        assert until(lambda: sum("s6-ioconnect" in line for line in sessions(builder)) == pumps, 60)
         for client in clients:
             client.kill()
             client.communicate()

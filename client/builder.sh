@@ -40,8 +40,12 @@ within() {
 	limit=$1
 	shift
 	if command -v timeout >/dev/null 2>&1; then
-		timeout "$limit" "$@"
-		return
+		deadline=$(($(now) + limit))
+		timeout "$limit" "$@" && return
+		code=$?
+		# BusyBox's passes on the exit code of what it ended.
+		[ "$(now)" -lt "$deadline" ] || code=124
+		return "$code"
 	fi
 	# Of itself a shell would take the standard input of what it runs in the background away.
 	{ "$@" <&3 3<&- & } 3<&0
@@ -601,7 +605,7 @@ check_context() {
 
 check_server() {
 	[ -n "$has_ssh" ] || return
-	answer=$(printf 'GET /_ping HTTP/1.0\r\n\r\n' | within 15 ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" 2>"$folder/doctor")
+	answer=$(printf 'GET /_ping HTTP/1.0\r\n\r\n' | within 15 ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" docker system dial-stdio 2>"$folder/doctor")
 	code=$?
 	problem=$(cat "$folder/doctor")
 	rm -f "$folder/doctor"

@@ -126,7 +126,8 @@ def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
         ]  # fmt: skip
         # One for each direction of each session.
         pumps = 2 * number
-        assert until(lambda: sum("s6-ioconnect" in line for line in sessions(builder)) == pumps, 60)
+        pump = "/command/s6-ioconnect"
+        assert until(lambda: sum(pump in line.split()[1] for line in sessions(builder)) == pumps)
         for client in clients:
             client.kill()
             client.communicate()

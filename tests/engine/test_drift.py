@@ -134,10 +134,10 @@ def test_a_fresh_builder_has_no_drift_and_every_input_is_compared(builder: Build
 def test_everything_that_is_changed_by_hand_is_told_and_mended(builder: Builder) -> None:
     known = builder.output("knownHosts")
     sentences = tamper(builder)
-    # The daemon's image asks for a volume without a name.
+    # The daemon's image asks for two volumes without a name.
     by_hand = ("docker", "inspect", builder.container("stranger"), builder.container("janitor"))
     mounts = [mount for made in json.loads(passed(run(*by_hand))) for mount in made["Mounts"]]
-    assert len(mounts) == 2
+    assert len(mounts) == 4
     code, said = drift(builder)
     assert code == 1
     for what, sentence in sentences.items():

@@ -47,8 +47,13 @@ def make(user: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
     with tree.open("rb") as stream:
         script = f"mkdir -p {home}/tree && tar -xC {home}/tree"
         passed(run(*as_user, "sh", "-c", script, stdin=stream))
-    # It takes minutes to build; what else is kept there has paths of its owner's in it.
-    for folder in CACHE.glob("pulumi-*"):
+    # They take minutes to build; what else is kept there has paths of its owner's in it.
+    kept_programs = [
+        sorted(found, key=lambda folder: folder.stat().st_mtime)[-1]
+        for name in ("pulumi-v*[0-9a-f]", "daemon-binaries-*[0-9a-f]")
+        if (found := [folder for folder in CACHE.glob(name) if folder.suffix != ".part"])
+    ]
+    for folder in kept_programs:
         passed(run(*as_user, "mkdir", "-p", f"{home}/.cache/{PROJECT}"))
         passed(run(*AS_ROOT, "cp", "--recursive", str(folder), f"{home}/.cache/{PROJECT}/"))
         passed(run(*AS_ROOT, "chown", "--recursive", f"{user}:", f"{home}/.cache/{PROJECT}"))

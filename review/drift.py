@@ -363,7 +363,9 @@ def _compare_sshd(comparison: _Comparison) -> None:
         )  # fmt: skip
         lines = sorted(line.partition(" ")[::2] for line in said.splitlines())
         options: dict[str, str] = {}
-        for option, value in lines:
+        for keyword, value in lines:
+            # Releases after 10.3 print some of them as sshd_config(5) writes them.
+            option = keyword.lower()
             options[option] = f"{options.get(option, '')} {value}"
         return options
 

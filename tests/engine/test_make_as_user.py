@@ -11,6 +11,8 @@ import pytest
 
 from tests.engine.conftest import AS_ROOT, PROJECT, ROOT, Result, passed, run, until
 
+# It builds the images with a cache of its own, and so moves their tags, which others rely on.
+pytestmark = pytest.mark.alone
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PROJECT
 SECONDS = 1200
 Make = Callable[..., Result]

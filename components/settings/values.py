@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -106,14 +105,14 @@ class DiskSpace:
         return self.text
 
 
-def _parsed(kind: Any) -> tuple[BeforeValidator, PlainSerializer]:
-    """Validators of a type with `parse`: text in, the type inside, text out."""
+def _parsed(kind: Any, what: str = "text") -> tuple[BeforeValidator, PlainSerializer]:
+    """Validators of a type with `parse`: text in, which is `what`, the type inside, text out."""
 
     def parse(value: object) -> object:
         if isinstance(value, kind):
             return value
         if not isinstance(value, str):
-            raise ValueError("must be text")
+            raise ValueError(f"must be {what}")
         return kind.parse(value)
 
     return BeforeValidator(parse), PlainSerializer(str)
@@ -275,37 +274,25 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _text(check: Callable[[str], str]) -> AfterValidator:
-    return AfterValidator(check)
-
-
 def _public_key_text(text: str) -> str:
     return str(PublicKey.parse(text)) if text else text
-
-
-def _parse_public_key(value: object) -> PublicKey:
-    if isinstance(value, PublicKey):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("must be the text of a .pub file")
-    return PublicKey.parse(value)
 
 
 SizeText = Annotated[Size, *_parsed(Size)]
 AgeText = Annotated[Age, *_parsed(Age)]
 DiskSpaceText = Annotated[DiskSpace, *_parsed(DiskSpace)]
 LimitText = Annotated[SizeText, BeforeValidator(_empty_is_no_limit)]
-PublicKeyText = Annotated[PublicKey, BeforeValidator(_parse_public_key), PlainSerializer(str)]
-HostKeyText = Annotated[str, _text(_public_key_text)]
+PublicKeyText = Annotated[PublicKey, *_parsed(PublicKey, "the text of a .pub file")]
+HostKeyText = Annotated[str, AfterValidator(_public_key_text)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-ImageReference = Annotated[str, _text(_check_image)]
-HostUrl = Annotated[str, _text(_check_host_url)]
-HostName = Annotated[str, _text(_check_host_name)]
-ServerName = Annotated[str, _text(_check_server_name)]
-Address = Annotated[str, _text(_check_address)]
-Network = Annotated[str, _text(_check_network)]
-RegistryName = Annotated[str, _text(_check_registry)]
-UpstreamUrl = Annotated[str, _text(_check_upstream)]
-Platform = Annotated[str, _text(_check_platform)]
-ImagePattern = Annotated[str, _text(_check_pattern)]
-Cpus = Annotated[str, BeforeValidator(_number_as_text), _text(_check_cpus)]
+ImageReference = Annotated[str, AfterValidator(_check_image)]
+HostUrl = Annotated[str, AfterValidator(_check_host_url)]
+HostName = Annotated[str, AfterValidator(_check_host_name)]
+ServerName = Annotated[str, AfterValidator(_check_server_name)]
+Address = Annotated[str, AfterValidator(_check_address)]
+Network = Annotated[str, AfterValidator(_check_network)]
+RegistryName = Annotated[str, AfterValidator(_check_registry)]
+UpstreamUrl = Annotated[str, AfterValidator(_check_upstream)]
+Platform = Annotated[str, AfterValidator(_check_platform)]
+ImagePattern = Annotated[str, AfterValidator(_check_pattern)]
+Cpus = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_cpus)]

@@ -70,11 +70,18 @@ class Builder:
                 path,
                 "ssh://gateway",
                 self.stack.folder / folder,
-                ssh_block("gateway", "builder", self.address, self.port, self.stack.folder,
-                          outputs["knownHosts"], shared=path == SHARED),
+                ssh_block(
+                    "gateway",
+                    "builder",
+                    self.address,
+                    self.port,
+                    self.stack.folder,
+                    outputs["knownHosts"],
+                    shared=path == SHARED,
+                ),
             )
             for path, folder in ((SHARED, "shared"), (PLAIN, "plain"))
-        )  # fmt: skip
+        )
         with self._kit(outputs["sshAlias"]) as kit:
             for client in (kit, shared, plain):
                 wait_for(client)
@@ -86,9 +93,22 @@ class Builder:
         """What `builder env` of an installed kit sets."""
         folder = self.stack.folder
         kit, home = folder / "kit", folder / "kit-client" / "home"
-        run(sys.executable, "-m", "client", "kit", "--stack", NAME, "--config-file",
-            str(self.stack.config), "--key", "bench", "--out", str(kit),
-            env=self.stack.environment, cwd=ROOT)  # fmt: skip
+        run(
+            sys.executable,
+            "-m",
+            "client",
+            "kit",
+            "--stack",
+            NAME,
+            "--config-file",
+            str(self.stack.config),
+            "--key",
+            "bench",
+            "--out",
+            str(kit),
+            env=self.stack.environment,
+            cwd=ROOT,
+        )
         client = Client.create(KIT, "", folder / "kit-client")
         home.mkdir()
         ssh = client.folder / "bin" / "ssh"
@@ -105,8 +125,9 @@ class Builder:
         run("sh", str(kit / "builder"), "install", "--identity", str(folder / "key"), env=env)
         # The watcher that it leaves behind would hold a captured standard error open.
         with open(os.devnull, "w") as null:
-            said = run("sh", installed, "env", alias, env=env, capture_output=False,
-                       stdout=-1, stderr=null).stdout  # fmt: skip
+            said = run(
+                "sh", installed, "env", alias, env=env, capture_output=False, stdout=-1, stderr=null
+            ).stdout
         host = re.search(r"DOCKER_HOST='([^']*)'", said)
         try:
             yield Client(KIT, host[1] if host else "", client.folder)

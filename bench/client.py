@@ -47,8 +47,20 @@ def take_cli(image: str, folder: Path) -> None:
         '/usr/lib/docker -name docker-buildx 2>/dev/null | head -n 1)" /out/docker-buildx'
     )
     folder.mkdir()
-    run("docker", "run", "--rm", "--user", "0:0", "--volume", f"{folder}:/out",
-        "--entrypoint", "sh", image, "-c", copy)  # fmt: skip
+    run(
+        "docker",
+        "run",
+        "--rm",
+        "--user",
+        "0:0",
+        "--volume",
+        f"{folder}:/out",
+        "--entrypoint",
+        "sh",
+        image,
+        "-c",
+        copy,
+    )
 
 
 @dataclass(frozen=True)

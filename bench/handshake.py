@@ -30,8 +30,10 @@ def _ping(client: Client) -> list[float]:
     process = subprocess.Popen(
         [str(client.folder / "bin" / "ssh"), "-v", "-o", "LogLevel=DEBUG1", "gateway"],
         env=client.environment,
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     marks = [time.monotonic()]
     assert process.stdin
     assert process.stderr

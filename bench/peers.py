@@ -76,9 +76,17 @@ def rootless(
     sockets.mkdir(parents=True)
     sockets.chmod(0o1777)
     with _container(
-        name, "--privileged", "--volume", f"{sockets}:/sockets", "--env", "DOCKER_TLS_CERTDIR=",
-        images.daemon, "dockerd", "--host=unix:///sockets/docker.sock", *daemon,
-    ):  # fmt: skip
+        name,
+        "--privileged",
+        "--volume",
+        f"{sockets}:/sockets",
+        "--env",
+        "DOCKER_TLS_CERTDIR=",
+        images.daemon,
+        "dockerd",
+        "--host=unix:///sockets/docker.sock",
+        *daemon,
+    ):
         client = Client.create(ROOTLESS, f"unix://{sockets}/docker.sock", folder / "client")
         wait_for(client)
         yield client
@@ -99,9 +107,19 @@ def ssh_host(images: Images, folder: Path, address: str) -> Iterator[Client]:
         f"-o ListenAddress={address} -o PidFile=none"
     )
     with _container(
-        "host", "--network", "host", "--user", "0:0", "--volume", f"{folder}:/given:ro",
-        "--entrypoint", "sh", images.gateway, "-euc", start,
-    ):  # fmt: skip
+        "host",
+        "--network",
+        "host",
+        "--user",
+        "0:0",
+        "--volume",
+        f"{folder}:/given:ro",
+        "--entrypoint",
+        "sh",
+        images.gateway,
+        "-euc",
+        start,
+    ):
         known = f"[{address}]:{port} {host_key}\n"
         config = ssh_block("host", "root", address, port, folder, known, shared=False)
         client = Client.create("host", "", folder / "client", config)
@@ -120,9 +138,17 @@ def buildx(images: Images, client: Client, registry: str) -> Iterator[Client]:
     config = client.folder / "buildkitd.toml"
     config.write_text(f'[registry."{registry.rstrip("/")}"]\n  http = true\n')
     client.docker(
-        "buildx", "create", "--name", name, "--driver", "docker-container", "--config", str(config),
-        "--driver-opt", f"image={images.buildkit}",
-    )  # fmt: skip
+        "buildx",
+        "create",
+        "--name",
+        name,
+        "--driver",
+        "docker-container",
+        "--config",
+        str(config),
+        "--driver-opt",
+        f"image={images.buildkit}",
+    )
     try:
         # buildx at times waits for ever for the first answer through ssh; asked again it comes.
         wait_for(client, "docker", "buildx", "inspect", "--bootstrap", name, seconds=180)
@@ -145,9 +171,14 @@ def original(images: Images, folder: Path, address: str) -> Iterator[tuple[Stack
     folder.mkdir()
     port = free_port()
     stack = Stack.create(
-        Path(__file__).parent / "original", folder, daemon=images.daemon, ssh=images.gateway,
-        address=address, port=port, publicKey=make_key(folder / "key"),
-    )  # fmt: skip
+        Path(__file__).parent / "original",
+        folder,
+        daemon=images.daemon,
+        ssh=images.gateway,
+        address=address,
+        port=port,
+        publicKey=make_key(folder / "key"),
+    )
     try:
         yield (
             stack,

@@ -25,30 +25,60 @@ def targets() -> list[Target]:
         warm("Warm build with the kit, against the local socket", KIT, 1.10),
         warm("Warm build by plain ssh, nothing configured, against the local socket", PLAIN, 5),
         warm("Warm build by plain ssh, shared connection, against the local socket", SHARED, 1.6),
-        Target("The original design by plain ssh, against the builder by plain ssh",
-               (WARM, ORIGINAL), (WARM, PLAIN), "≥", 3),
-        Target("The original design by plain ssh, against the builder with its kit",
-               (WARM, ORIGINAL), (WARM, KIT), "≥", 3),
-    ]  # fmt: skip
+        Target(
+            "The original design by plain ssh, against the builder by plain ssh",
+            (WARM, ORIGINAL),
+            (WARM, PLAIN),
+            "≥",
+            3,
+        ),
+        Target(
+            "The original design by plain ssh, against the builder with its kit",
+            (WARM, ORIGINAL),
+            (WARM, KIT),
+            "≥",
+            3,
+        ),
+    ]
     for name in NAMES:
         for state in ("source", "dependency"):
             group = group_of(name, state)
             found += [
-                Target(f"{group}: the kit against the local socket", (group, KIT), (group, LOCAL),
-                       "≤", 1.25),
+                Target(
+                    f"{group}: the kit against the local socket",
+                    (group, KIT),
+                    (group, LOCAL),
+                    "≤",
+                    1.25,
+                ),
                 Target(f"{group}: {FRESH} against the kit", (group, FRESH), (group, KIT), "≥", 10),
-                Target(f"{group}: {FRESH_CACHED} against the kit", (group, FRESH_CACHED),
-                       (group, KIT), "≥", 3),
-            ]  # fmt: skip
+                Target(
+                    f"{group}: {FRESH_CACHED} against the kit",
+                    (group, FRESH_CACHED),
+                    (group, KIT),
+                    "≥",
+                    3,
+                ),
+            ]
     found.append(
-        Target(f"{AT_ONCE}: the kit against the local socket", (AT_ONCE, KIT), (AT_ONCE, LOCAL),
-               "≤", 1.3)
-    )  # fmt: skip
+        Target(
+            f"{AT_ONCE}: the kit against the local socket",
+            (AT_ONCE, KIT),
+            (AT_ONCE, LOCAL),
+            "≤",
+            1.3,
+        )
+    )
     found += [
-        Target(f"{group}: the kit's share of what ssh itself carries", (group, KIT), (group, RAW),
-               "≥", 0.9)
+        Target(
+            f"{group}: the kit's share of what ssh itself carries",
+            (group, KIT),
+            (group, RAW),
+            "≥",
+            0.9,
+        )
         for group in (CONTEXT, SAVE, LOAD)
-    ]  # fmt: skip
+    ]
     found += [
         Target(f"{group}: share of the rootful bridge", (group, KIT), (group, LOCAL), "≥", 0.6)
         for group in (DOWNLOAD, UPLOAD)
@@ -59,5 +89,5 @@ def targets() -> list[Target]:
     found += [
         Target(f"{group}: {PROGRAM} against {FORMER}", (group, PROGRAM), (group, FORMER), "≤", 1)
         for group in (DEPLOYED, UNCHANGED)
-    ]  # fmt: skip
+    ]
     return found

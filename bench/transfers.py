@@ -29,8 +29,9 @@ def _random_file(path: Path, megabytes: int) -> None:
 
 def _rate(client: Client, command: list[str], megabytes: int, **streams: int | IO[bytes]) -> float:
     start = time.monotonic()
-    subprocess.run(command, env=client.environment, check=True,
-                   stderr=subprocess.DEVNULL, **streams)  # type: ignore[call-overload]  # fmt: skip
+    subprocess.run(
+        command, env=client.environment, check=True, stderr=subprocess.DEVNULL, **streams
+    )  # type: ignore[call-overload]
     return megabytes / (time.monotonic() - start)
 
 

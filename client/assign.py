@@ -56,10 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m client assign`."""
     parser.add_argument("project", help="the project's name, always written the same: acme/web")
     parser.add_argument("--platform", default="", help="only builders with it, as linux/arm64")
-    parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE",
-                        help="only builders with this label; may be given again")  # fmt: skip
-    parser.add_argument("--alias", action="store_true",
-                        help="as ssh://<alias>, for a client that has sshConfig")  # fmt: skip
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="only builders with this label; may be given again",
+    )
+    parser.add_argument(
+        "--alias", action="store_true", help="as ssh://<alias>, for a client that has sshConfig"
+    )
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:

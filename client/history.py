@@ -59,10 +59,11 @@ def recent_builds(dial: list[str]) -> list[Build]:
             builds = dict(build for event in events for build in parse_event(event))
             recent = sorted(builds.items(), key=lambda item: item[1].started)[-_LIMIT:]
             counted = [
-                build if build.seconds is None
+                build
+                if build.seconds is None
                 else with_steps(build, _call(channel, "Status", _field(_REF, ref.encode())))
                 for ref, build in recent
-            ]  # fmt: skip
+            ]
         except grpc.RpcError as error:
             raise OSError(relayed.said() or str(error.details())) from None
         finally:

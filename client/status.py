@@ -364,9 +364,10 @@ def key_text(key: KeyUse, asked: float) -> str:
     if key.connected:
         words.append(f"{key.connected} connected")
     words.append(
-        f"last login {ago(asked - _timestamp(key.last_login))}" if key.last_login
+        f"last login {ago(asked - _timestamp(key.last_login))}"
+        if key.last_login
         else "no login remembered"
-    )  # fmt: skip
+    )
     if key.until:
         words.append(f"until {key.until}")
     return ", ".join(words)

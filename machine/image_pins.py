@@ -82,8 +82,9 @@ def _packages(identifier: str) -> dict[str, str]:
         for path in PACKAGE_DATABASES:
             copied = subprocess.run(
                 ("docker", "cp", "--follow-link", f"{container}:{path}", "-"),
-                check=False, capture_output=True,
-            )  # fmt: skip
+                check=False,
+                capture_output=True,
+            )
             if copied.returncode == 0:
                 with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as packed:
                     file = packed.extractfile(packed.getmembers()[0])

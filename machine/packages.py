@@ -20,8 +20,10 @@ def packages_of(path: str, text: str) -> list[Package]:
     """The installed packages of a database of this path, by name."""
     if PACKAGE_DATABASES[path] == "apk":
         names = ("P", "V", "L")
-        entries = [dict(line.split(":", 1) for line in entry.splitlines() if line[1:2] == ":")
-                   for entry in text.split("\n\n")]  # fmt: skip
+        entries = [
+            dict(line.split(":", 1) for line in entry.splitlines() if line[1:2] == ":")
+            for entry in text.split("\n\n")
+        ]
     else:
         names = ("Package", "Version", "License")
         entries = [

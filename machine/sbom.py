@@ -42,8 +42,9 @@ def _read(container: str, path: str) -> str | None:
     """A file of a running container, without running anything in it."""
     copied = subprocess.run(
         ("docker", "cp", "--follow-link", f"{container}:{path}", "-"),
-        check=False, capture_output=True,
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+    )
     if copied.returncode:
         said = copied.stderr.decode(errors="replace")
         if re.search("no such|could not find", said, re.IGNORECASE):

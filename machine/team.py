@@ -61,8 +61,11 @@ def main(root: str, local: str, name: str, host: str, host_key: str, *key_files:
     host = host or default_host
     looked = subprocess.run(
         ["sh", "-c", DockerHost(host, host_key).shell()],
-        input=_LISTENING, text=True, stdout=subprocess.PIPE, check=False,
-    )  # fmt: skip
+        input=_LISTENING,
+        text=True,
+        stdout=subprocess.PIPE,
+        check=False,
+    )
     if looked.returncode:
         sys.exit(f"HOST = {host} does not answer (the lines above say why)")
     files = {

@@ -165,9 +165,8 @@ _READ: dict[str, _Read] = {
 # Compared otherwise, or of no meaning on the host.
 _OTHERWISE = frozenset({"envs", "labels", "uploads", "mustRun", "name"})
 _PULUMI_ALONE = frozenset(
-    {"attach", "destroyGraceSeconds", "logs", "removeVolumes", "rm", "start", "wait",
-     "waitTimeout"}
-)  # fmt: skip
+    {"attach", "destroyGraceSeconds", "logs", "removeVolumes", "rm", "start", "wait", "waitTimeout"}
+)
 COMPARED = frozenset({*_READ, *_OTHERWISE})
 
 
@@ -251,17 +250,25 @@ def _compare(comparison: _Comparison, container: Managed) -> bool:
             comparison.differs(container, f"{field_} differs", **mending)
     image = (comparison.host.inspect("image", there["Image"]) or {}).get("Config") or {}
     _compare_environment(comparison, container, there, image, mending)
-    own = {k: v for k, v in (there["Config"]["Labels"] or {}).items()
-           if (image.get("Labels") or {}).get(k) != v}  # fmt: skip
+    own = {
+        k: v
+        for k, v in (there["Config"]["Labels"] or {}).items()
+        if (image.get("Labels") or {}).get(k) != v
+    }
     if own != _labels(container):
         comparison.differs(container, "its labels differ", **mending)
     if container.runs_once:
         return False
     for upload in container.inputs.get("uploads") or []:
         _compare_file(
-            comparison, container, name, upload["file"], _content(upload),
-            int(str(upload.get("permissions") or "0644"), 8), mending,
-        )  # fmt: skip
+            comparison,
+            container,
+            name,
+            upload["file"],
+            _content(upload),
+            int(str(upload.get("permissions") or "0644"), 8),
+            mending,
+        )
     if not there["State"]["Running"]:
         comparison.differs(container, "is stopped", refresh=True)
         return False
@@ -309,14 +316,16 @@ def _compare_file(
         comparison.differs(of, f"{path} is gone", **mending)
     elif there.content != content:
         comparison.differs(
-            of, f"{path} differs: {_hash(there.content)} is there, {_hash(content)} is meant",
+            of,
+            f"{path} differs: {_hash(there.content)} is there, {_hash(content)} is meant",
             **mending,
-        )  # fmt: skip
+        )
     elif mode is not None and (there.mode, there.owner) != (mode, 0):
         comparison.differs(
-            of, f"{path} has mode {there.mode:04o} and owner {there.owner}, "
-            f"{mode:04o} and 0 are meant", **mending,
-        )  # fmt: skip
+            of,
+            f"{path} has mode {there.mode:04o} and owner {there.owner}, {mode:04o} and 0 are meant",
+            **mending,
+        )
 
 
 def _hash(content: bytes) -> str:
@@ -358,9 +367,21 @@ def _compare_sshd(comparison: _Comparison) -> None:
 
     def effective(file: str, stdin: bytes = b"") -> dict[str, str]:
         said = comparison.host.said(
-            "exec", "--interactive", "--user", "0", name, "/usr/sbin/sshd.pam", "-T",
-            "-C", connection, "-h", f"{_LIBRARY}/host_key", "-f", file, stdin=stdin,
-        )  # fmt: skip
+            "exec",
+            "--interactive",
+            "--user",
+            "0",
+            name,
+            "/usr/sbin/sshd.pam",
+            "-T",
+            "-C",
+            connection,
+            "-h",
+            f"{_LIBRARY}/host_key",
+            "-f",
+            file,
+            stdin=stdin,
+        )
         lines = sorted(line.partition(" ")[::2] for line in said.splitlines())
         options: dict[str, str] = {}
         for keyword, value in lines:
@@ -374,27 +395,37 @@ def _compare_sshd(comparison: _Comparison) -> None:
     for option in sorted({*wanted, *found}):
         if wanted.get(option) != found.get(option):
             comparison.differs(
-                gateway, f"sshd's {option} is{found.get(option, ' not set')}, "
-                f"meant is{wanted.get(option, ' not set')}", replace=(gateway.urn,),
-            )  # fmt: skip
+                gateway,
+                f"sshd's {option} is{found.get(option, ' not set')}, "
+                f"meant is{wanted.get(option, ' not set')}",
+                replace=(gateway.urn,),
+            )
     # docker cp does not see what is in a tmpfs.
     script = f"[ ! -e {_HOST_KEY} ] || cat {_HOST_KEY}"
     there = comparison.host.said("exec", "--user", "0", name, "sh", "-c", script).encode()
     meant = _upload(gateway, f"{_LIBRARY}/host_key").encode()
     if there != meant:
         comparison.differs(
-            gateway, f"the host key that sshd has is not the stack's: {_hash(there)} is there, "
-            f"{_hash(meant)} is meant", replace=(gateway.urn,),
-        )  # fmt: skip
+            gateway,
+            f"the host key that sshd has is not the stack's: {_hash(there)} is there, "
+            f"{_hash(meant)} is meant",
+            replace=(gateway.urn,),
+        )
 
 
 def _compare_dockerd(comparison: _Comparison) -> None:
     """What the daemon says of itself, against its configuration file in the state."""
     daemon = comparison.builder.children["daemon"]
     said = comparison.host.said(
-        "exec", "--user", "1000:1000", daemon.inputs["name"], "docker", "info", "--format",
+        "exec",
+        "--user",
+        "1000:1000",
+        daemon.inputs["name"],
+        "docker",
+        "info",
+        "--format",
         "{{json .}}",
-    )  # fmt: skip
+    )
     info, wanted = json.loads(said), json.loads(_upload(daemon, _DOCKERD_CONFIG))
     registries = (info.get("RegistryConfig") or {}).get("IndexConfigs") or {}
     insecure = {name for name, about in registries.items() if not about["Secure"]}
@@ -402,14 +433,18 @@ def _compare_dockerd(comparison: _Comparison) -> None:
         ("storage driver", wanted["storage-driver"], info["Driver"]),
         ("log driver", wanted["log-driver"], info["LoggingDriver"]),
         ("insecure registries", set(wanted.get("insecure-registries") or []), insecure),
-        ("mirrors", {m.rstrip("/") for m in wanted.get("registry-mirrors") or []},
-         {m.rstrip("/") for m in (info.get("RegistryConfig") or {}).get("Mirrors") or []}),
-    ):  # fmt: skip
+        (
+            "mirrors",
+            {m.rstrip("/") for m in wanted.get("registry-mirrors") or []},
+            {m.rstrip("/") for m in (info.get("RegistryConfig") or {}).get("Mirrors") or []},
+        ),
+    ):
         if meant != found:
             comparison.differs(
-                daemon, f"dockerd's {what}: {_shown(found)}, meant is {_shown(meant)}",
+                daemon,
+                f"dockerd's {what}: {_shown(found)}, meant is {_shown(meant)}",
                 replace=_replacing(comparison, daemon),
-            )  # fmt: skip
+            )
 
 
 def _shown(value: Any) -> str:
@@ -427,9 +462,12 @@ def _find_strangers(comparison: _Comparison) -> None:
             # A volume may hold what somebody needs.
             remove = () if kind == "volume" else (f"{kind} {name}",)
             comparison.found.append(
-                Drift(builder.component.name, f"has a {kind} {name} that Pulumi does not know",
-                      remove=remove)
-            )  # fmt: skip
+                Drift(
+                    builder.component.name,
+                    f"has a {kind} {name} that Pulumi does not know",
+                    remove=remove,
+                )
+            )
 
 
 def mending(stack: str, found: list[Drift], options: list[str]) -> list[list[str]]:

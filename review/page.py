@@ -12,8 +12,13 @@ from review.effects import effects_of
 from review.plan import BuilderPlan, Plan, Values
 
 _SHOWN_ELSEWHERE = {"keys", "daemonImage", "gatewayImage", "guardImage"}
-_COUNTED = {"create": "made", "update": "changed", "replace": "replaced", "delete": "removed",
-            "same": "unchanged"}  # fmt: skip
+_COUNTED = {
+    "create": "made",
+    "update": "changed",
+    "replace": "replaced",
+    "delete": "removed",
+    "same": "unchanged",
+}
 _LONGEST = 200
 
 Row = tuple[str, str]

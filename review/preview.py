@@ -31,8 +31,11 @@ def affected_stacks(base: str) -> list[str]:
     """
     said = subprocess.run(
         ["git", "diff", "--name-only", "--merge-base", base, "--"],
-        cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE,
-    ).stdout  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+    ).stdout
     changed = said.split()
     stacks = all_stacks()
     if any(path.split("/")[0] in _PROGRAM for path in changed):
@@ -45,8 +48,12 @@ def plan_of(stack: str, *options: str, destroy: bool = False) -> Plan:
     command = ["destroy", "--preview-only"] if destroy else ["preview", "--show-sames"]
     said = subprocess.run(
         ["pulumi", "--non-interactive", *command, "--json", "--stack", stack, *options],
-        cwd=ROOT, check=False, text=True, capture_output=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=False,
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
     try:
         plan = Plan.of(json.loads(said.stdout))
     except json.JSONDecodeError:

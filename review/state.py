@@ -60,8 +60,12 @@ def builders_of(stack: str) -> list[BuilderState]:
     """
     said = subprocess.run(
         ["pulumi", "--non-interactive", "stack", "export", "--show-secrets", "--stack", stack],
-        cwd=ROOT, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     if said.returncode:
         raise StateError(said.stderr.strip())
     resources = json.loads(said.stdout)["deployment"].get("resources") or []

@@ -23,9 +23,23 @@ from review.preview import ROOT
 
 # Of a container, what the provider changes in place (pulumi-docker 5.2); all else replaces it.
 _IN_PLACE = frozenset(
-    {"attach", "cpuSet", "cpuShares", "destroyGraceSeconds", "logs", "memory", "memorySwap",
-     "mustRun", "removeVolumes", "restart", "rm", "start", "wait", "waitTimeout"}
-)  # fmt: skip
+    {
+        "attach",
+        "cpuSet",
+        "cpuShares",
+        "destroyGraceSeconds",
+        "logs",
+        "memory",
+        "memorySwap",
+        "mustRun",
+        "removeVolumes",
+        "restart",
+        "rm",
+        "start",
+        "wait",
+        "waitTimeout",
+    }
+)
 _NOT_SHOWN = "not shown here"
 
 Json = dict[str, Any]
@@ -100,14 +114,29 @@ def _from_nothing(stack: str, program: Path, folder: Path) -> Json:
     pulumi = ["pulumi", "--non-interactive"]
     subprocess.run(
         [*pulumi, "stack", "init", stack, "--no-select"],
-        cwd=folder / "project", env=environment, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=folder / "project",
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
     said = subprocess.run(
-        [*pulumi, "preview", "--json", "--show-sames", "--stack", stack,
-         "--config-file", str(folder / "config.yaml")],
-        cwd=program, env=environment, check=False, text=True, capture_output=True,
+        [
+            *pulumi,
+            "preview",
+            "--json",
+            "--show-sames",
+            "--stack",
+            stack,
+            "--config-file",
+            str(folder / "config.yaml"),
+        ],
+        cwd=program,
+        env=environment,
+        check=False,
+        text=True,
+        capture_output=True,
         stdin=subprocess.DEVNULL,
-    ).stdout  # fmt: skip
+    ).stdout
     for place, url in places.items():
         said = said.replace(place, url)
     preview: Json = json.loads(said)

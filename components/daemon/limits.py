@@ -39,11 +39,12 @@ class Limits:
     @classmethod
     def of(cls, settings: Settings) -> Limits:
         cgroups, dockerd, runc = (
-            (Path(__file__).parent / f"{name}.sh").read_text()
+            (Path(__file__).parent / f"{name}.sh")
+            .read_text()
             .replace("@processes@", str(settings.processes))
             .replace("@reserve@", str(_RESERVE))
             for name in ("cgroups", "dockerd", "runc")
-        )  # fmt: skip
+        )
         return cls(
             settings.processes,
             settings.isolation,

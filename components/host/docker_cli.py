@@ -31,9 +31,12 @@ class HostDocker:
         """
         try:
             result = subprocess.run(
-                self.command_line(*words), input=stdin, capture_output=True, check=False,
+                self.command_line(*words),
+                input=stdin,
+                capture_output=True,
+                check=False,
                 timeout=_SECONDS,
-            )  # fmt: skip
+            )
         except FileNotFoundError as missing:
             raise HostError(f"{missing.filename} is not installed here; next: install it") from None
         except subprocess.TimeoutExpired:

@@ -173,11 +173,18 @@ def write_table(seen: dict[str, dict[str, str]]) -> None:
         f"{seen[attack.name]['unprivileged']} | {seen[attack.name]['privileged']} |"
         for attack in ATTACKS
     ]
-    table = "\n".join([
-        _BEGIN, "",
-        f"Seen on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}:", "",
-        "| attack | expected | unprivileged | privileged |", "| --- | --- | --- | --- |",
-        *rows, "", _END,
-    ])  # fmt: skip
+    table = "\n".join(
+        [
+            _BEGIN,
+            "",
+            f"Seen on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}:",
+            "",
+            "| attack | expected | unprivileged | privileged |",
+            "| --- | --- | --- | --- |",
+            *rows,
+            "",
+            _END,
+        ]
+    )
     before, _, rest = _PAGE.read_text().partition(_BEGIN)
     _PAGE.write_text(before + table + rest.partition(_END)[2])

@@ -137,7 +137,7 @@ class Builder:
     def _pulumi(self, *arguments: str, cwd: Path = ROOT) -> Result:
         return run(
             "pulumi", "--non-interactive", *arguments, env=self.env, cwd=cwd, seconds=self.seconds
-        )  # fmt: skip
+        )
 
     def pulumi(self, command: str, *options: str) -> Result:
         """`pulumi COMMAND` on this stack with these settings."""
@@ -148,22 +148,40 @@ class Builder:
         unasked = () if command == "preview" else ("--yes", "--skip-preview")
         return self._pulumi(
             command, "--stack", self.stack, "--config-file", str(config), *unasked, *options
-        )  # fmt: skip
+        )
 
     def client(self, verb: str, *options: str) -> Result:
         """`python -m client VERB` as the admin of this stack."""
         return run(
-            sys.executable, "-m", "client", verb, "--stack", self.stack, "--config-file",
-            str(self.folder / "config.yaml"), *options, env=self.env, cwd=ROOT,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "client",
+            verb,
+            "--stack",
+            self.stack,
+            "--config-file",
+            str(self.folder / "config.yaml"),
+            *options,
+            env=self.env,
+            cwd=ROOT,
+        )
 
     def put_cache_on(self, disk: Disk) -> None:
         """Let the cache volume, which must not be there yet, lie on a disk of its own."""
-        passed(run(
-            "docker", "volume", "create", "--opt", "type=ext4", "--opt", f"device={disk.device}",
-            "--label", f"docker-build-machine.owner={PROJECT}/{self.stack}/builder",
-            self.container("cache"),
-        ))  # fmt: skip
+        passed(
+            run(
+                "docker",
+                "volume",
+                "create",
+                "--opt",
+                "type=ext4",
+                "--opt",
+                f"device={disk.device}",
+                "--label",
+                f"docker-build-machine.owner={PROJECT}/{self.stack}/builder",
+                self.container("cache"),
+            )
+        )
 
     def up(self, *options: str) -> str:
         """Deploy, write the client's ssh configuration, and return what Pulumi said."""
@@ -237,9 +255,23 @@ class Builder:
     def sign(self, name: str, authority: str, principal: str, serial: int = 1) -> None:
         """A new key pair of this name, with a certificate of the authority for an hour."""
         make_key(self.folder / name)
-        passed(run("ssh-keygen", "-q", "-s", str(self.folder / authority), "-I", f"{name}-{serial}",
-                   "-n", principal, "-z", str(serial), "-V", "+1h",
-                   str(self.folder / f"{name}.pub")))  # fmt: skip
+        passed(
+            run(
+                "ssh-keygen",
+                "-q",
+                "-s",
+                str(self.folder / authority),
+                "-I",
+                f"{name}-{serial}",
+                "-n",
+                principal,
+                "-z",
+                str(serial),
+                "-V",
+                "+1h",
+                str(self.folder / f"{name}.pub"),
+            )
+        )
 
     @contextmanager
     def connection(
@@ -287,9 +319,12 @@ class Builder:
     def docker_process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         """docker as such a client, killed with its ssh when the block ends."""
         with subprocess.Popen(
-            ["docker", *arguments], env={**os.environ, **self.docker_env()},
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-        ) as client:  # fmt: skip
+            ["docker", *arguments],
+            env={**os.environ, **self.docker_env()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as client:
             try:
                 yield client
             finally:
@@ -324,9 +359,14 @@ class Builder:
     def build(self, tag: str = "built") -> str:
         """Build tests/engine/context; returns the progress."""
         result = self.docker(
-            "build", "--progress=plain", "--build-arg", f"BASE={BASE_IMAGE}", "--tag", tag,
+            "build",
+            "--progress=plain",
+            "--build-arg",
+            f"BASE={BASE_IMAGE}",
+            "--tag",
+            tag,
             str(ROOT / "tests" / "engine" / "context"),
-        )  # fmt: skip
+        )
         passed(result)
         return result.stdout + result.stderr
 

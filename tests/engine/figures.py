@@ -44,8 +44,10 @@ def _shown(value: float) -> str:
 def _page(page: str) -> str:
     engine = subprocess.run(
         ["docker", "version", "--format", "{{.Server.Version}}"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     return "\n".join(
         [
             f"# {page.title()}",

@@ -75,11 +75,25 @@ class Hosts:
         (folder / "docker").hardlink_to(self.folder / "docker")
         container = passed(
             run(
-                "docker", "run", "--detach", "--network", "host", "--user", "0:0",
-                "--volume", f"{SOCKET}:{SOCKET}", "--volume", f"{folder}:/given:ro", *options,
-                "--entrypoint", "sh", GATEWAY_IMAGE, "-euc", start,
+                "docker",
+                "run",
+                "--detach",
+                "--network",
+                "host",
+                "--user",
+                "0:0",
+                "--volume",
+                f"{SOCKET}:{SOCKET}",
+                "--volume",
+                f"{folder}:/given:ro",
+                *options,
+                "--entrypoint",
+                "sh",
+                GATEWAY_IMAGE,
+                "-euc",
+                start,
             )
-        ).strip()  # fmt: skip
+        ).strip()
         self.made.append(Host(container, port, host_key))
         assert until(lambda: "Server listening" in self.made[-1].log())
         return self.made[-1]
@@ -90,11 +104,20 @@ def hosts_in(folder: Path) -> Iterator[Hosts]:
     """Hosts that are gone after the block, with the agent that logs in to them."""
     (folder / "docker").write_bytes(
         subprocess.run(
-            ["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c",
-             'cat "$(command -v docker)"'],
-            stdout=subprocess.PIPE, check=True,
+            [
+                "docker",
+                "run",
+                "--rm",
+                "--entrypoint",
+                "sh",
+                DAEMON_IMAGE,
+                "-c",
+                'cat "$(command -v docker)"',
+            ],
+            stdout=subprocess.PIPE,
+            check=True,
         ).stdout
-    )  # fmt: skip
+    )
     (folder / "docker").chmod(0o755)
     operator = make_key(folder / "operator")
     with agent_with(folder / "operator", folder) as agent:

@@ -27,8 +27,22 @@ class Laptop:
         """One that is gone after the block."""
         laptop = cls(f"{builder.stack}-{name}")
         # With a process that reaps what `builder` leaves to run by itself, as any machine has.
-        passed(run("docker", "run", "--detach", "--init", "--name", laptop.name, "--network",
-                   "host", "--entrypoint", "sleep", DAEMON_IMAGE, "infinity"))  # fmt: skip
+        passed(
+            run(
+                "docker",
+                "run",
+                "--detach",
+                "--init",
+                "--name",
+                laptop.name,
+                "--network",
+                "host",
+                "--entrypoint",
+                "sleep",
+                DAEMON_IMAGE,
+                "infinity",
+            )
+        )
         try:
             yield laptop
         finally:

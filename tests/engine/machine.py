@@ -21,11 +21,10 @@ from typing import Any
 from tests.engine.conftest import AS_ROOT, Result, free_port, make_key, passed, run, until
 
 PACKAGES = (
-    "apparmor", "apparmor-utils", "ca-certificates", "curl", "dbus", "docker-buildx", "docker-cli",
-    "docker.io", "e2fsprogs", "git", "iproute2", "iptables", "kmod", "libpam-systemd",
-    "linux-image-cloud-amd64", "make", "netcat-openbsd", "openssh-server", "procps", "python3",
-    "sudo", "systemd", "systemd-sysv", "udev", "uidmap",
-)  # fmt: skip
+    "apparmor,apparmor-utils,ca-certificates,curl,dbus,docker-buildx,docker-cli,docker.io,"
+    "e2fsprogs,git,iproute2,iptables,kmod,libpam-systemd,linux-image-cloud-amd64,make,"
+    "netcat-openbsd,openssh-server,procps,python3,sudo,systemd,systemd-sysv,udev,uidmap"
+)
 # Shell, with the new root folder as $1 and one with the keys as $2. ops may use Docker, sudoer may
 # become root.
 SETTLE = """
@@ -52,7 +51,7 @@ install -m 0644 "$2/host.pub" "$1/etc/ssh/ssh_host_ed25519_key.pub"
 """
 MAKE = f"""
 set -eu
-mmdebstrap --quiet --variant=apt --components=main --include={",".join(PACKAGES)} trixie "$1/root"
+mmdebstrap --quiet --variant=apt --components=main --include={PACKAGES} trixie "$1/root"
 settle() {{ {SETTLE} }}
 settle "$1/root" "$1"
 cp "$1/root"/boot/vmlinuz-* "$1/kernel"
@@ -98,8 +97,10 @@ def acceleration() -> tuple[str, ...]:
     kernel = ("-kernel", str(make() / "kernel"), "-append", "console=ttyS0", "-serial", "stdio")
     with subprocess.Popen(
         [*_QEMU, *_KVM, "-m", "512M", *kernel],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-    ) as qemu:  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    ) as qemu:
         assert qemu.stdout
         os.set_blocking(qemu.stdout.fileno(), False)
         said = b""
@@ -152,13 +153,27 @@ class Machine:
     ) -> Result:
         """A shell script as that user."""
         return run(
-            "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10",
-            "-o", f"KnownHostsCommand=/bin/echo %H {self.host_key}", "-o", "LogLevel=ERROR",
-            "-o", "UserKnownHostsFile=none", "-o", "IdentitiesOnly=yes", "-o", "ControlMaster=auto",
-            "-o", f"ControlPath={self.folder}/%r", "-o", "ControlPersist=yes",
-            "-i", str(FOLDER / "operator"), "-p", str(self.port), f"{user}@127.0.0.1", script,
-            seconds=seconds, **options,
-        )  # fmt: skip
+            "ssh",
+            "-F",
+            "none",
+            "-oBatchMode=yes",
+            "-oConnectTimeout=10",
+            f"-oKnownHostsCommand=/bin/echo %H {self.host_key}",
+            "-oLogLevel=ERROR",
+            "-oUserKnownHostsFile=none",
+            "-oIdentitiesOnly=yes",
+            "-oControlMaster=auto",
+            f"-oControlPath={self.folder}/%r",
+            "-oControlPersist=yes",
+            "-i",
+            str(FOLDER / "operator"),
+            "-p",
+            str(self.port),
+            f"{user}@127.0.0.1",
+            script,
+            seconds=seconds,
+            **options,
+        )
 
     def boot(self) -> float:
         """Start it; the seconds until somebody can log in."""
@@ -167,17 +182,36 @@ class Machine:
         with (self.folder / "console").open("ab") as console:
             self.qemu = subprocess.Popen(
                 [
-                    "nice", *_QEMU, *acceleration(), "-smp", processors(), "-m", MEMORY,
-                    "-kernel", str(base / "kernel"), "-initrd", str(base / "initrd"),
-                    "-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off quiet",
-                    "-drive", f"file={self.folder}/disk,if=virtio,format=raw,discard=unmap",
-                    "-netdev", f"user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:22,hostfwd="
+                    "nice",
+                    *_QEMU,
+                    *acceleration(),
+                    "-smp",
+                    processors(),
+                    "-m",
+                    MEMORY,
+                    "-kernel",
+                    str(base / "kernel"),
+                    "-initrd",
+                    str(base / "initrd"),
+                    "-append",
+                    "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off quiet",
+                    "-drive",
+                    f"file={self.folder}/disk,if=virtio,format=raw,discard=unmap",
+                    "-netdev",
+                    f"user,id=n,hostfwd=tcp:127.0.0.1:{self.port}-:22,hostfwd="
                     f"tcp:127.0.0.1:{self.gateway_port}-:{self.gateway_port}",
-                    "-device", "virtio-net-pci,netdev=n", "-device", "virtio-rng-pci",
-                    "-serial", "stdio",
+                    "-device",
+                    "virtio-net-pci,netdev=n",
+                    "-device",
+                    "virtio-rng-pci",
+                    "-serial",
+                    "stdio",
                 ],
-                stdout=console, stderr=console, stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                stdout=console,
+                stderr=console,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         answers = until(lambda: self.ssh("true").returncode == 0, 600)
         assert answers, (self.folder / "console").read_text(errors="replace")[-2000:]
         return time.monotonic() - start

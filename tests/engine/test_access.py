@@ -18,8 +18,22 @@ def in_gateway(builder: Builder, script: str) -> None:
 
 def on_access_volume(builder: Builder, script: str) -> None:
     volume = f"{builder.container('access')}:/access"
-    passed(run("docker", "run", "--rm", "--network", "none", "--entrypoint", "sh",
-               "--volume", volume, GATEWAY_IMAGE, "-euc", script))  # fmt: skip
+    passed(
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--entrypoint",
+            "sh",
+            "--volume",
+            volume,
+            GATEWAY_IMAGE,
+            "-euc",
+            script,
+        )
+    )
 
 
 @contextmanager
@@ -30,8 +44,11 @@ def as_program(builder: Builder, name: str) -> Iterator[None]:
     if name == "sshd-session":
         yield
         return
-    in_gateway(builder, f"cp /usr/lib/openssh/sshd-session {path}; "
-               f"sed -i '1i SshdSessionPath {path}' {config}; {reload}")  # fmt: skip
+    in_gateway(
+        builder,
+        f"cp /usr/lib/openssh/sshd-session {path}; "
+        f"sed -i '1i SshdSessionPath {path}' {config}; {reload}",
+    )
     try:
         yield
     finally:
@@ -182,10 +199,19 @@ def test_the_host_key_is_rotated_while_clients_accept_both(builder: Builder) -> 
         path = builder.folder / "known_hosts"
         path.write_text(known)
         asked = run(
-            "ssh", "-F", "none", "-i", str(builder.folder / "ada"), "-o", "BatchMode=yes",
-            "-o", f"UserKnownHostsFile={path}", "-o", "StrictHostKeyChecking=yes",
-            "-p", str(builder.settings["sshPort"]), builder.output("sshDestination"), input=PING,
-        )  # fmt: skip
+            "ssh",
+            "-F",
+            "none",
+            "-i",
+            str(builder.folder / "ada"),
+            "-oBatchMode=yes",
+            f"-oUserKnownHostsFile={path}",
+            "-oStrictHostKeyChecking=yes",
+            "-p",
+            str(builder.settings["sshPort"]),
+            builder.output("sshDestination"),
+            input=PING,
+        )
         return asked.stdout + asked.stderr
 
     gateway = builder.container_id("gateway")

@@ -102,8 +102,17 @@ def seen(builders: dict[str, Builder]) -> dict[str, dict[str, str]]:
                 OTHER=neighbour.stack,
                 ADDRESSES=" ".join([*addresses(neighbour), addresses(builder)[1]]),
             )
-            passed(run("docker", "exec", "--user", "1000:1000", neighbour.container("daemon"),
-                       "touch", f"{DATA_DIRECTORY}/{neighbour.stack}"))  # fmt: skip
+            passed(
+                run(
+                    "docker",
+                    "exec",
+                    "--user",
+                    "1000:1000",
+                    neighbour.container("daemon"),
+                    "touch",
+                    f"{DATA_DIRECTORY}/{neighbour.stack}",
+                )
+            )
             said = passed(
                 builder.docker("run", "--rm", *EVERYTHING, BASE_IMAGE, "sh", "-c", text)
             ).splitlines()
@@ -206,9 +215,13 @@ def answering(result: Result) -> set[str]:
 def from_a_step(builder: Builder, command: str) -> Result:
     """What a step of a build says; the progress is on standard output."""
     built = builder.docker(
-        "build", "--no-cache", "--progress=plain", "-",
-        input=f"FROM {BASE_IMAGE}\nRUN {command}\n", stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        "build",
+        "--no-cache",
+        "--progress=plain",
+        "-",
+        input=f"FROM {BASE_IMAGE}\nRUN {command}\n",
+        stderr=subprocess.STDOUT,
+    )
     passed(built)
     return built
 
@@ -259,8 +272,15 @@ def test_nobody_inside_sends_by_another_address_or_reaches_the_containers_own(
     builders: dict[str, Builder],
 ) -> None:
     builder = builders["unprivileged"]
-    own = passed(run("docker", "inspect", "--format", "{{range .NetworkSettings.Networks}}"
-                     "{{.IPAddress}}{{end}}", builder.container("daemon"))).strip()  # fmt: skip
+    own = passed(
+        run(
+            "docker",
+            "inspect",
+            "--format",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            builder.container("daemon"),
+        )
+    ).strip()
     inside = ("nsenter", "-t", process_of(builder, "daemon"), "-n")
     builder.load(GUARD_IMAGE)
     with neighbourhood(builder) as heard, listener(*inside):
@@ -380,21 +400,32 @@ def test_what_a_build_plants_does_not_run_outside_of_it(
             {"Name": "n", "Endpoint": "ssh://planted"}]}' >/run/xdg/buildx/instances/default
         echo 'ProxyCommand touch ~/planted-ran' >.ssh/config
     """
-    passed(builder.docker("run", "--rm", *EVERYTHING, BASE_IMAGE, "chroot", "/host",
-                          "sh", "-euc", plant))  # fmt: skip
+    passed(
+        builder.docker(
+            "run", "--rm", *EVERYTHING, BASE_IMAGE, "chroot", "/host", "sh", "-euc", plant
+        )
+    )
     daemon = builder.container("daemon")
     beside = ("docker", "exec", "--user", "1000:1000", daemon)
     passed(run(*beside, "test", "-x", "/home/rootless/.docker/cli-plugins/docker-buildx"))
     passed(builder.pulumi("up", "--target-replace", "**builder-readiness"))
-    health = passed(run("docker", "inspect", "--format",
-                        "{{json .Config.Healthcheck.Test}}", daemon))  # fmt: skip
+    health = passed(
+        run("docker", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", daemon)
+    )
     passed(run("docker", "exec", daemon, *json.loads(health)[1:]))
     passed(run(*beside, "docker", "buildx", "version"))
     ran = "/home/rootless/planted-ran"
     assert run(*beside, "test", "-e", ran).returncode == 1
     # Without the folder of its own it would have run.
-    run(*beside[:2], "--env", "DOCKER_CONFIG=/home/rootless/.docker", *beside[2:],
-        "docker", "buildx", "version")  # fmt: skip
+    run(
+        *beside[:2],
+        "--env",
+        "DOCKER_CONFIG=/home/rootless/.docker",
+        *beside[2:],
+        "docker",
+        "buildx",
+        "version",
+    )
     passed(run(*beside, "rm", ran))
 
 

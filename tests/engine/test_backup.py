@@ -35,8 +35,9 @@ HIDING = (
 
 def load(builder: Builder, archive: Path) -> Result:
     with archive.open("rb") as stream:
-        return run(str(ROOT / "machine" / "cache"), "load", f"{builder.stack}-builder",
-                   stdin=stream)  # fmt: skip
+        return run(
+            str(ROOT / "machine" / "cache"), "load", f"{builder.stack}-builder", stdin=stream
+        )
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,9 @@ def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     passed(builder.docker("build", "--tag", "hiding", "-", input=HIDING))
     path = tmp_path_factory.mktemp("archive") / "cache.tar"
     with builder.build_in_flight(6) as in_flight, path.open("wb") as stream:
-        saved = run(str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder",
-                    stdout=stream)  # fmt: skip
+        saved = run(
+            str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder", stdout=stream
+        )
     assert saved.returncode == 0, saved.stderr
     passed(in_flight[0])
     return path
@@ -78,9 +80,20 @@ def compose() -> Iterator[str]:
     Release 29 goes on with overlay2 where an older one began; on a new disk it has to be told.
     """
     name = f"compose-{secrets.token_hex(3)}-docker-1"
-    passed(run("docker", "run", "--detach", "--privileged", "--name", name, "--volume",
-               f"{name}-data:/var/lib/docker", DAEMON_IMAGE,
-               "--storage-driver=overlay2"))  # fmt: skip
+    passed(
+        run(
+            "docker",
+            "run",
+            "--detach",
+            "--privileged",
+            "--name",
+            name,
+            "--volume",
+            f"{name}-data:/var/lib/docker",
+            DAEMON_IMAGE,
+            "--storage-driver=overlay2",
+        )
+    )
     try:
         assert until(lambda: run(*inside(name), "version").returncode == 0, 60)
         yield name
@@ -184,8 +197,9 @@ def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
     """`make WORD` in a copy of this tree, in whose .state the builder's stack is."""
     state = tree / ".state"
     if not tree.exists():
-        files = passed(run("git", "ls-files", "--cached", "--others", "--exclude-standard",
-                           cwd=ROOT)).splitlines()  # fmt: skip
+        files = passed(
+            run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+        ).splitlines()
         for file in files:
             if not (ROOT / file).exists():
                 continue
@@ -237,8 +251,12 @@ def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> N
 
 
 def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> None:
-    said = run(str(ROOT / "machine" / "cache"), "save", "any-builder",
-               env={"DOCKER_HOST": "unix:///nowhere.sock"})  # fmt: skip
+    said = run(
+        str(ROOT / "machine" / "cache"),
+        "save",
+        "any-builder",
+        env={"DOCKER_HOST": "unix:///nowhere.sock"},
+    )
     assert said.returncode == 1
     assert "docker.sock" not in said.stderr
     assert "nowhere.sock" in said.stderr

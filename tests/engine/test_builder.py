@@ -44,8 +44,11 @@ def test_push_to_a_registry_and_pull_back(builder: Builder) -> None:
         registry = "registry:2.8.3"
         passed(builder.docker("pull", registry))
     builder.build("localhost:5000/built:1")
-    passed(builder.docker("run", "--detach", "--name", "registry", "--publish",
-                          "127.0.0.1:5000:5000", registry))  # fmt: skip
+    passed(
+        builder.docker(
+            "run", "--detach", "--name", "registry", "--publish", "127.0.0.1:5000:5000", registry
+        )
+    )
     try:
         passed(builder.docker("push", "localhost:5000/built:1"))
         passed(builder.docker("image", "rm", "localhost:5000/built:1"))
@@ -67,13 +70,19 @@ def test_no_tcp_port_is_open_but_sshd(builder: Builder) -> None:
         role: {
             int(line.split()[1].rsplit(":", 1)[1], 16)
             for line in passed(
-                run("docker", "exec", builder.container(role), "cat", "/proc/1/net/tcp",
-                    "/proc/1/net/tcp6")
+                run(
+                    "docker",
+                    "exec",
+                    builder.container(role),
+                    "cat",
+                    "/proc/1/net/tcp",
+                    "/proc/1/net/tcp6",
+                )
             ).splitlines()
             if line.split()[3] == "0A" and not line.split()[1].startswith("0B00007F")
         }
         for role in ("daemon", "gateway")
-    }  # fmt: skip
+    }
     assert listening == {"daemon": set(), "gateway": {2222}}
 
 
@@ -114,8 +123,17 @@ def test_the_gateway_comes_back_with_its_host_key_and_keys(builder: Builder) -> 
 
 
 def test_init_script_runs_again_over_a_kept_config(builder: Builder) -> None:
-    passed(run("docker", "exec", "--env", "USER_NAME=builder", builder.container("gateway"), "bash",
-               "/custom-cont-init.d/gateway"))  # fmt: skip
+    passed(
+        run(
+            "docker",
+            "exec",
+            "--env",
+            "USER_NAME=builder",
+            builder.container("gateway"),
+            "bash",
+            "/custom-cont-init.d/gateway",
+        )
+    )
     assert "200 OK" in builder.ping().stdout
 
 
@@ -197,8 +215,16 @@ def test_a_gateway_whose_session_monitor_does_not_work_is_unhealthy(
 
 def test_up_fails_when_the_session_monitor_cannot_read_the_access_list(builder: Builder) -> None:
     gateway = builder.container("gateway")
-    access = passed(run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}",
-                        builder.container("access"))).strip()  # fmt: skip
+    access = passed(
+        run(
+            "docker",
+            "volume",
+            "inspect",
+            "--format",
+            "{{.Mountpoint}}",
+            builder.container("access"),
+        )
+    ).strip()
     passed(run(*AS_ROOT, "mv", f"{access}/list", f"{access}/away"))
     try:
         refused = builder.pulumi("up", "--target-replace", "**builder-readiness")
@@ -251,8 +277,10 @@ def test_a_bill_of_materials_lists_what_runs(builder: Builder, tmp_path: Path) -
     assert set(bills) == {"program", "daemon", "gateway", "janitor"}
     for text in bills.values():
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    named = {role: {part["name"] for part in json.loads(text)["components"]}
-             for role, text in bills.items()}  # fmt: skip
+    named = {
+        role: {part["name"] for part in json.loads(text)["components"]}
+        for role, text in bills.items()
+    }
     assert {"pulumi", "pydantic", "hpack"} <= named["program"]
     assert {"Engine", "containerd", "runc"} <= named["daemon"]
     assert any(name.startswith("openssh") for name in named["gateway"])

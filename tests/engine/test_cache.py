@@ -108,8 +108,17 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     make("create", "--name", "never-started", PLAIN, "true")
     make("run", "--name", "labelled", *keep, PLAIN, "true")
     for name in (LOST_BUILDER, "buildx_buildkit_mine0"):
-        make("run", "--detach", "--name", name, "--volume", f"{name}_state:/var/lib/buildkit",
-             PLAIN, "sleep", "600")  # fmt: skip
+        make(
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--volume",
+            f"{name}_state:/var/lib/buildkit",
+            PLAIN,
+            "sleep",
+            "600",
+        )
     make("volume", "create", "named")
     make("network", "create", "unused")
     make("network", "create", *keep, "unused-labelled")
@@ -121,8 +130,10 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     assert until(cleared, 90), janitor_log(tidied)
     time.sleep(10)
     assert names(tidied, "container", "--all", shown="{{.Names}}") == {
-        "running", "labelled", "buildx_buildkit_mine0",
-    }  # fmt: skip
+        "running",
+        "labelled",
+        "buildx_buildkit_mine0",
+    }
     assert names(tidied, "volume") == {"named", "buildx_buildkit_mine0_state"}
     networks = names(tidied, "network")
     assert "unused-labelled" in networks
@@ -161,8 +172,19 @@ def test_an_older_daemon_is_tidied_too(new_builder: NewBuilder) -> None:
 
 def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder) -> None:
     passed(janitor_health(tidied))
-    volumes = passed(run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}",
-                         tidied.container("cache"))).strip() + "/volumes"  # fmt: skip
+    volumes = (
+        passed(
+            run(
+                "docker",
+                "volume",
+                "inspect",
+                "--format",
+                "{{.Mountpoint}}",
+                tidied.container("cache"),
+            )
+        ).strip()
+        + "/volumes"
+    )
     volume = passed(tidied.docker("volume", "create")).strip()
     # The rootless daemon removes nothing of the host's root.
     stuck = f"{volumes}/{volume}/_data/stuck"

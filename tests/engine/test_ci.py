@@ -233,11 +233,27 @@ class Ci:
         to = [f"--env=DOCKER_HOST={env.pop('DOCKER_HOST')}"] if "DOCKER_HOST" in env else []
         volumes = [f"{self.checkout(files)}:/repo:ro", f"{shared}:/secrets:ro", *job.volumes]
         result = run(
-            "docker", "run", "--rm", "--network", "host", "--user", "0:0", "--entrypoint", "",
-            "--workdir", "/repo", "--tmpfs", "/home/job", *to, *(f"--env={name}" for name in env),
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "host",
+            "--user",
+            "0:0",
+            "--entrypoint",
+            "",
+            "--workdir",
+            "/repo",
+            "--tmpfs",
+            "/home/job",
+            *to,
+            *(f"--env={name}" for name in env),
             *(f"--volume={volume}" for volume in volumes),
-            DAEMON_IMAGE, self.shell(job.command[0]), *job.command[1:], env=env,
-        )  # fmt: skip
+            DAEMON_IMAGE,
+            self.shell(job.command[0]),
+            *job.command[1:],
+            env=env,
+        )
         return result.returncode, result.stdout + result.stderr
 
 
@@ -255,11 +271,22 @@ def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Ite
         image = "registry:2.8.3"
     folder = tmp_path_factory.mktemp("ci")
     (folder / "htpasswd").write_text(HTPASSWD)
-    passed(builder.docker(
-        "create", "--name", "registry", "--publish", "127.0.0.1:5000:5000",
-        "--env", "REGISTRY_AUTH=htpasswd", "--env", "REGISTRY_AUTH_HTPASSWD_REALM=tests",
-        "--env", "REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd", image,
-    ))  # fmt: skip
+    passed(
+        builder.docker(
+            "create",
+            "--name",
+            "registry",
+            "--publish",
+            "127.0.0.1:5000:5000",
+            "--env",
+            "REGISTRY_AUTH=htpasswd",
+            "--env",
+            "REGISTRY_AUTH_HTPASSWD_REALM=tests",
+            "--env",
+            "REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd",
+            image,
+        )
+    )
     passed(builder.docker("cp", str(folder / "htpasswd"), "registry:/htpasswd"))
     passed(builder.docker("start", "registry"))
     names = ("sshAlias", "sshConfig", "knownHosts", "dockerHost")

@@ -88,8 +88,12 @@ def test_a_kit_holds_no_private_key_and_is_one_folder_or_one_tar(
     files = {str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()}
     folder = name(builder)
     assert files == {
-        "README.md", "builder", f"{folder}/key.pub", f"{folder}/known_hosts", f"{folder}/ssh_config"
-    }  # fmt: skip
+        "README.md",
+        "builder",
+        f"{folder}/key.pub",
+        f"{folder}/known_hosts",
+        f"{folder}/ssh_config",
+    }
     assert not any("PRIVATE" in path.read_text() for path in kit.rglob("*.*") if path.is_file())
     archive = write_kit(builder, out=tmp_path / "ada.tar")
     passed(run("tar", "-xf", str(archive), "-C", str(tmp_path)))
@@ -282,11 +286,13 @@ def test_busybox_is_shell_enough(
     passed(run("docker", "cp", "--follow-link", f"{made}:/bin/busybox", str(tmp_path / "busybox")))
     run("docker", "rm", "--volumes", made)
     laptop.put(tmp_path / "busybox", "/home/rootless/busybox")
-    passed(laptop.sh(
-        "rm -rf ~/tools; mkdir ~/tools; cd ~/tools; "
-        "for tool in $(~/busybox --list); do ln -s ~/busybox $tool; done; "
-        f"ln -sf $(which docker ssh ssh-add ssh-keygen) .; rm -f {missing}"
-    ))  # fmt: skip
+    passed(
+        laptop.sh(
+            "rm -rf ~/tools; mkdir ~/tools; cd ~/tools; "
+            "for tool in $(~/busybox --list); do ln -s ~/busybox $tool; done; "
+            f"ln -sf $(which docker ssh ssh-add ssh-keygen) .; rm -f {missing}"
+        )
+    )
     for verb in ("on", "doctor", "off"):
         passed(laptop.sh(f"PATH=~/tools sh ~/.builder/builder {verb}"))
         assert (current(laptop) == fast(builder)) == (verb != "off")
@@ -352,8 +358,10 @@ def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: 
     assert until(lambda: any(stranger in line for line in builder.audit()))
     shown = json.loads(passed(builder.client("status", "--json")))
     assert [(b["steps"], b["cached"], b["failed"]) for b in shown["builds"][-3:]] == [
-        (2, 0, False), (2, 2, False), (1, 0, True)
-    ]  # fmt: skip
+        (2, 0, False),
+        (2, 2, False),
+        (1, 0, True),
+    ]
     assert shown["running"] == 0
     assert shown["containers"] == dict.fromkeys(ROLES, "running (healthy)")
     assert shown["cache_cap"] == 5 * 10**9
@@ -405,8 +413,12 @@ def test_a_warm_build_is_hardly_slower_than_on_the_spot(builder: Builder, laptop
     shared = seconds(laptop.name, host)
     with ssh_config(builder, laptop, "s/ControlMaster auto/ControlMaster no/; s/ControlPath/#&/"):
         unshared = seconds(laptop.name, host)
-    record("warm builds of five steps: milliseconds, median", count,
-           on_the_spot=round(local * 1000), builder_on=round(fast_way * 1000),
-           ssh_over_one_connection=round(shared * 1000), ssh_alone=round(unshared * 1000),
-    )  # fmt: skip
+    record(
+        "warm builds of five steps: milliseconds, median",
+        count,
+        on_the_spot=round(local * 1000),
+        builder_on=round(fast_way * 1000),
+        ssh_over_one_connection=round(shared * 1000),
+        ssh_alone=round(unshared * 1000),
+    )
     assert fast_way < shared < unshared

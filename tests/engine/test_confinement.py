@@ -73,10 +73,16 @@ def test_what_dockers_clients_ask_for_is_the_pipe_and_is_not_run(
 def test_sshd_knows_every_option_of_its_configuration(builder: Builder) -> None:
     assert "200 OK" in builder.ping().stdout
     said = passed(
-        run("docker", "exec", builder.container("gateway"), "sh", "-c",
+        run(
+            "docker",
+            "exec",
+            builder.container("gateway"),
+            "sh",
+            "-c",
             "cat /config/logs/openssh/current; /usr/sbin/sshd.pam -t -f /config/sshd/sshd_config "
-            "-h /config/ssh_host_keys/ssh_host_ed25519_key 2>&1")
-    )  # fmt: skip
+            "-h /config/ssh_host_keys/ssh_host_ed25519_key 2>&1",
+        )
+    )
     assert "Accepted publickey for builder" in said
     assert "Unsupported option" not in said
     assert "Deprecated option" not in said
@@ -108,8 +114,9 @@ def test_nothing_else_is_forwarded(builder: Builder, key: str, forwarding: str, 
         if probe == "unix":
             got = run("nc", "-w", "2", "-U", str(path), input="hello")
         elif probe == "socks":
-            got = run("nc", "-w", "2", "-X", "5", "-x", f"127.0.0.1:{port}", "127.0.0.1", "2222",
-                      input="")  # fmt: skip
+            got = run(
+                "nc", "-w", "2", "-X", "5", "-x", f"127.0.0.1:{port}", "127.0.0.1", "2222", input=""
+            )
         else:
             got = run("nc", "-w", "2", "127.0.0.1", str(port), input="")
         tunnel.terminate()
@@ -149,10 +156,15 @@ def test_nothing_of_the_client_reaches_its_session(
     gateway = builder.container("gateway")
     try:
         with builder.connection(
-            "-A", "-Y", "-o", "SetEnv=DOCKER_HOST=tcp://evil LC_EVIL=1 PATH=/evil",
-            key=key, env=client, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            "-A",
+            "-Y",
+            "-oSetEnv=DOCKER_HOST=tcp://evil LC_EVIL=1 PATH=/evil",
+            key=key,
+            env=client,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-        ) as session:  # fmt: skip
+        ) as session:
             session_process = ("docker", "exec", gateway, "pgrep", "-f", "s6-ioconnect")
             assert until(lambda: run(*session_process).stdout)
             process = run(*session_process).stdout.split()[0]
@@ -172,10 +184,25 @@ def test_nothing_of_the_client_reaches_its_session(
     finally:
         run("kill", pid)
     variables = dict(line.split("=", 1) for line in environment.split("\0") if line)
-    allowed = {"USER", "LOGNAME", "HOME", "PATH", "SHELL", "MAIL", "TZ", "SSH_CLIENT",
-               "SSH_CONNECTION", "PWD", "SHLVL", "_", "OLDPWD", "BUILDER_SOCKET",
-               # Of s6-ipcclient.
-               "PROTO", "IPCLOCALPATH"}  # fmt: skip
+    allowed = {
+        "USER",
+        "LOGNAME",
+        "HOME",
+        "PATH",
+        "SHELL",
+        "MAIL",
+        "TZ",
+        "SSH_CLIENT",
+        "SSH_CONNECTION",
+        "PWD",
+        "SHLVL",
+        "_",
+        "OLDPWD",
+        "BUILDER_SOCKET",
+        # Of s6-ipcclient.
+        "PROTO",
+        "IPCLOCALPATH",
+    }
     assert set(variables) <= allowed
     assert "evil" not in environment
     assert "X11 forwarding request failed" in said

@@ -53,11 +53,14 @@ def ask_at_once(command: list[str]) -> tuple[list[str], float]:
     start = time.monotonic()
     clients = [
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for _ in range(CLIENTS)
-    ]  # fmt: skip
+    ]
     answers = [client.communicate(PING, timeout=120) for client in clients]
     return [said for out, said in answers if "200 OK" not in out], time.monotonic() - start
 
@@ -120,10 +123,11 @@ def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
 
     def come_and_be_killed(number: int) -> None:
         clients = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             for _ in range(number)
-        ]  # fmt: skip
+        ]
         # One for each direction of each session.
         pumps = 2 * number
         pump = "/command/s6-ioconnect"

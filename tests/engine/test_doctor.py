@@ -114,10 +114,23 @@ def test_all_is_well(builder: Builder, laptop: Laptop) -> None:
     assert said.endswith(f"{name(builder)}: builds can work\n")
     checks = [line.split()[1] for line in said.splitlines()[:-1] if not line.startswith(" ")]
     assert checks == [
-        "docker", "buildkit", "ssh", "config", "key", "context", "way", "builder", "reachable",
-        "hostkey", "access", "daemon", "versions", "cache", "limits",
+        "docker",
+        "buildkit",
+        "ssh",
+        "config",
+        "key",
+        "context",
+        "way",
+        "builder",
+        "reachable",
+        "hostkey",
+        "access",
+        "daemon",
+        "versions",
+        "cache",
+        "limits",
         "disk",
-    ]  # fmt: skip
+    ]
 
 
 def test_limits_of_containers_work_or_are_said_not_to(builder: Builder, laptop: Laptop) -> None:
@@ -189,8 +202,10 @@ def test_the_key_can_be_read_by_others(laptop: Laptop) -> None:
     with changed(laptop, f"chmod 640 {KEY}", f"chmod 600 {KEY}"):
         told = findings(laptop)
     assert told["key"] == (
-        "error", f"{KEY} can be read by others, so ssh does not use it", f"chmod 600 {KEY}"
-    )  # fmt: skip
+        "error",
+        f"{KEY} can be read by others, so ssh does not use it",
+        f"chmod 600 {KEY}",
+    )
     assert told["access"][0] == "error"
 
 

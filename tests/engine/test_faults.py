@@ -152,8 +152,12 @@ def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
             assert "No space left" in refused.stderr or "no space left" in refused.stderr
         passed(run(*in_daemon, f"rm {filler}"))
         times.append(seconds_to_first_build(builder))
-    record("full disk, until space is made", TRIALS, recovered=len(times),
-           seconds_to_first_build_at_most=max(times))  # fmt: skip
+    record(
+        "full disk, until space is made",
+        TRIALS,
+        recovered=len(times),
+        seconds_to_first_build_at_most=max(times),
+    )
 
 
 def test_the_power_goes_and_the_disk_is_all_that_is_left(
@@ -166,8 +170,11 @@ def test_the_power_goes_and_the_disk_is_all_that_is_left(
     builder.up()
     builder.load_base()
     builder.build()
-    mounted = passed(run("docker", "volume", "inspect", "--format", "{{.Mountpoint}}",
-                         builder.container("cache"))).strip()  # fmt: skip
+    mounted = passed(
+        run(
+            "docker", "volume", "inspect", "--format", "{{.Mountpoint}}", builder.container("cache")
+        )
+    ).strip()
     times = []
     for n in range(1 if not LONG else 3):
         copy = tmp_path / f"{n}.ext4"
@@ -182,8 +189,12 @@ def test_the_power_goes_and_the_disk_is_all_that_is_left(
         after.put_cache_on(new_disk(copy))
         after.up()
         times.append(seconds_to_first_build(after))
-    record("disk copied in the middle of a build, taken up by a new builder", len(times),
-           recovered=len(times), seconds_to_first_build_at_most=max(times))  # fmt: skip
+    record(
+        "disk copied in the middle of a build, taken up by a new builder",
+        len(times),
+        recovered=len(times),
+        seconds_to_first_build_at_most=max(times),
+    )
 
 
 def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> None:
@@ -192,11 +203,23 @@ def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> 
     builder.pulumi("preview")
     for _ in range(2 * TRIALS):
         up = subprocess.Popen(
-            ["pulumi", "--non-interactive", "up", "--stack", builder.stack, "--yes",
-             "--skip-preview", "--config-file", str(builder.folder / "config.yaml")],
-            env={**os.environ, **builder.env}, cwd=ROOT, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                "pulumi",
+                "--non-interactive",
+                "up",
+                "--stack",
+                builder.stack,
+                "--yes",
+                "--skip-preview",
+                "--config-file",
+                str(builder.folder / "config.yaml"),
+            ],
+            env={**os.environ, **builder.env},
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(random.uniform(1, 8))
         os.killpg(up.pid, signal.SIGKILL)
         up.wait()
@@ -204,8 +227,18 @@ def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> 
             "ROOT=$PWD STATE=$1 STACK=$2; . machine/terminal.sh; . machine/stack.sh; "
             "stack_config=$1/config.yaml; . machine/interruption.sh; mend_interruption"
         )
-        passed(run("bash", "-euc", mend, "mend", str(builder.folder), builder.stack,
-                   env=builder.env, cwd=ROOT))  # fmt: skip
+        passed(
+            run(
+                "bash",
+                "-euc",
+                mend,
+                "mend",
+                str(builder.folder),
+                builder.stack,
+                env=builder.env,
+                cwd=ROOT,
+            )
+        )
         builder.up()
         assert "200 OK" in builder.ping().stdout
         for role in ("gateway", "daemon"):
@@ -238,11 +271,22 @@ class Host:
     def start(self) -> None:
         log = (self.data.parent / "log").open("a")
         self.engine = subprocess.Popen(
-            self.inside("dockerd", "--host", self.url, "--data-root", str(self.data),
-                        "--exec-root", f"{self.folder}/exec", "--pidfile",
-                        f"{self.folder}/pid"),
-            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            self.inside(
+                "dockerd",
+                "--host",
+                self.url,
+                "--data-root",
+                str(self.data),
+                "--exec-root",
+                f"{self.folder}/exec",
+                "--pidfile",
+                f"{self.folder}/pid",
+            ),
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         assert until(lambda: run("docker", "--host", self.url, "info").returncode == 0, 60)
 
     def crash(self) -> None:
@@ -319,8 +363,12 @@ def test_the_host_reboots_and_its_network_loses_packets(
         assert until(lambda: "200 OK" in builder.ping().stdout, 90)
         seconds_to_first_build(builder)
         times.append(time.monotonic() - start)
-    record("host reset and started again", TRIALS, recovered=len(times),
-           seconds_to_first_build_at_most=max(times))  # fmt: skip
+    record(
+        "host reset and started again",
+        TRIALS,
+        recovered=len(times),
+        seconds_to_first_build_at_most=max(times),
+    )
 
     loss = ("INPUT", "-p", "tcp", "--match", "statistic", "--mode", "random", "--probability")
     for percent in (2, 10):
@@ -328,8 +376,9 @@ def test_the_host_reboots_and_its_network_loses_packets(
         passed(run(*host.inside("iptables", "--insert", *rule)))
         took = seconds_to_first_build(builder)
         passed(run(*host.inside("iptables", "--delete", *rule)))
-        record(f"{percent} % of the packets lost", 1, recovered=1,
-               seconds_to_first_build_at_most=took)  # fmt: skip
+        record(
+            f"{percent} % of the packets lost", 1, recovered=1, seconds_to_first_build_at_most=took
+        )
 
     cut = ("INPUT", "-p", "tcp", "--jump", "DROP")
     build = threading.Thread(target=builder.build)

@@ -182,8 +182,9 @@ def registry(fleet: Fleet) -> Iterator[str]:
     form = "{{(index .IPAM.Config 0).Gateway}}"
     address = passed(run("docker", "network", "inspect", network, "--format", form)).strip()
     port = free_port()
-    container = passed(run("docker", "run", "--detach", "--publish", f"{port}:5000",
-                           REGISTRY_IMAGE)).strip()  # fmt: skip
+    container = passed(
+        run("docker", "run", "--detach", "--publish", f"{port}:5000", REGISTRY_IMAGE)
+    ).strip()
     assert until(lambda: "listening on" in _logs(container))
     # Docker takes plain HTTP from 127.0.0.1 without being told.
     base = f"127.0.0.1:{port}/base:1"
@@ -207,35 +208,83 @@ def test_a_build_for_two_platforms_runs_on_two_hosts_and_is_one_manifest(
     plugins.mkdir(parents=True)
     find = 'cat "$(find / -xdev -path "*/cli-plugins/docker-buildx" 2>/dev/null | head -n 1)"'
     with (plugins / "docker-buildx").open("wb") as file:
-        subprocess.run(["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c", find],
-                       stdout=file, check=True)  # fmt: skip
+        subprocess.run(
+            ["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c", find],
+            stdout=file,
+            check=True,
+        )
     (plugins / "docker-buildx").chmod(0o755)
-    client = {**fleet.env, "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
-              "DOCKER_CONFIG": str(plugins.parent)}  # fmt: skip
+    client = {
+        **fleet.env,
+        "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+        "DOCKER_CONFIG": str(plugins.parent),
+    }
     if run("docker", "image", "inspect", BUILDKIT_IMAGE).returncode:
         passed(run("docker", "pull", BUILDKIT_IMAGE))
     archive = tmp_path / "buildkit.tar"
     passed(run("docker", "save", "--output", str(archive), BUILDKIT_IMAGE))
     for name in PLATFORMS:
-        passed(run("docker", "load", "--input", str(archive),
-                   env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"}))  # fmt: skip
+        passed(
+            run(
+                "docker",
+                "load",
+                "--input",
+                str(archive),
+                env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"},
+            )
+        )
     config = tmp_path / "buildkitd.toml"
     config.write_text(f'[registry."{registry}"]\nhttp = true\n')
-    passed(run("python", "-m", "client", "fleet", "--stack", fleet.stack, "--config-file",
-               str(fleet.folder / "config.yaml"), "--create", "--config",
-               str(config), env=client, cwd=ROOT))  # fmt: skip
+    passed(
+        run(
+            "python",
+            "-m",
+            "client",
+            "fleet",
+            "--stack",
+            fleet.stack,
+            "--config-file",
+            str(fleet.folder / "config.yaml"),
+            "--create",
+            "--config",
+            str(config),
+            env=client,
+            cwd=ROOT,
+        )
+    )
 
     (tmp_path / "Dockerfile").write_text(
         f"FROM --platform=linux/amd64 {registry}/base:1\nARG TARGETPLATFORM\n"
         "RUN echo built for $TARGETPLATFORM >/built\n"
     )
-    passed(run("docker", "buildx", "build", "--builder", fleet.stack, "--push", "--tag",
-               f"{registry}/app:1", "--platform", "linux/amd64,linux/386", str(tmp_path),
-               env=client))  # fmt: skip
+    passed(
+        run(
+            "docker",
+            "buildx",
+            "build",
+            "--builder",
+            fleet.stack,
+            "--push",
+            "--tag",
+            f"{registry}/app:1",
+            "--platform",
+            "linux/amd64,linux/386",
+            str(tmp_path),
+            env=client,
+        )
+    )
     for name in PLATFORMS:
-        ran = passed(run("docker", "exec", f"buildx_buildkit_{fleet.stack}-{name}", "buildctl",
-                         "du", "--verbose",
-                         env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"}))  # fmt: skip
+        ran = passed(
+            run(
+                "docker",
+                "exec",
+                f"buildx_buildkit_{fleet.stack}-{name}",
+                "buildctl",
+                "du",
+                "--verbose",
+                env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"},
+            )
+        )
         assert "echo built for" in ran
     request = urllib.request.Request(
         f"http://{registry}/v2/app/manifests/1",

@@ -77,7 +77,8 @@ def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
     wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     wrapper.chmod(0o755)
     return lambda *words, **options: run(
-        "docker", *words,
+        "docker",
+        *words,
         env={
             "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
             "DOCKER_HOST": f"ssh://{builder.stack}-builder",
@@ -86,7 +87,7 @@ def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
             **options.pop("env", {}),
         },
         **options,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(params=["ci over ssh", "ci forwarded"])
@@ -115,8 +116,19 @@ def registry(builder: Builder) -> Iterator[str]:
     else:
         image = "registry:2.8.3"
         passed(builder.docker("pull", image))
-    passed(builder.docker("run", "--detach", "--name", "registry", "--env", "SECRET=hidden",
-                          "--publish", "127.0.0.1:5000:5000", image))  # fmt: skip
+    passed(
+        builder.docker(
+            "run",
+            "--detach",
+            "--name",
+            "registry",
+            "--env",
+            "SECRET=hidden",
+            "--publish",
+            "127.0.0.1:5000:5000",
+            image,
+        )
+    )
     yield "localhost:5000"
     builder.docker("rm", "--force", "--volumes", "registry")
 
@@ -128,23 +140,45 @@ def test_a_build_key_builds_pushes_pulls_and_reads(
     tag = f"{registry}/guarded:{secrets.token_hex(4)}"
     build = ("build", "--build-arg", f"BASE={BASE_IMAGE}", "--tag", tag)
     passed(docker(*build, context))
-    passed(docker(*build, "--tag", tag, "-", env={"DOCKER_BUILDKIT": "0"},
-                  input=f"FROM {BASE_IMAGE}\nRUN echo classic >/classic\n"))  # fmt: skip
+    passed(
+        docker(
+            *build,
+            "--tag",
+            tag,
+            "-",
+            env={"DOCKER_BUILDKIT": "0"},
+            input=f"FROM {BASE_IMAGE}\nRUN echo classic >/classic\n",
+        )
+    )
     for number in (1, 2):
-        said = docker("buildx", *build, "--progress=plain", "-", input=(
-            f"FROM {BASE_IMAGE}\n"
-            f"RUN --mount=type=cache,id={tag},target=/c "
-            f"echo {number} >>/c/a && wc -l </c/a >/lines\n"
-            f"RUN echo {tag}: $(cat /lines)\n"
-        ))  # fmt: skip
+        said = docker(
+            "buildx",
+            *build,
+            "--progress=plain",
+            "-",
+            input=(
+                f"FROM {BASE_IMAGE}\n"
+                f"RUN --mount=type=cache,id={tag},target=/c "
+                f"echo {number} >>/c/a && wc -l </c/a >/lines\n"
+                f"RUN echo {tag}: $(cat /lines)\n"
+            ),
+        )
         passed(said)
         assert f"{tag}: {number}\n" in said.stderr
     passed(docker("push", tag))
     passed(docker("tag", tag, f"{tag}-other"))
     passed(docker("pull", tag))
     assert tag in passed(docker("inspect", tag))
-    for words in (("version",), ("info",), ("images",), ("history", tag), ("system", "df"),
-                  ("ps",), ("buildx", "du"), ("buildx", "ls")):  # fmt: skip
+    for words in (
+        ("version",),
+        ("info",),
+        ("images",),
+        ("history", tag),
+        ("system", "df"),
+        ("ps",),
+        ("buildx", "du"),
+        ("buildx", "ls"),
+    ):
         passed(docker(*words))
     assert "hidden" not in passed(docker("ps", "--no-trunc"))
     archive = tmp_path / "saved.tar"
@@ -185,7 +219,7 @@ def test_a_build_key_builds_pushes_pulls_and_reads(
         ("buildx", "build", "--allow=security.insecure", "{context}"),
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_a_build_key_may_nothing_else(
     builder: Builder, registry: str, buildx: Path, command: tuple[str, ...]
 ) -> None:
@@ -198,8 +232,13 @@ def test_a_build_key_may_nothing_else(
 
 
 def test_a_classic_build_gets_no_host_network(docker: Docker) -> None:
-    refused = docker("build", "--network=host", "-", env={"DOCKER_BUILDKIT": "0"},
-                     input=f"FROM {BASE_IMAGE}\nRUN id\n")  # fmt: skip
+    refused = docker(
+        "build",
+        "--network=host",
+        "-",
+        env={"DOCKER_BUILDKIT": "0"},
+        input=f"FROM {BASE_IMAGE}\nRUN id\n",
+    )
     assert f"networkmode='host' {REFUSED}" in refused.stderr
 
 
@@ -259,16 +298,35 @@ def test_nothing_of_the_client_changes_its_role(
     if key == "forced":
         builder.sign("forced", "ci-ca", "ci")
         folder = builder.folder
-        passed(run("ssh-keygen", "-q", "-s", str(folder / "ci-ca"), "-I", "forced", "-n", "ci",
-                   "-V", "+5m", "-O", f"force-command={OTHER_COMMAND}",
-                   str(folder / "forced.pub")))  # fmt: skip
+        passed(
+            run(
+                "ssh-keygen",
+                "-q",
+                "-s",
+                str(folder / "ci-ca"),
+                "-I",
+                "forced",
+                "-n",
+                "ci",
+                "-V",
+                "+5m",
+                "-O",
+                f"force-command={OTHER_COMMAND}",
+                str(folder / "forced.pub"),
+            )
+        )
     words = [command] if command else []
     answer = builder.ssh(
-        *options, f"{builder.stack}-builder", *words, key=key, input=RUN_PRIVILEGED,
+        *options,
+        f"{builder.stack}-builder",
+        *words,
+        key=key,
+        input=RUN_PRIVILEGED,
         env={"BUILDER_SOCKET": "docker.sock"},
-    )  # fmt: skip
-    assert answer.stdout == "" or (answer.stdout.startswith("HTTP/1.1 403 ")
-                                   and REFUSED in answer.stdout)  # fmt: skip
+    )
+    assert answer.stdout == "" or (
+        answer.stdout.startswith("HTTP/1.1 403 ") and REFUSED in answer.stdout
+    )
     assert answer.stdout or "-s" in options
 
 
@@ -317,8 +375,9 @@ SMUGGLED = "POST /containers/victim/start HTTP/1.1\r\nHost: a\r\nContent-Length:
 )
 def test_no_request_is_smuggled_to_the_daemon(builder: Builder, first: str) -> None:
     builder.docker("create", "--name", "victim", BASE_IMAGE, "true")
-    said = builder.ssh(f"{builder.stack}-builder", key="ci", input=first + SMUGGLED,
-                       errors="replace").stdout  # fmt: skip
+    said = builder.ssh(
+        f"{builder.stack}-builder", key="ci", input=first + SMUGGLED, errors="replace"
+    ).stdout
     assert "HTTP/1.1 204" not in said
     state = passed(builder.docker("inspect", "--format", "{{.State.Status}}", "victim"))
     assert state == "created\n"
@@ -328,10 +387,11 @@ def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
     """Go reads a form's fields before those of the query."""
     form = "remote=http%3A%2F%2F127.0.0.1%2F&networkmode=host"
     said = builder.ssh(
-        f"{builder.stack}-builder", key="ci",
+        f"{builder.stack}-builder",
+        key="ci",
         input="POST /build HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded"
         f"\r\nContent-Length: {len(form)}\r\n\r\n{form}",
-    )  # fmt: skip
+    )
     assert said.stdout.startswith("HTTP/1.1 400 ")
 
 
@@ -346,12 +406,23 @@ def test_the_cli_and_buildx_of_the_daemon_s_release_do_what_a_build_key_may(
         passed(laptop.sh(f"docker build --tag {tag} -", input=dockerfile))
         passed(laptop.sh(f"DOCKER_BUILDKIT=0 docker build --tag {tag} -", input=dockerfile))
         for words in (
-            f"push {tag}", f"pull {tag}", f"tag {tag} {tag}-other", f"save -o saved {tag}",
-            "load -i saved", "image ls --all",
-            f"image inspect {tag}", f"image history {tag}", "version", "info",
-            "system df --verbose", "ps --all", "buildx du", "buildx ls", "buildx inspect",
+            f"push {tag}",
+            f"pull {tag}",
+            f"tag {tag} {tag}-other",
+            f"save -o saved {tag}",
+            "load -i saved",
+            "image ls --all",
+            f"image inspect {tag}",
+            f"image history {tag}",
+            "version",
+            "info",
+            "system df --verbose",
+            "ps --all",
+            "buildx du",
+            "buildx ls",
+            "buildx inspect",
             f"buildx build --push --tag {tag} - <dockerfile",
-        ):  # fmt: skip
+        ):
             passed(laptop.sh(f"cd && cat >dockerfile && docker {words}", input=dockerfile))
 
 

@@ -29,8 +29,9 @@ def builder(new_builder: NewBuilder) -> Builder:
 
 
 def run_step(builder: Builder, step: str) -> Result:
-    return builder.docker("build", "--no-cache", "--progress=plain", "-",
-                          input=f"FROM {BASE_IMAGE}\nRUN {step}\n")  # fmt: skip
+    return builder.docker(
+        "build", "--no-cache", "--progress=plain", "-", input=f"FROM {BASE_IMAGE}\nRUN {step}\n"
+    )
 
 
 @contextmanager
@@ -96,9 +97,17 @@ def test_what_the_host_lets_the_container_have_is_not_used_up(
     started = state(narrow)
     # Its processes stay when their shell was refused another one.
     bomb = passed(
-        narrow.docker("run", "--detach", "--user", as_user, BASE_IMAGE, "sh", "-c",
-                      f"({FORK.replace('sleep 5', 'sleep 60')}); exec sleep 60")
-    ).strip()  # fmt: skip
+        narrow.docker(
+            "run",
+            "--detach",
+            "--user",
+            as_user,
+            BASE_IMAGE,
+            "sh",
+            "-c",
+            f"({FORK.replace('sleep 5', 'sleep 60')}); exec sleep 60",
+        )
+    ).strip()
     assert until(lambda: "can't fork" in narrow.docker("logs", bomb).stderr, 60)
     # Each takes a thread of dockerd's.
     with ThreadPoolExecutor(20) as pool:

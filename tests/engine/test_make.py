@@ -44,9 +44,14 @@ class Clone:
         for inherited in ("STACK", "ROOT", "STATE", "CLIENT", "MAKEFLAGS", "MAKELEVEL"):
             kept.pop(inherited, None)
         return run(
-            "env", "-i", *(f"{k}={v}" for k, v in kept.items()), "make", "--no-print-directory",
-            *words, cwd=self.folder,
-        )  # fmt: skip
+            "env",
+            "-i",
+            *(f"{k}={v}" for k, v in kept.items()),
+            "make",
+            "--no-print-directory",
+            *words,
+            cwd=self.folder,
+        )
 
     def containers(self, stack: str) -> list[str]:
         owner = f"label=docker-build-machine.owner={PROJECT}/{stack}/builder"
@@ -82,9 +87,9 @@ def test_a_word_that_is_about_no_stack_refuses_one(clone: Clone, word: str) -> N
 
 
 @pytest.mark.parametrize(
-    "word", ["up", "preview", "drift", "kit", "ci", "status", "backup", "restore", "down",
-             "purge", "sbom"]
-)  # fmt: skip
+    "word",
+    ["up", "preview", "drift", "kit", "ci", "status", "backup", "restore", "down", "purge", "sbom"],
+)
 def test_a_stack_that_is_not_there_is_refused(clone: Clone, word: str) -> None:
     arguments = {
         "kit": ["KEY=ada"],

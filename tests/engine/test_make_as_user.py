@@ -82,12 +82,20 @@ def test_every_word_works_without_a_new_login(make: Make, user: str) -> None:
         home = Path("~" + user).expanduser()
         archive = home / "cache.tar"
         for words in (
-            ("status", stack), ("preview", stack), ("drift", stack),
-            ("kit", "KEY=" + str(home / "tree" / ".state" / "clients" / team / "id_ed25519.pub"),
-             stack),
-            ("backup", f"FILE={archive}", stack), ("restore", f"FILE={archive}", stack),
-            ("sbom", stack), ("up", stack), ("down", stack),
-        ):  # fmt: skip
+            ("status", stack),
+            ("preview", stack),
+            ("drift", stack),
+            (
+                "kit",
+                "KEY=" + str(home / "tree" / ".state" / "clients" / team / "id_ed25519.pub"),
+                stack,
+            ),
+            ("backup", f"FILE={archive}", stack),
+            ("restore", f"FILE={archive}", stack),
+            ("sbom", stack),
+            ("up", stack),
+            ("down", stack),
+        ):
             said = make(*words)
             assert said.returncode == 0, (words, said.stdout, said.stderr)
             assert "joins the group" not in said.stderr

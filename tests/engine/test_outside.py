@@ -41,8 +41,9 @@ def builder(new_builder: NewBuilder) -> Builder:
 def memory(builder: Builder) -> dict[str, float]:
     """MiB that each container uses, without the page cache that it could give back."""
     names = {builder.container(role): role for role in ROLES}
-    said = passed(run("docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}",
-                      *names))  # fmt: skip
+    said = passed(
+        run("docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", *names)
+    )
     used = {}
     for line in said.splitlines():
         name, number, unit = re.fullmatch(r"(\S+) ([0-9.]+)([KMG])iB / .*", line).groups()  # type: ignore[union-attr]
@@ -104,8 +105,15 @@ def exchange(open_one: Callable[[], socket.socket], data: bytes, seconds: float 
 
 def test_malformed_ssh(builder: Builder) -> None:
     chance = random.Random(20)
-    lists = [b"curve25519-sha256", b"ssh-ed25519", *[b"aes128-gcm@openssh.com"] * 2,
-             *[b"hmac-sha2-256"] * 2, *[b"none"] * 2, b"", b""]  # fmt: skip
+    lists = [
+        b"curve25519-sha256",
+        b"ssh-ed25519",
+        *[b"aes128-gcm@openssh.com"] * 2,
+        *[b"hmac-sha2-256"] * 2,
+        *[b"none"] * 2,
+        b"",
+        b"",
+    ]
     payload = b"\x14" + b"c" * 16
     payload += b"".join(struct.pack(">I", len(name)) + name for name in lists) + b"\0" * 5
     padding = 8 - (5 + len(payload)) % 8 + 8

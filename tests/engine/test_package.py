@@ -48,9 +48,13 @@ class YamlProgram:
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[YamlProgram]:
     program = YamlProgram(
-        tmp_path, daemonImage=DAEMON_IMAGE, gatewayImage=GATEWAY_IMAGE, sshPort=free_port(),
-        cacheSize="5GB", keepCache=False,
-    )  # fmt: skip
+        tmp_path,
+        daemonImage=DAEMON_IMAGE,
+        gatewayImage=GATEWAY_IMAGE,
+        sshPort=free_port(),
+        cacheSize="5GB",
+        keepCache=False,
+    )
     yield program
     passed(program.pulumi("destroy", "--yes", "--skip-preview"))
 
@@ -61,9 +65,18 @@ def test_a_yaml_program_declares_a_builder_that_builds(program: YamlProgram) -> 
     (program.folder / "ssh_config").write_text(
         outputs["sshConfig"].replace("~/.ssh/%C", f"{program.folder}/%n")
     )
-    pong = run("ssh", "-F", str(program.folder / "ssh_config"), "-S", "none",
-               "-i", str(program.folder / "ada"), "-o", "IdentitiesOnly=yes", "yaml-builder",
-               input="GET /_ping HTTP/1.0\r\n\r\n")  # fmt: skip
+    pong = run(
+        "ssh",
+        "-F",
+        str(program.folder / "ssh_config"),
+        "-S",
+        "none",
+        "-i",
+        str(program.folder / "ada"),
+        "-oIdentitiesOnly=yes",
+        "yaml-builder",
+        input="GET /_ping HTTP/1.0\r\n\r\n",
+    )
     assert "200 OK" in pong.stdout
     said = passed(program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes"))
     assert "unchanged" in said

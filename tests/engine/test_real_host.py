@@ -89,31 +89,58 @@ class Lack:
 CONF = "/etc/sysctl.d"
 MODULE = "/lib/modules/$(uname -r)/kernel/drivers/net/tun.ko"
 LACKS = {
-    "tun-node": Lack("modprobe -r tun; rm -f /dev/net/tun", "tun", "missing",
-                     "/dev/net/tun is missing"),
-    "tun-mode": Lack("chmod 0600 /dev/net/tun", "tun", "closed",
-                     "/dev/net/tun is not usable by everybody"),
-    "tun-module": Lack(f"modprobe -r tun && mv {MODULE}.xz /root/ && mkdir -p /dev/net && "
-                       "rm -f /dev/net/tun && mknod -m 0666 /dev/net/tun c 10 200", "tun", "broken",
-                       "/dev/net/tun cannot be opened (No such device)",
-                       f"mv /root/tun.ko.xz {MODULE}.xz"),
+    "tun-node": Lack(
+        "modprobe -r tun; rm -f /dev/net/tun", "tun", "missing", "/dev/net/tun is missing"
+    ),
+    "tun-mode": Lack(
+        "chmod 0600 /dev/net/tun", "tun", "closed", "/dev/net/tun is not usable by everybody"
+    ),
+    "tun-module": Lack(
+        f"modprobe -r tun && mv {MODULE}.xz /root/ && mkdir -p /dev/net && "
+        "rm -f /dev/net/tun && mknod -m 0666 /dev/net/tun c 10 200",
+        "tun",
+        "broken",
+        "/dev/net/tun cannot be opened (No such device)",
+        f"mv /root/tun.ko.xz {MODULE}.xz",
+    ),
     **{
-        setting: Lack(f"sysctl -w {setting}=0", "namespaces", "refused",
-                      f"the kernel refuses user namespaces ({setting} = 0)")
+        setting: Lack(
+            f"sysctl -w {setting}=0",
+            "namespaces",
+            "refused",
+            f"the kernel refuses user namespaces ({setting} = 0)",
+        )
         for setting in SETTINGS
     },
-    "next-boot": Lack(f"rm -f {CONF}/zz-*; echo '{SETTINGS[1]} = 0' >{CONF}/90-hard.conf",
-                      "namespaces", "until-reboot",
-                      f"from the next boot on ({SETTINGS[1]} = 0 in {CONF}/90-hard.conf)"),
-    "last-word": Lack(f"mkdir -p /run/sysctl.d; echo '-{SETTINGS[1].replace('.', '/')}=0' "
-                      ">/run/sysctl.d/zzz.conf", "namespaces", "until-reboot",
-                      "take that line out of /run/sysctl.d/zzz.conf",
-                      "rm /run/sysctl.d/zzz.conf"),
-    "disk": Lack("fallocate -l $(($(df --output=avail -B1 / | tail -n 1) - 1500000000)) /full",
-                 "disk", "short", "at least 2048 MiB are needed", "rm /full"),
-    "port": Lack(f"systemd-run --quiet --unit taken nc -lk {PORT}; sleep 2", "conflicts", "1",
-                 f"sshPort = {PORT} (sshAddress = 0.0.0.0) is taken", "systemctl stop taken"),
-}  # fmt: skip
+    "next-boot": Lack(
+        f"rm -f {CONF}/zz-*; echo '{SETTINGS[1]} = 0' >{CONF}/90-hard.conf",
+        "namespaces",
+        "until-reboot",
+        f"from the next boot on ({SETTINGS[1]} = 0 in {CONF}/90-hard.conf)",
+    ),
+    "last-word": Lack(
+        f"mkdir -p /run/sysctl.d; echo '-{SETTINGS[1].replace('.', '/')}=0' "
+        ">/run/sysctl.d/zzz.conf",
+        "namespaces",
+        "until-reboot",
+        "take that line out of /run/sysctl.d/zzz.conf",
+        "rm /run/sysctl.d/zzz.conf",
+    ),
+    "disk": Lack(
+        "fallocate -l $(($(df --output=avail -B1 / | tail -n 1) - 1500000000)) /full",
+        "disk",
+        "short",
+        "at least 2048 MiB are needed",
+        "rm /full",
+    ),
+    "port": Lack(
+        f"systemd-run --quiet --unit taken nc -lk {PORT}; sleep 2",
+        "conflicts",
+        "1",
+        f"sshPort = {PORT} (sshAddress = 0.0.0.0) is taken",
+        "systemctl stop taken",
+    ),
+}
 
 
 CLEAN = {"tun": "usable", "namespaces": "allowed", "disk": "enough", "conflicts": "0"}
@@ -207,10 +234,12 @@ def test_the_preview_tells_all_of_it_together_and_the_update_refuses(
 
 def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -> None:
     hostile = "".join(f"echo '{setting} = 0'; " for setting in SETTINGS)
-    passed(machine.ssh(
-        f"{{ {hostile}}} >/etc/sysctl.d/90-hard.conf; "
-        "echo 'KERNEL==\"tun\", MODE=\"0600\"' >/etc/udev/rules.d/90-hard.rules"
-    ))  # fmt: skip
+    passed(
+        machine.ssh(
+            f"{{ {hostile}}} >/etc/sysctl.d/90-hard.conf; "
+            'echo \'KERNEL=="tun", MODE="0600"\' >/etc/udev/rules.d/90-hard.rules'
+        )
+    )
     passed(prepare(machine))
     record("real host: seconds until ssh answers", 1, boot=machine.reboot())
     facts, said = look(machine)
@@ -263,8 +292,13 @@ def builder(machine: Machine, admin: Builder) -> Builder:
         assert noise not in said
     admin.load_base()
     admin.build()
-    record("real host: seconds of docker load, first pulumi up and first build", 1,
-           load=loaded - start, up=up - loaded, build=time.monotonic() - up)  # fmt: skip
+    record(
+        "real host: seconds of docker load, first pulumi up and first build",
+        1,
+        load=loaded - start,
+        up=up - loaded,
+        build=time.monotonic() - up,
+    )
     return admin
 
 
@@ -297,8 +331,7 @@ def test_the_daemon_runs_under_the_profile_that_only_it_has(
 def test_again_nothing_changes(builder: Builder) -> None:
     start = time.monotonic()
     assert "unchanged" in builder.up("--expect-no-changes")
-    record("real host: seconds of a pulumi up that changes nothing", 1,
-           up=time.monotonic() - start)  # fmt: skip
+    record("real host: seconds of a pulumi up that changes nothing", 1, up=time.monotonic() - start)
     refreshed = builder.pulumi("refresh", "--expect-no-changes")
     assert refreshed.returncode == 0, refreshed.stdout
 
@@ -342,8 +375,12 @@ def test_builds_by_plain_ssh_and_by_kit_and_with_latency(
             assert said.count("CACHED") == 3, said
             start = time.monotonic()
             kit = seconds_of(kit_build(laptop), start)
-            record(f"real host: seconds of a warm build, {latency} ms of latency added", 1,
-                   plain_ssh=plain, kit=kit)  # fmt: skip
+            record(
+                f"real host: seconds of a warm build, {latency} ms of latency added",
+                1,
+                plain_ssh=plain,
+                kit=kit,
+            )
         passed(machine.ssh("tc qdisc del dev eth0 root"))
         passed(laptop.builder("off"))
 
@@ -465,8 +502,12 @@ def comes_back(builder: Builder) -> float:
 
 def test_after_a_reboot_it_builds_by_itself(machine: Machine, builder: Builder) -> None:
     boot = machine.reboot()
-    record("real host: seconds after a reboot", 1, until_ssh_answers=boot,
-           then_until_a_build_has_ended=comes_back(builder))  # fmt: skip
+    record(
+        "real host: seconds after a reboot",
+        1,
+        until_ssh_answers=boot,
+        then_until_a_build_has_ended=comes_back(builder),
+    )
     assert daemon_says(machine, builder, "{{.AppArmorProfile}}") == PROFILE
 
 
@@ -475,8 +516,12 @@ def test_the_power_goes_in_a_build(machine: Machine, builder: Builder) -> None:
         machine.cut_power()
         boot = machine.boot()
     assert in_flight[0].returncode != 0
-    record("real host: power cut in a build", 1, until_ssh_answers=boot,
-           then_until_a_build_has_ended=comes_back(builder))  # fmt: skip
+    record(
+        "real host: power cut in a build",
+        1,
+        until_ssh_answers=boot,
+        then_until_a_build_has_ended=comes_back(builder),
+    )
 
 
 def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_path: Path) -> None:
@@ -487,15 +532,24 @@ def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_
     path = f"{tmp_path}:{os.environ['PATH']}"
     with (tmp_path / "cache.tar").open("wb") as archive:
         start = time.monotonic()
-        saved = run(str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder",
-                    env={**builder.env, "PATH": path, "DOCKER_HOST": machine.url},
-                    stdout=archive, seconds=PATIENCE)  # fmt: skip
+        saved = run(
+            str(ROOT / "machine" / "cache"),
+            "save",
+            f"{builder.stack}-builder",
+            env={**builder.env, "PATH": path, "DOCKER_HOST": machine.url},
+            stdout=archive,
+            seconds=PATIENCE,
+        )
     assert saved.returncode == 0, saved.stderr
     listed = passed(run("tar", "--list", "--file", str(tmp_path / "cache.tar")))
     assert "./docker-build-machine.note" in listed
     assert "./overlay2/" in listed
-    record("real host: backup of the cache", 1, seconds=time.monotonic() - start,
-           MiB=(tmp_path / "cache.tar").stat().st_size // 2**20)  # fmt: skip
+    record(
+        "real host: backup of the cache",
+        1,
+        seconds=time.monotonic() - start,
+        MiB=(tmp_path / "cache.tar").stat().st_size // 2**20,
+    )
     assert "200 OK" in builder.ping().stdout
 
 

@@ -90,8 +90,9 @@ class Api:
         assert status == 202
         step = len(content) // 10 + 1
         for start in range(0, len(content), step):
-            status, place = self.ask("PATCH", place, content[start : start + step],
-                                     "application/octet-stream")  # fmt: skip
+            status, place = self.ask(
+                "PATCH", place, content[start : start + step], "application/octet-stream"
+            )
             assert status == 202
             time.sleep(seconds / 10)
         assert self.ask("PUT", f"{place}&digest={digest}")[0] == 201
@@ -108,13 +109,15 @@ class Api:
         config = self.push_blob(name, json.dumps({"os": "linux", "of": tag}).encode())
         form = "application/vnd.oci.image"
         status, digest = self.push_manifest(
-            name, tag, MANIFEST,
+            name,
+            tag,
+            MANIFEST,
             config={"mediaType": f"{form}.config.v1+json", "digest": config, "size": 1},
             layers=[
                 {"mediaType": f"{form}.layer.v1.tar", "digest": layer, "size": 1}
                 for layer in layers
             ],
-        )  # fmt: skip
+        )
         assert status == 201, status
         return digest
 
@@ -145,9 +148,21 @@ class Pair(Fleet):
 
     def secret(self) -> dict[str, str]:
         """What the stack gives clients of the registry."""
-        return dict(json.loads(passed(self._pulumi(
-            "stack", "output", "registryClient", "--json", "--show-secrets", "--stack", self.stack
-        ))))  # fmt: skip
+        return dict(
+            json.loads(
+                passed(
+                    self._pulumi(
+                        "stack",
+                        "output",
+                        "registryClient",
+                        "--json",
+                        "--show-secrets",
+                        "--stack",
+                        self.stack,
+                    )
+                )
+            )
+        )
 
     def api(self, server: str, folder: Path) -> Api:
         """The store or the mirror, asked with the stack's client certificate."""
@@ -175,10 +190,18 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def upstream(address: str) -> Iterator[Upstream]:
     port = free_port()
-    container = passed(run(
-        "docker", "run", "--detach", "--publish", f"{address}:{port}:5000",
-        "--publish", f"127.0.0.1:{port}:5000", REGISTRY_IMAGE,
-    )).strip()  # fmt: skip
+    container = passed(
+        run(
+            "docker",
+            "run",
+            "--detach",
+            "--publish",
+            f"{address}:{port}:5000",
+            "--publish",
+            f"127.0.0.1:{port}:5000",
+            REGISTRY_IMAGE,
+        )
+    ).strip()
     try:
         for name, image in IMAGES.items():
             if run("docker", "image", "inspect", image).returncode:
@@ -226,18 +249,45 @@ def stack(
 def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None:
     shown = passed(stack.pulumi("up", "--expect-no-changes"))
     assert "unchanged" in shown
-    drift = run("python", "-m", "review", "drift", "--stack", stack.stack, "--config-file",
-                str(stack.folder / "config.yaml"), env=stack.env, cwd=ROOT)  # fmt: skip
+    drift = run(
+        "python",
+        "-m",
+        "review",
+        "drift",
+        "--stack",
+        stack.stack,
+        "--config-file",
+        str(stack.folder / "config.yaml"),
+        env=stack.env,
+        cwd=ROOT,
+    )
     assert drift.returncode == 0, drift.stdout + drift.stderr
-    page = run("python", "-m", "review", "preview", "--stack", stack.stack, "--config-file",
-               str(stack.folder / "config.yaml"), env=stack.env, cwd=ROOT)  # fmt: skip
+    page = run(
+        "python",
+        "-m",
+        "review",
+        "preview",
+        "--stack",
+        stack.stack,
+        "--config-file",
+        str(stack.folder / "config.yaml"),
+        env=stack.env,
+        cwd=ROOT,
+    )
     assert page.returncode == 0, page.stdout + page.stderr
     assert "#### registry" in page.stdout
     assert stack.exports()["registry"] == stack.secret()["store"]
 
     line = stack.secret()["key"].splitlines()[1]
-    server = passed(run("docker", "exec", stack.registry("store"), "cat",
-                        "/etc/docker-build-machine/registry/server.key"))  # fmt: skip
+    server = passed(
+        run(
+            "docker",
+            "exec",
+            stack.registry("store"),
+            "cat",
+            "/etc/docker-build-machine/registry/server.key",
+        )
+    )
     places = {
         "up": shown,
         "drift": drift.stdout,
@@ -246,9 +296,16 @@ def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None
         "state": stack.state(),
         "store's log": stack.log("store"),
         "mirror's log": stack.log("mirror"),
-        "inspect": passed(run("docker", "inspect", stack.registry("store"),
-                              stack.registry("mirror"), f"{stack.alias('one')}-daemon")),
-    }  # fmt: skip
+        "inspect": passed(
+            run(
+                "docker",
+                "inspect",
+                stack.registry("store"),
+                stack.registry("mirror"),
+                f"{stack.alias('one')}-daemon",
+            )
+        ),
+    }
     assert not [
         place for place, text in places.items() if line in text or server.splitlines()[1] in text
     ]
@@ -292,9 +349,18 @@ def test_a_new_host_starts_warm(stack: Pair) -> None:
     for name in ("one", "two"):
         start = time.monotonic()
         built = stack.docker_on(
-            name, "build", "--progress=plain", "--build-arg", "BUILDKIT_INLINE_CACHE=1",
-            "--cache-from", f"{store}/app:1", "--tag", f"{store}/app:1", "-", input=DOCKERFILE,
-        )  # fmt: skip
+            name,
+            "build",
+            "--progress=plain",
+            "--build-arg",
+            "BUILDKIT_INLINE_CACHE=1",
+            "--cache-from",
+            f"{store}/app:1",
+            "--tag",
+            f"{store}/app:1",
+            "-",
+            input=DOCKERFILE,
+        )
         seconds[name] = time.monotonic() - start
         passed(built)
         said[name] = built.stdout + built.stderr
@@ -302,8 +368,12 @@ def test_a_new_host_starts_warm(stack: Pair) -> None:
     assert "CACHED" not in said["one"]
     assert said["two"].count("CACHED") == 2
     for what, name in (("without", "one"), ("with", "two")):
-        record(f"first build on a new host, {what} the registry's cache", 1, page="scale",
-               seconds=seconds[name])  # fmt: skip
+        record(
+            f"first build on a new host, {what} the registry's cache",
+            1,
+            page="scale",
+            seconds=seconds[name],
+        )
     assert seconds["two"] < seconds["one"] / 2
 
 
@@ -319,16 +389,30 @@ class Node:
         plugins.mkdir(parents=True)
         find = 'cat "$(find / -xdev -path "*/cli-plugins/docker-buildx" 2>/dev/null | head -n 1)"'
         with (plugins / "docker-buildx").open("wb") as file:
-            subprocess.run(["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c",
-                            find], stdout=file, check=True)  # fmt: skip
+            subprocess.run(
+                ["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c", find],
+                stdout=file,
+                check=True,
+            )
         (plugins / "docker-buildx").chmod(0o755)
         return cls({**stack.env, **stack.over_ssh, "DOCKER_CONFIG": str(plugins.parent)})
 
     def build(self, stack: Pair, *options: str) -> str:
         """Build STAGES on the host two; returns the progress."""
-        said = run("docker", "buildx", "build", "--builder", stack.stack, "--progress=plain",
-                   "--platform", "linux/386", *options, "-", input=STAGES,
-                   env=self.env)  # fmt: skip
+        said = run(
+            "docker",
+            "buildx",
+            "build",
+            "--builder",
+            stack.stack,
+            "--progress=plain",
+            "--platform",
+            "linux/386",
+            *options,
+            "-",
+            input=STAGES,
+            env=self.env,
+        )
         passed(said)
         return said.stdout + said.stderr
 
@@ -342,9 +426,19 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
     temporary.mkdir()
     seen: dict[str, str] = {}
     with command_lines_seen(seen):
-        made = run("python", "-m", "client", "fleet", "--stack", stack.stack, "--config-file",
-                   str(stack.folder / "config.yaml"), "--create",
-                   env={**node.env, "TMPDIR": str(temporary)}, cwd=ROOT)  # fmt: skip
+        made = run(
+            "python",
+            "-m",
+            "client",
+            "fleet",
+            "--stack",
+            stack.stack,
+            "--config-file",
+            str(stack.folder / "config.yaml"),
+            "--create",
+            env={**node.env, "TMPDIR": str(temporary)},
+            cwd=ROOT,
+        )
     seen["said"] = passed(made) + made.stderr
     line = stack.secret()["key"].splitlines()[1]
     assert not [place for place, text in seen.items() if line in text]
@@ -354,8 +448,9 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
 
     cache = f"type=registry,ref={stack.exports()['registry']}/cache:stages"
     assert "CACHED" not in node.build(stack, "--cache-to", f"{cache},mode=max")
-    passed(run("docker", "buildx", "prune", "--builder", stack.stack, "--all", "--force",
-               env=node.env))  # fmt: skip
+    passed(
+        run("docker", "buildx", "prune", "--builder", stack.stack, "--all", "--force", env=node.env)
+    )
     warm = node.build(stack, "--cache-from", cache)
     assert warm.count("CACHED") == 4, warm
     passed(run("docker", "buildx", "rm", stack.stack, env=node.env))

@@ -40,8 +40,9 @@ def effects(plan: Plan) -> Effects:
 def containers(builder: Builder) -> dict[str, str]:
     """The running containers of the builder: role and id."""
     label = f"label=docker-build-machine.owner=docker-build-machine/{builder.stack}/builder"
-    said = passed(run("docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}",
-                      "--filter", label))  # fmt: skip
+    said = passed(
+        run("docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}", "--filter", label)
+    )
     prefix = builder.container("")
     return {
         name.removeprefix(prefix): identifier
@@ -51,15 +52,29 @@ def containers(builder: Builder) -> dict[str, str]:
 
 def cache_folder(builder: Builder) -> str:
     """Which folder the cache volume is."""
-    return passed(run("docker", "run", "--rm", "--volume", f"{builder.container('cache')}:/cache",
-                      "--entrypoint", "stat", GATEWAY_IMAGE, "-c", "%i %w", "/cache"))  # fmt: skip
+    return passed(
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--volume",
+            f"{builder.container('cache')}:/cache",
+            "--entrypoint",
+            "stat",
+            GATEWAY_IMAGE,
+            "-c",
+            "%i %w",
+            "/cache",
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def other_gateway_image() -> Iterator[str]:
     name = f"{GATEWAY_IMAGE}-review"
-    passed(run("docker", "build", "--tag", name, "-",
-               input=f"FROM {GATEWAY_IMAGE}\nLABEL review=1\n"))  # fmt: skip
+    passed(
+        run("docker", "build", "--tag", name, "-", input=f"FROM {GATEWAY_IMAGE}\nLABEL review=1\n")
+    )
     yield name
     run("docker", "image", "rm", name)
 
@@ -69,14 +84,20 @@ def other_gateway_image() -> Iterator[str]:
     [
         pytest.param(
             lambda builder: builder.add_key("bob", **{"from": ["127.0.0.1"]}),
-            set(), ["nothing restarts", "who gets in changes"], id="a key more",
+            set(),
+            ["nothing restarts", "who gets in changes"],
+            id="a key more",
         ),
         pytest.param(
             lambda builder: builder.remove_key("bob"),
-            set(), ["nothing restarts", "who gets in changes"], id="a key less",
+            set(),
+            ["nothing restarts", "who gets in changes"],
+            id="a key less",
         ),
         pytest.param(
-            setting(memory="2GB"), set(), ["changes the daemon in place", "nothing restarts"],
+            setting(memory="2GB"),
+            set(),
+            ["changes the daemon in place", "nothing restarts"],
             id="memory",
         ),
         pytest.param(setting(drainTime="1m"), set(), ["nothing restarts"], id="drainTime"),
@@ -84,36 +105,46 @@ def other_gateway_image() -> Iterator[str]:
             setting(leftoverAge="2d"), JANITOR, ["restarts the janitor"], id="leftoverAge"
         ),
         pytest.param(
-            setting(cpus="1.5"), DAEMON, ["builds in flight get 1m to end, new ones wait"],
+            setting(cpus="1.5"),
+            DAEMON,
+            ["builds in flight get 1m to end, new ones wait"],
             id="cpus",
         ),
         pytest.param(
             setting(cacheSize="4GB", insecureRegistries=["registry.example:5000"]),
-            DAEMON | JANITOR, ["recreates the daemon", "restarts the janitor"],
+            DAEMON | JANITOR,
+            ["recreates the daemon", "restarts the janitor"],
             id="cacheSize and insecureRegistries",
         ),
         pytest.param(
             lambda builder: builder.settings.update(sshPort=free_port()),
-            GATEWAY, ["open connections drop", "every client needs the new sshConfig"],
+            GATEWAY,
+            ["open connections drop", "every client needs the new sshConfig"],
             id="sshPort",
         ),
         pytest.param(
-            setting(hostKeys=[1, 2]), set(), ["nothing restarts", "makes host key 2"],
+            setting(hostKeys=[1, 2]),
+            set(),
+            ["nothing restarts", "makes host key 2"],
             id="a second host key",
         ),
         pytest.param(
-            setting(hostKeys=[2, 1]), GATEWAY, ["presents host key 2 instead of 1: whoever"],
+            setting(hostKeys=[2, 1]),
+            GATEWAY,
+            ["presents host key 2 instead of 1: whoever"],
             id="the second host key first",
         ),
         pytest.param(
-            setting(transport="tls"), DAEMON | GATEWAY | JANITOR,
-            ["builds in flight get 1m to end", "open connections drop"], id="transport",
+            setting(transport="tls"),
+            DAEMON | GATEWAY | JANITOR,
+            ["builds in flight get 1m to end", "open connections drop"],
+            id="transport",
         ),
         pytest.param(
             setting(keepCache=False), set(), ["the next pulumi destroy DELETES it"], id="keepCache"
         ),
     ],
-)  # fmt: skip
+)
 def test_a_plan_tells_what_then_happens(
     builder: Builder, change: Change, gone: set[str], said: list[str]
 ) -> None:

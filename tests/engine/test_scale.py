@@ -47,9 +47,16 @@ class Cost:
 
     def record(self, what: str) -> None:
         """Note it on docs/scale.md."""
-        record(what, 1, page="scale", seconds=self.seconds, MiB=self.mib,
-               connections=self.connections, logging_in_at_once=self.logging_in,
-               refused=self.refused)  # fmt: skip
+        record(
+            what,
+            1,
+            page="scale",
+            seconds=self.seconds,
+            MiB=self.mib,
+            connections=self.connections,
+            logging_in_at_once=self.logging_in,
+            refused=self.refused,
+        )
 
 
 @pytest.fixture(scope="module")

@@ -90,8 +90,9 @@ def whole(new_builder: NewBuilder) -> WholeRun:
         places["refresh"] = passed(builder.pulumi("refresh"))
         builder.load_base()
         places["build"] = builder.build()
-        places["client kit"] = passed(builder.client("kit", "--key", "ada", "--out",
-                                                     str(builder.folder / "kit")))  # fmt: skip
+        places["client kit"] = passed(
+            builder.client("kit", "--key", "ada", "--out", str(builder.folder / "kit"))
+        )
         places["status"] = passed(builder.client("status", "--json"))
     places["state"] = builder.state()
     for folder in ("backend", "project", "kit", "temporary"):
@@ -123,9 +124,16 @@ def whole(new_builder: NewBuilder) -> WholeRun:
 def test_the_search_finds_what_is_there(whole: WholeRun) -> None:
     assert all(whole.secrets.values())
     shown = passed(
-        run("pulumi", "stack", "export", "--show-secrets", "--stack", whole.builder.stack,
-            env=whole.builder.env)
-    )  # fmt: skip
+        run(
+            "pulumi",
+            "stack",
+            "export",
+            "--show-secrets",
+            "--stack",
+            whole.builder.stack,
+            env=whole.builder.env,
+        )
+    )
     assert whole.leaks({"export": shown}) == ["host key in export"]
     assert f"config-file {whole.builder.folder}/config.yaml" in whole.places["command lines"]
 

@@ -60,8 +60,13 @@ def test_openssh_takes_the_fastest_cipher_whatever_its_release_offers(
 
 
 def test_cbc_has_no_mac_of_the_plaintext(builder: Builder) -> None:
-    said = builder.ssh("-oCiphers=aes128-cbc", "-oMACs=hmac-sha2-256,hmac-sha2-512",
-                       builder.output("sshAlias"), DIAL, input=PING)  # fmt: skip
+    said = builder.ssh(
+        "-oCiphers=aes128-cbc",
+        "-oMACs=hmac-sha2-256,hmac-sha2-512",
+        builder.output("sshAlias"),
+        DIAL,
+        input=PING,
+    )
     assert "no matching MAC found" in said.stderr
 
 
@@ -79,9 +84,14 @@ def asyncssh_client(builder: Builder, host_key: str) -> tuple[str, str]:
     async def ping() -> tuple[str, str]:
         known = asyncssh.import_known_hosts(f"[{host}]:{port} {host_key}\n")
         async with asyncssh.connect(
-            host, port, username="builder", client_keys=[str(builder.folder / "ada")],
-            known_hosts=known, config=None, agent_path=None,
-        ) as connection:  # fmt: skip
+            host,
+            port,
+            username="builder",
+            client_keys=[str(builder.folder / "ada")],
+            known_hosts=known,
+            config=None,
+            agent_path=None,
+        ) as connection:
             said = await connection.run(DIAL, input=PING)
             return str(connection.get_extra_info("send_cipher")), str(said.stdout)
 
@@ -134,9 +144,21 @@ def plink_client(builder: Builder, host_key: str) -> tuple[str, str]:
     pinned.write_text(host_key)
     fingerprint = passed(run("ssh-keygen", "-lf", str(pinned))).split()[1]
     said = run(
-        "plink", "-ssh", "-batch", "-noagent", "-v", "-hostkey", fingerprint, "-i", str(key),
-        "-P", str(port), f"builder@{host}", DIAL, input=PING,
-    )  # fmt: skip
+        "plink",
+        "-ssh",
+        "-batch",
+        "-noagent",
+        "-v",
+        "-hostkey",
+        fingerprint,
+        "-i",
+        str(key),
+        "-P",
+        str(port),
+        f"builder@{host}",
+        DIAL,
+        input=PING,
+    )
     if "Host key not in manually configured list" in said.stderr:
         raise OtherHostKey
     ciphers = [line for line in said.stderr.splitlines() if "outbound encryption" in line]
@@ -186,8 +208,19 @@ print("API", client.version()["ApiVersion"], len(client.images.list()), client.p
 def paramiko(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with this release: that of Debian 12, the last one without AES-GCM, the newest."""
     folder = tmp_path_factory.mktemp("paramiko")
-    passed(run(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-               "--target", str(folder), f"paramiko=={request.param}"))  # fmt: skip
+    passed(
+        run(
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            str(folder),
+            f"paramiko=={request.param}",
+        )
+    )
     return folder
 
 
@@ -199,9 +232,14 @@ def docker_py(builder: Builder, paramiko: Path, home: Path, host_key: str) -> Re
     (ssh / "known_hosts").write_text(f"[{host}]:{port} {host_key}\n")
     (ssh / "id_ed25519").write_text((builder.folder / "ada").read_text())
     return run(
-        sys.executable, "-W", "ignore", "-c", DOCKER_PY, f"ssh://builder@{host}:{port}",
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        DOCKER_PY,
+        f"ssh://builder@{host}:{port}",
         env={"HOME": str(home), "PYTHONPATH": str(paramiko), "SSH_AUTH_SOCK": ""},
-    )  # fmt: skip
+    )
 
 
 def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
@@ -226,7 +264,12 @@ def test_docker_py_goes_by_the_configured_name_with_openssh(
         "use_ssh_client=True); print(client.version()['ApiVersion'], client.images.list())"
     )
     said = run(
-        sys.executable, "-W", "ignore", "-c", ask, f"ssh://{builder.stack}-builder",
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        ask,
+        f"ssh://{builder.stack}-builder",
         env={"PATH": f"{builder.folder}/bin:{os.environ['PATH']}", "PYTHONPATH": str(paramiko)},
-    )  # fmt: skip
+    )
     assert passed(said).endswith(" []\n")

@@ -24,10 +24,14 @@ def plan_upon(file: Path, folder: Path) -> Plan:
     stack = deployment["resources"][0]["urn"].split("::")[0].removeprefix("urn:pulumi:")
     env = {"PULUMI_BACKEND_URL": f"file://{folder}", "PULUMI_CONFIG_PASSPHRASE": PASSPHRASE}
     config, state = folder / "config.yaml", folder / "state.json"
-    config.write_text(yaml.safe_dump({
-        "encryptionsalt": deployment["secrets_providers"]["state"]["salt"],
-        "config": {f"{PROJECT}:{name}": value for name, value in kept["settings"].items()},
-    }))  # fmt: skip
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "encryptionsalt": deployment["secrets_providers"]["state"]["salt"],
+                "config": {f"{PROJECT}:{name}": value for name, value in kept["settings"].items()},
+            }
+        )
+    )
     state.write_text(json.dumps(kept["state"]))
     project = folder / "project"
     project.mkdir()
@@ -38,8 +42,9 @@ def plan_upon(file: Path, folder: Path) -> Plan:
 
     pulumi("stack", "init", stack, "--no-select", cwd=project)
     pulumi("stack", "import", "--stack", stack, "--file", str(state), cwd=project)
-    shown = pulumi("preview", "--json", "--show-sames", "--stack", stack,
-                   "--config-file", str(config))  # fmt: skip
+    shown = pulumi(
+        "preview", "--json", "--show-sames", "--stack", stack, "--config-file", str(config)
+    )
     return Plan.of(json.loads(shown))
 
 

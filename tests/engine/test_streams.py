@@ -62,9 +62,13 @@ def start(builder: Builder, request: pytest.FixtureRequest) -> Iterator[Start]:
             return subprocess.Popen(
                 ["docker", *arguments],
                 env={**os.environ, "DOCKER_HOST": host, "PATH": f"{wrapper}:{os.environ['PATH']}"},
-                **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE,
-                   "stderr": subprocess.PIPE, **streams},
-            )  # type: ignore[call-overload,no-any-return]  # fmt: skip
+                **{
+                    "stdin": subprocess.PIPE,
+                    "stdout": subprocess.PIPE,
+                    "stderr": subprocess.PIPE,
+                    **streams,
+                },
+            )  # type: ignore[call-overload,no-any-return]
 
         return docker_by
 
@@ -97,8 +101,9 @@ def test_it_ends_with_the_command_while_its_input_is_open(start: Start) -> None:
 
 def test_it_ends_with_the_command_while_more_input_comes(start: Start) -> None:
     with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
-        client = start("run", "--rm", "--interactive", BASE_IMAGE, "head", "-n", "1",
-                       stdin=endless.stdout)  # fmt: skip
+        client = start(
+            "run", "--rm", "--interactive", BASE_IMAGE, "head", "-n", "1", stdin=endless.stdout
+        )
         try:
             ends(client)
         finally:
@@ -110,8 +115,17 @@ def test_it_ends_with_the_command_while_more_input_comes(start: Start) -> None:
 
 def test_a_terminal_ends_with_its_shell(start: Start) -> None:
     mine, theirs = pty.openpty()
-    client = start("run", "--rm", "--interactive", "--tty", BASE_IMAGE, "sh",
-                   stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+    client = start(
+        "run",
+        "--rm",
+        "--interactive",
+        "--tty",
+        BASE_IMAGE,
+        "sh",
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     shown = b""
 
@@ -140,8 +154,9 @@ def _read(descriptor: int) -> bytes:
 
 
 def test_the_end_of_the_input_arrives_and_the_answer_still_comes(start: Start) -> None:
-    client = start("run", "--rm", "--interactive", BASE_IMAGE, "sh", "-c",
-                   "cat | wc -c; sleep 1; echo late")  # fmt: skip
+    client = start(
+        "run", "--rm", "--interactive", BASE_IMAGE, "sh", "-c", "cat | wc -c; sleep 1; echo late"
+    )
     out, _ = client.communicate(b"x" * 100000, timeout=SECONDS)
     assert out.split() == [b"100000", b"late"]
 
@@ -184,13 +199,19 @@ def test_a_command_in_a_container_ends_for_a_client_that_waits_for_the_daemons_e
     passed(builder.docker("run", "--detach", "--rm", "--name", name, BASE_IMAGE, "sleep", "300"))
     try:
         created = builder.ssh(
-            builder.output("sshAlias"), "docker system dial-stdio",
-            input=request(f"POST /containers/{name}/exec",
-                          '{"AttachStdout": true, "Cmd": ["echo", "done"]}'),
-        )  # fmt: skip
+            builder.output("sshAlias"),
+            "docker system dial-stdio",
+            input=request(
+                f"POST /containers/{name}/exec", '{"AttachStdout": true, "Cmd": ["echo", "done"]}'
+            ),
+        )
         identity = json.loads(created.stdout.splitlines()[-1])["Id"]
-        start = request(f"POST /exec/{identity}/start", '{"Detach": false, "Tty": false}',
-                        "Connection: Upgrade", "Upgrade: tcp")  # fmt: skip
+        start = request(
+            f"POST /exec/{identity}/start",
+            '{"Detach": false, "Tty": false}',
+            "Connection: Upgrade",
+            "Upgrade: tcp",
+        )
         answer = answered(builder, "ada", start)
     finally:
         builder.docker("rm", "--force", name)
@@ -201,8 +222,13 @@ def test_a_command_in_a_container_ends_for_a_client_that_waits_for_the_daemons_e
 def request(line: str, body: str, *headers: str) -> str:
     """An HTTP request whose connection the daemon closes after its answer, or keeps as a stream."""
     closing = headers or ("Connection: close",)
-    lines = (f"{line} HTTP/1.1", "Host: docker", "Content-Type: application/json",
-             f"Content-Length: {len(body)}", *closing)  # fmt: skip
+    lines = (
+        f"{line} HTTP/1.1",
+        "Host: docker",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *closing,
+    )
     return "\r\n".join(lines) + "\r\n\r\n" + body
 
 
@@ -210,8 +236,11 @@ def answered(builder: Builder, key: str, asked: str) -> str:
     """All that comes back; the client keeps its side open until the other one has ended."""
     with subprocess.Popen(
         [*builder.ssh_command(key), builder.output("sshAlias"), "docker system dial-stdio"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    ) as client:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as client:
         assert client.stdin is not None
         assert client.stdout is not None
         client.stdin.write(asked)
@@ -241,10 +270,13 @@ def test_clients_that_are_killed_on_a_silent_stream_leave_no_process(builder: Bu
     clients = [
         subprocess.Popen(
             [*plain, builder.output("sshAlias"), "docker", "system", "dial-stdio"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         for _ in range(10)
-    ]  # fmt: skip
+    ]
     for client in clients:
         assert client.stdin is not None
         assert client.stdout is not None

@@ -32,9 +32,7 @@ class Engine:
 
     def pin(self, folder: Path) -> Result:
         """`make images` for the settings in the folder."""
-        return run(
-            sys.executable, "-m", "machine.image_pins", str(folder), cwd=ROOT, env=self.env
-        )  # fmt: skip
+        return run(sys.executable, "-m", "machine.image_pins", str(folder), cwd=ROOT, env=self.env)
 
     def publish(self, reference: str, folder: Path, version: str, **labels: str) -> str:
         """Push an image with one Debian package of this version; its digest in the registry."""
@@ -59,8 +57,18 @@ def registry_image() -> str:
 def engine() -> Iterator[Engine]:
     """This machine's engine; what was pushed to its registry is gone from here too."""
     name, port = f"pins-{secrets.token_hex(3)}", free_port()
-    passed(run("docker", "run", "--detach", "--name", name, "--publish", f"127.0.0.1:{port}:5000",
-               registry_image()))  # fmt: skip
+    passed(
+        run(
+            "docker",
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--publish",
+            f"127.0.0.1:{port}:5000",
+            registry_image(),
+        )
+    )
     address = f"127.0.0.1:{port}"
     try:
         assert until(lambda: run("curl", "-sf", f"http://{address}/v2/").returncode == 0)

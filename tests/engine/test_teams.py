@@ -82,9 +82,22 @@ def test_each_sees_its_own_images_cache_and_containers_alone(teams: list[Builder
     assert first.build("ours").count("CACHED") == 3
     for other in others:
         for kind in ("image", "container", "volume"):
-            assert passed(other.docker(kind, "ls", "--quiet", "--filter", {
-                "image": "reference=ours", "container": "name=ours", "volume": "name=ours",
-            }[kind])) == ""  # fmt: skip
+            assert (
+                passed(
+                    other.docker(
+                        kind,
+                        "ls",
+                        "--quiet",
+                        "--filter",
+                        {
+                            "image": "reference=ours",
+                            "container": "name=ours",
+                            "volume": "name=ours",
+                        }[kind],
+                    )
+                )
+                == ""
+            )
         assert "CACHED" not in other.build("ours")
 
 
@@ -130,9 +143,9 @@ def attack(teams: list[Builder]) -> list[str]:
     victim = teams[1]
     mark = f"secret-{victim.stack}"
     passed(victim.docker("volume", "create", mark))
-    passed(victim.docker(
-        "run", "--rm", "--volume", f"{mark}:/v", BASE_IMAGE, "touch", f"/v/{mark}"
-    ))  # fmt: skip
+    passed(
+        victim.docker("run", "--rm", "--volume", f"{mark}:/v", BASE_IMAGE, "touch", f"/v/{mark}")
+    )
     ports = " ".join(str(builder.settings["sshPort"]) for builder in teams[1:])
     return [
         f"CONTAINERS={addresses(teams[1:], 'IPAddress')}",
@@ -172,9 +185,9 @@ def test_a_container_reaches_nothing_of_another_team(
     That, and the published port which answers, show that the attack can find something.
     """
     environment = [word for value in attack for word in ("--env", value)]
-    found = passed(teams[0].docker(
-        "run", "--rm", *options, *environment, BASE_IMAGE, "sh", "-c", ATTACK
-    ))  # fmt: skip
+    found = passed(
+        teams[0].docker("run", "--rm", *options, *environment, BASE_IMAGE, "sh", "-c", ATTACK)
+    )
     own = [line for line in findings(found) if line.startswith("SOCKET /host/")]
     assert [line for line in findings(found) if line not in own] == ["END"]
     assert bool(own) == bool(options)

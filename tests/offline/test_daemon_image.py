@@ -61,8 +61,23 @@ ROOTLESSKIT = (
 
 def inside(script: str, *options: str, user: str = "rootless") -> str:
     """What a script says in the image, by its own shell."""
-    return passed(run("docker", "run", "--rm", "--network", "none", "--user", user,
-                      "--entrypoint", "/bin/sh", *options, DAEMON_IMAGE, "-c", script))  # fmt: skip
+    return passed(
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--user",
+            user,
+            "--entrypoint",
+            "/bin/sh",
+            *options,
+            DAEMON_IMAGE,
+            "-c",
+            script,
+        )
+    )
 
 
 def lines(script: str, user: str = "rootless") -> dict[str, str]:
@@ -108,8 +123,10 @@ def test_its_configuration(config: dict[str, Any]) -> None:
 
 
 def test_the_versions_of_its_parts() -> None:
-    said = inside("dockerd --version; docker --version; docker buildx version; runc --version;"
-                  "containerd --version; rootlesskit --version; docker-init --version")  # fmt: skip
+    said = inside(
+        "dockerd --version; docker --version; docker buildx version; runc --version;"
+        "containerd --version; rootlesskit --version; docker-init --version"
+    )
     assert said.count(f"Docker version {VERSION},") == 2
     for part in ("buildx v0.36.1", "runc version 1.4.3", "libseccomp", "containerd/v2 v2.3.3"):
         assert part in said
@@ -124,9 +141,11 @@ def test_programs_are_where_upstream_has_them() -> None:
 
 
 def test_busybox_is_what_the_names_of_everyday_mean() -> None:
-    found = lines(f'for name in {" ".join(BUSYBOX.split())}; do p=$(command -v "$name"); '
-                  'case $p in /*) ;; *) p=$(which "$name") ;; esac; '
-                  'echo "$name $(readlink -f "$p")"; done')  # fmt: skip
+    found = lines(
+        f'for name in {" ".join(BUSYBOX.split())}; do p=$(command -v "$name"); '
+        'case $p in /*) ;; *) p=$(which "$name") ;; esac; '
+        'echo "$name $(readlink -f "$p")"; done'
+    )
     assert set(found.values()) == {"/bin/busybox"}
     assert sorted(found) == sorted(BUSYBOX.split())
     assert "iproute2" in inside("ip -V")
@@ -134,9 +153,15 @@ def test_busybox_is_what_the_names_of_everyday_mean() -> None:
 
 def test_what_alpine_does_not_have_is_not_there() -> None:
     assert inside(f"for name in {ABSENT}; do command -v $name; done; true") == ""
-    for command in ("setpriv --reuid=1000 true", "setpriv --bounding-set=-all true",
-                    "ps -p 1 -o pid=", "df --output=size /", "date -d 'next day'",
-                    "find / -maxdepth 0 -printf x", "stat --printf x /"):  # fmt: skip
+    for command in (
+        "setpriv --reuid=1000 true",
+        "setpriv --bounding-set=-all true",
+        "ps -p 1 -o pid=",
+        "df --output=size /",
+        "date -d 'next day'",
+        "find / -maxdepth 0 -printf x",
+        "stat --printf x /",
+    ):
         refused = inside(f"{command} >/dev/null 2>&1 && echo taken; true")
         assert refused == "", command
 
@@ -185,14 +210,32 @@ def test_newuidmap_gives_the_user_its_range_without_more_than_these_capabilities
         mode = inside(f"stat -c %a /usr/bin/{name}").strip()
         assert mode in {"4711", "4755", "711"}, name
     said = passed(
-        run("docker", "run", "--rm", "--network", "none", "--cap-drop", "ALL",
-            "--cap-add", "SETUID", "--cap-add", "SETGID", "--security-opt", "seccomp=unconfined",
-            "--security-opt", "apparmor=unconfined", "--entrypoint", "/bin/sh", DAEMON_IMAGE, "-c",
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--cap-drop",
+            "ALL",
+            "--cap-add",
+            "SETUID",
+            "--cap-add",
+            "SETGID",
+            "--security-opt",
+            "seccomp=unconfined",
+            "--security-opt",
+            "apparmor=unconfined",
+            "--entrypoint",
+            "/bin/sh",
+            DAEMON_IMAGE,
+            "-c",
             "unshare -U sleep 9 & until grep -q . /proc/$!/cmdline && "
             "[ $(readlink /proc/$!/ns/user) != $(readlink /proc/self/ns/user) ]; do :; done; "
             "newuidmap $! 0 1000 1 1 100000 65536 && newgidmap $! 0 1000 1 1 100000 65536 && "
-            "cat /proc/$!/uid_map /proc/$!/gid_map")
-    )  # fmt: skip
+            "cat /proc/$!/uid_map /proc/$!/gid_map",
+        )
+    )
     assert said.split() == ["0", "1000", "1", "1", "100000", "65536"] * 2
 
 
@@ -234,9 +277,20 @@ def test_what_its_entrypoint_starts(
     shim.write_text(SHOWS_ARGUMENTS)
     shim.chmod(0o755)
     variables = [word for option in options for word in ("--env", option)]
-    said = passed(run("docker", "run", "--rm", "--network", "none", *variables,
-                      "--volume", f"{shim}:/usr/local/bin/rootlesskit:ro",
-                      DAEMON_IMAGE, *command))  # fmt: skip
+    said = passed(
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            *variables,
+            "--volume",
+            f"{shim}:/usr/local/bin/rootlesskit:ro",
+            DAEMON_IMAGE,
+            *command,
+        )
+    )
     assert said.splitlines()[-1] == ROOTLESSKIT + last
     assert "iptables v1" in said
 
@@ -260,5 +314,7 @@ def test_another_command_gets_the_address_of_the_daemon(options: list[str], said
 
 
 def test_git_fetches_a_context() -> None:
-    inside("cd /tmp && git init -q a && git -C a -c user.name=a -c user.email=a@b commit -q "
-           "--allow-empty -m one && git clone -q file:///tmp/a b && git -C b log -1")  # fmt: skip
+    inside(
+        "cd /tmp && git init -q a && git -C a -c user.name=a -c user.email=a@b commit -q "
+        "--allow-empty -m one && git clone -q file:///tmp/a b && git -C b log -1"
+    )

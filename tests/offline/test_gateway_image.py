@@ -29,16 +29,75 @@ ENVIRONMENT = {
     "PATH=/lsiopy/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
 # apk add of both: GNU's or the original, not busybox's.
-INSTALLED = ("bash", "curl", "env", "find", "install", "jq", "nc", "pgrep", "pkill", "ps", "pwdx",
-             "sha256sum", "stat", "sudo", "sync", "timeout", "usermod", "groupmod", "chpasswd",
-             "ssh", "ssh-keygen", "xargs")  # fmt: skip
-BUSYBOX = ("awk", "grep", "gzip", "hostname", "ip", "mount", "ping", "sed", "setpriv", "sh", "su",
-           "tar", "vi", "wget")  # fmt: skip
-ABSENT = ("apt", "capsh", "dash", "docker", "dpkg", "iptables", "openssl", "perl", "python3",
-          "socat", "tc", "tini", "xz")  # fmt: skip
+INSTALLED = (
+    "bash",
+    "curl",
+    "env",
+    "find",
+    "install",
+    "jq",
+    "nc",
+    "pgrep",
+    "pkill",
+    "ps",
+    "pwdx",
+    "sha256sum",
+    "stat",
+    "sudo",
+    "sync",
+    "timeout",
+    "usermod",
+    "groupmod",
+    "chpasswd",
+    "ssh",
+    "ssh-keygen",
+    "xargs",
+)
+BUSYBOX = (
+    "awk",
+    "grep",
+    "gzip",
+    "hostname",
+    "ip",
+    "mount",
+    "ping",
+    "sed",
+    "setpriv",
+    "sh",
+    "su",
+    "tar",
+    "vi",
+    "wget",
+)
+ABSENT = (
+    "apt",
+    "capsh",
+    "dash",
+    "docker",
+    "dpkg",
+    "iptables",
+    "openssl",
+    "perl",
+    "python3",
+    "socat",
+    "tc",
+    "tini",
+    "xz",
+)
 # s6-overlay's, under /command and, by its optional links, on PATH.
-S6 = ("execlineb", "s6-envdir", "s6-ioconnect", "s6-ipcclient", "s6-log", "s6-notifyoncheck",
-      "s6-setuidgid", "s6-svc", "s6-svscan", "s6-svscanctl", "with-contenv")  # fmt: skip
+S6 = (
+    "execlineb",
+    "s6-envdir",
+    "s6-ioconnect",
+    "s6-ipcclient",
+    "s6-log",
+    "s6-notifyoncheck",
+    "s6-setuidgid",
+    "s6-svc",
+    "s6-svscan",
+    "s6-svscanctl",
+    "with-contenv",
+)
 # Owner and mode after the start with PUID and PGID 1000 (init-openssh-server-config).
 FILES = {
     "/config": ("755", "1000", "1000"),
@@ -61,10 +120,23 @@ class Gateway:
     def __init__(self, folder: Path, files: dict[str, str], *options: str) -> None:
         self.name = f"contract-{secrets.token_hex(3)}"
         passed(
-            run("docker", "create", "--name", self.name, "--network", "none",
-                "--env", "USER_NAME=builder", "--env", "PUID=1000", "--env", "PGID=1000",
-                *options, GATEWAY_IMAGE)
-        )  # fmt: skip
+            run(
+                "docker",
+                "create",
+                "--name",
+                self.name,
+                "--network",
+                "none",
+                "--env",
+                "USER_NAME=builder",
+                "--env",
+                "PUID=1000",
+                "--env",
+                "PGID=1000",
+                *options,
+                GATEWAY_IMAGE,
+            )
+        )
         for path, text in files.items():
             place = folder / path.strip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +218,20 @@ def test_the_image_has_these_programs_and_no_others_that_matter(gateway: Gateway
 
 
 def test_users_and_ids(gateway: Gateway) -> None:
-    users = passed(run("docker", "run", "--rm", "--network", "none", "--entrypoint", "cat",
-                       GATEWAY_IMAGE, "/etc/passwd", "/etc/group"))  # fmt: skip
+    users = passed(
+        run(
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--entrypoint",
+            "cat",
+            GATEWAY_IMAGE,
+            "/etc/passwd",
+            "/etc/group",
+        )
+    )
     assert "\nabc:x:911:" in users
     assert ":/config:/bin/bash\n" in users
     assert "\nusers:x:1000:" in users

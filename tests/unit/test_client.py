@@ -32,23 +32,39 @@ def stack(**settings: Any) -> Stack:
 
 def shown(**changes: Any) -> status.Status:
     values: dict[str, Any] = {
-        "builder": "team-a-builder", "asked": 1_000_000.0, "version": "29.7.2",
-        "up_since": 1_000_000.0 - 90_000, "containers": {"daemon": "running (healthy)"},
-        "cache": 2 * 10**9, "cache_cap": 8 * 10**9, "images": 0, "disk": 10**11,
-            "limits": "containers keep to theirs",
-        "disk_free": 4 * 10**10, "builds": [], "no_history": "", "keys": [],
-        "connections": [], "refusals": [], "host_keys": [], "certificate_until": "", "notices": [],
+        "builder": "team-a-builder",
+        "asked": 1_000_000.0,
+        "version": "29.7.2",
+        "up_since": 1_000_000.0 - 90_000,
+        "containers": {"daemon": "running (healthy)"},
+        "cache": 2 * 10**9,
+        "cache_cap": 8 * 10**9,
+        "images": 0,
+        "disk": 10**11,
+        "limits": "containers keep to theirs",
+        "disk_free": 4 * 10**10,
+        "builds": [],
+        "no_history": "",
+        "keys": [],
+        "connections": [],
+        "refusals": [],
+        "host_keys": [],
+        "certificate_until": "",
+        "notices": [],
         **changes,
-    }  # fmt: skip
+    }
     return status.Status(**values)
 
 
 def test_a_kit_has_these_files_and_no_others() -> None:
     files = kit.kit_files(stack(), stack().key("ada"))
     assert set(files) == {
-        "builder", "README.md", "team-a-builder/ssh_config", "team-a-builder/known_hosts",
+        "builder",
+        "README.md",
+        "team-a-builder/ssh_config",
+        "team-a-builder/known_hosts",
         "team-a-builder/key.pub",
-    }  # fmt: skip
+    }
     assert files["team-a-builder/known_hosts"] == OUTPUTS["knownHosts"]
     assert files["team-a-builder/key.pub"] == f"{KEY} ada\n"
     assert not re.search(r"@[a-z]+@", files["README.md"]), "every place of the page is filled"
@@ -56,10 +72,14 @@ def test_a_kit_has_these_files_and_no_others() -> None:
 
 def test_a_kit_of_a_fleet_has_each_of_its_builders() -> None:
     entries = [
-        {"name": name, "sshAlias": f"team-{name}", "dockerHost": f"ssh://builder@{name}.example:22",
-         "knownHosts": f"{name}.example {KEY}\n"}
+        {
+            "name": name,
+            "sshAlias": f"team-{name}",
+            "dockerHost": f"ssh://builder@{name}.example:22",
+            "knownHosts": f"{name}.example {KEY}\n",
+        }
         for name in ("eu1", "arm")
-    ]  # fmt: skip
+    ]
     fleet = Stack({**OUTPUTS, "builders": entries}, stack().settings)
     files = kit.kit_files(fleet, fleet.key("ada"))
     assert {name.split("/")[0] for name in files} == {
@@ -195,13 +215,16 @@ def test_only_a_dockerfile_s_own_steps_count() -> None:
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (21 * 10**9, "21.0 GB"), (5 * 10**14, "500 TB")],
-)  # fmt: skip
+)
 def test_sizes(count: int, text: str) -> None:
     assert words.size(count) == text
 
 
 def test_times() -> None:
     assert [words.ago(s) for s in (5, 60, 7200, 86400)] == [
-        "just now", "1 minute ago", "2 hours ago", "1 day ago"
-    ]  # fmt: skip
+        "just now",
+        "1 minute ago",
+        "2 hours ago",
+        "1 day ago",
+    ]
     assert [words.span(s) for s in (60, 3700, 90_000)] == ["1 min", "1 h 1 min", "1 d 1 h"]

@@ -15,11 +15,22 @@ from tests.unit.test_program import CHILDREN
 from tests.unit.test_settings import problems
 
 HOSTS = [
-    {"name": "eu1", "host": "ssh://ops@eu1.example", "hostKey": KEY, "sshPort": 2223,
-     "platforms": ["linux/amd64", "linux/386"], "labels": {"disk": "fast"}},
-    {"name": "arm", "host": "ssh://ops@arm.example", "hostKey": OTHER_KEY, "weight": 2,
-     "platforms": ["linux/arm64"]},
-]  # fmt: skip
+    {
+        "name": "eu1",
+        "host": "ssh://ops@eu1.example",
+        "hostKey": KEY,
+        "sshPort": 2223,
+        "platforms": ["linux/amd64", "linux/386"],
+        "labels": {"disk": "fast"},
+    },
+    {
+        "name": "arm",
+        "host": "ssh://ops@arm.example",
+        "hostKey": OTHER_KEY,
+        "weight": 2,
+        "platforms": ["linux/arm64"],
+    },
+]
 
 
 def fleet(run_program: Callable[..., Run], **settings: Any) -> Run:
@@ -99,12 +110,21 @@ def most_at_once(run: Run) -> int:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"transport": "tls"}, {"hostKeys": [1, 2], "privateNetworks": "block", "keys": [
-        {"name": "ada", "publicKey": KEY},
-        {"name": "ci", "publicKey": OTHER_KEY, "role": "build"},
-    ]}, {"registry": {"host": "n0"}}],
+    [
+        {},
+        {"transport": "tls"},
+        {
+            "hostKeys": [1, 2],
+            "privateNetworks": "block",
+            "keys": [
+                {"name": "ada", "publicKey": KEY},
+                {"name": "ci", "publicKey": OTHER_KEY, "role": "build"},
+            ],
+        },
+        {"registry": {"host": "n0"}},
+    ],
     ids=["socket", "tls", "guarded", "registry"],
-)  # fmt: skip
+)
 def test_a_host_is_asked_as_little_by_many_builders_as_by_one(
     run_program: Callable[..., Run], settings: dict[str, Any]
 ) -> None:
@@ -155,8 +175,13 @@ def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
     assert [entry["name"] for entry in run.exports["builders"]] == ["builder"]
     assert run.exports["builders"][0]["sshConfig"] == run.exports["sshConfig"]
     assert set(run.exports) == {
-        "builders", "sshDestination", "dockerHost", "sshAlias", "sshConfig", "knownHosts",
-    }  # fmt: skip
+        "builders",
+        "sshDestination",
+        "dockerHost",
+        "sshAlias",
+        "sshConfig",
+        "knownHosts",
+    }
 
 
 @pytest.mark.parametrize(
@@ -208,9 +233,13 @@ def test_only_the_projects_of_a_host_that_leaves_move(hosts: int, projects: int)
     share = projects / hosts
     record(
         f"a host of {hosts} leaves: of {projects} projects",
-        1, page="scale", move=moved, stay=kept, fewest_on_a_host=min(lives_on.values()),
+        1,
+        page="scale",
+        move=moved,
+        stay=kept,
+        fewest_on_a_host=min(lives_on.values()),
         most_on_a_host=max(lives_on.values()),
-    )  # fmt: skip
+    )
     assert 0.6 * share < moved < 1.5 * share
     assert moved + kept == projects
 
@@ -241,6 +270,8 @@ def test_the_shell_assigns_as_python_does() -> None:
     for project in ("acme/web", "acme/api", "x", "ünïcode", "with space"):
         said = subprocess.run(
             ["sh", str(ROOT / "client/assign.sh"), project, *words],
-            text=True, capture_output=True, check=True,
-        )  # fmt: skip
+            text=True,
+            capture_output=True,
+            check=True,
+        )
         assert said.stdout.strip() == assign(project, weighted)["name"]

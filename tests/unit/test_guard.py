@@ -220,11 +220,16 @@ def test_what_two_readers_could_read_in_two_ways_is_no_request(data: bytes) -> N
 def test_a_head_is_written_anew_with_its_meaning_alone() -> None:
     request = parse_head(
         head(
-            "POST /v1.41/build?t=a%2Fb HTTP/1.1", "host: evil", "x-registry-config:\t e30= ",
-            "TRANSFER-ENCODING: Chunked", "connection: Keep-Alive", "TE: trailers", "Trailer: Host",
+            "POST /v1.41/build?t=a%2Fb HTTP/1.1",
+            "host: evil",
+            "x-registry-config:\t e30= ",
+            "TRANSFER-ENCODING: Chunked",
+            "connection: Keep-Alive",
+            "TE: trailers",
+            "Trailer: Host",
             "content-type: APPLICATION/X-tar; charset=x-user-defined",
         )
-    )  # fmt: skip
+    )
     assert request.encode() == (
         b"POST /v1.41/build?t=a%2Fb HTTP/1.1\r\nHost: docker\r\nx-registry-config: e30=\r\n"
         b"Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -233,18 +238,27 @@ def test_a_head_is_written_anew_with_its_meaning_alone() -> None:
 
 DIGEST = "sha256:" + "0" * 64
 DOCKER_PY = (
-    "Host: localhost", "User-Agent: docker-sdk-python/7.2.0", "Accept-Encoding: gzip, deflate",
-    "Accept: */*", "Connection: keep-alive",
-)  # fmt: skip
+    "Host: localhost",
+    "User-Agent: docker-sdk-python/7.2.0",
+    "Accept-Encoding: gzip, deflate",
+    "Accept: */*",
+    "Connection: keep-alive",
+)
 AIODOCKER = (
-    "Host: localhost", "Content-Type: application/json", "Accept: */*",
-    "Accept-Encoding: gzip, deflate", "User-Agent: Python/3.11 aiohttp/3.14.5",
-)  # fmt: skip
+    "Host: localhost",
+    "Content-Type: application/json",
+    "Accept: */*",
+    "Accept-Encoding: gzip, deflate",
+    "User-Agent: Python/3.11 aiohttp/3.14.5",
+)
 DOCKERODE = ("Host: localhost", "Connection: keep-alive")
 DOCKER_JAVA = (
-    "accept: application/json", "Accept-Encoding: gzip, x-gzip, deflate", "Host: localhost:2375",
-    "Connection: keep-alive", "User-Agent: Apache-HttpClient/5.0.3 (Java/17.0.15)",
-)  # fmt: skip
+    "accept: application/json",
+    "Accept-Encoding: gzip, x-gzip, deflate",
+    "Host: localhost:2375",
+    "Connection: keep-alive",
+    "User-Agent: Apache-HttpClient/5.0.3 (Java/17.0.15)",
+)
 CURL = ("Host: x", "User-Agent: curl/7.88.1", "Accept: */*")
 TAR, GZIP, JSON = (f"Content-Type: application/{kind}" for kind in ("tar", "gzip", "json"))
 FORM = "Content-Type: application/x-www-form-urlencoded"
@@ -262,22 +276,32 @@ CHUNKED = "Transfer-Encoding: chunked"
             None,
         ),
         (
-            (f"GET /v1.41/distribution/localhost:1/recorded/a%40{DIGEST}/json HTTP/1.1",
-             *DOCKER_PY),
+            (
+                f"GET /v1.41/distribution/localhost:1/recorded/a%40{DIGEST}/json HTTP/1.1",
+                *DOCKER_PY,
+            ),
             f"GET /v1.41/distribution/localhost:1/recorded/a@{DIGEST}/json",
             None,
         ),
         (
-            ("GET /v1.41/images/json?only_ids=0&all=0&filters=%7B%22reference%22%3A+"
-             "%5B%22recorded%2Fx+y%22%5D%7D HTTP/1.1", *DOCKER_PY),
+            (
+                "GET /v1.41/images/json?only_ids=0&all=0&filters=%7B%22reference%22%3A+"
+                "%5B%22recorded%2Fx+y%22%5D%7D HTTP/1.1",
+                *DOCKER_PY,
+            ),
             "GET /v1.41/images/json?only_ids=0&all=0&filters=%7B%22reference%22%3A+"
             "%5B%22recorded%2Fx+y%22%5D%7D",
             None,
         ),
         (
-            ("POST /v1.41/build?t=recorded%3A2&q=False&nocache=False&rm=False&forcerm=False"
-             "&pull=False HTTP/1.1", *DOCKER_PY, TAR, "Content-Encoding: gzip",
-             "Content-Length: 222"),
+            (
+                "POST /v1.41/build?t=recorded%3A2&q=False&nocache=False&rm=False&forcerm=False"
+                "&pull=False HTTP/1.1",
+                *DOCKER_PY,
+                TAR,
+                "Content-Encoding: gzip",
+                "Content-Length: 222",
+            ),
             "POST /v1.41/build?t=recorded%3A2&q=False&nocache=False&rm=False&forcerm=False"
             "&pull=False",
             "application/tar",
@@ -288,25 +312,40 @@ CHUNKED = "Transfer-Encoding: chunked"
             None,
         ),
         (
-            (f"POST /v1.41/images/create?fromImage=localhost:1/recorded/a@{DIGEST} HTTP/1.1",
-             *AIODOCKER, "Content-Length: 0"),
+            (
+                f"POST /v1.41/images/create?fromImage=localhost:1/recorded/a@{DIGEST} HTTP/1.1",
+                *AIODOCKER,
+                "Content-Length: 0",
+            ),
             f"POST /v1.41/images/create?fromImage=localhost:1/recorded/a@{DIGEST}",
             None,
         ),
         (
-            ("POST /v1.41/build?t=recorded:1&rm=1&q=0&pull=0&nocache=0&forcerm=0"
-             "&buildargs=%7B%22A%22:+%22b+c%22%7D HTTP/1.1", "Host: localhost",
-             "content-type: application/x-tar", "Content-Encoding: gzip", "Accept: */*",
-             "Accept-Encoding: gzip, deflate", "User-Agent: Python/3.11 aiohttp/3.14.5", CHUNKED),
+            (
+                "POST /v1.41/build?t=recorded:1&rm=1&q=0&pull=0&nocache=0&forcerm=0"
+                "&buildargs=%7B%22A%22:+%22b+c%22%7D HTTP/1.1",
+                "Host: localhost",
+                "content-type: application/x-tar",
+                "Content-Encoding: gzip",
+                "Accept: */*",
+                "Accept-Encoding: gzip, deflate",
+                "User-Agent: Python/3.11 aiohttp/3.14.5",
+                CHUNKED,
+            ),
             "POST /v1.41/build?t=recorded:1&rm=1&q=0&pull=0&nocache=0&forcerm=0"
             "&buildargs=%7B%22A%22:+%22b+c%22%7D",
             "application/x-tar",
         ),
         (
-            ("POST /session HTTP/1.1", "Upgrade: h2c",
-             "X-Docker-Expose-Session-Uuid: 12183221-a7b1-4f63-96e5-8965da5563c0",
-             "X-Docker-Expose-Session-Name: testcontainers", CHUNKED, "Connection: Upgrade",
-             "Host: localhost"),
+            (
+                "POST /session HTTP/1.1",
+                "Upgrade: h2c",
+                "X-Docker-Expose-Session-Uuid: 12183221-a7b1-4f63-96e5-8965da5563c0",
+                "X-Docker-Expose-Session-Name: testcontainers",
+                CHUNKED,
+                "Connection: Upgrade",
+                "Host: localhost",
+            ),
             "POST /session",
             None,
         ),
@@ -321,14 +360,23 @@ CHUNKED = "Transfer-Encoding: chunked"
             None,
         ),
         (
-            ("POST /images/localhost:1%2Frecorded%2Fa/push?tag=1 HTTP/1.1", JSON, *DOCKER_JAVA,
-             "Content-Length: 4"),
+            (
+                "POST /images/localhost:1%2Frecorded%2Fa/push?tag=1 HTTP/1.1",
+                JSON,
+                *DOCKER_JAVA,
+                "Content-Length: 4",
+            ),
             "POST /images/localhost:1/recorded/a/push?tag=1",
             "application/json",
         ),
         (
-            ("POST /build?t=recorded%3A2&rm=true HTTP/1.1", TAR, "encoding: gzip", *DOCKER_JAVA,
-             CHUNKED),
+            (
+                "POST /build?t=recorded%3A2&rm=true HTTP/1.1",
+                TAR,
+                "encoding: gzip",
+                *DOCKER_JAVA,
+                CHUNKED,
+            ),
             "POST /build?t=recorded%3A2&rm=true",
             "application/tar",
         ),
@@ -343,8 +391,12 @@ CHUNKED = "Transfer-Encoding: chunked"
             "application/gzip",
         ),
         (
-            ("POST /v1.41/images/recorded:2/tag?repo=localhost:1/recorded/a&tag=1 HTTP/1.1", *CURL,
-             "Content-Length: 0", FORM),
+            (
+                "POST /v1.41/images/recorded:2/tag?repo=localhost:1/recorded/a&tag=1 HTTP/1.1",
+                *CURL,
+                "Content-Length: 0",
+                FORM,
+            ),
             "POST /v1.41/images/recorded:2/tag?repo=localhost:1/recorded/a&tag=1",
             None,
         ),
@@ -355,7 +407,7 @@ CHUNKED = "Transfer-Encoding: chunked"
         ),
     ],
     ids=lambda value: value.split("?")[0].replace(DIGEST, "D") if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_what_other_clients_write_is_read_and_reaches_the_daemon_decoded(
     lines: tuple[str, ...], asked: str, kind: str | None
 ) -> None:
@@ -431,15 +483,19 @@ def test_whatever_head_is_taken_is_written_as_it_was_understood() -> None:
     """Seeded: heads made of real ones by chance. What is read of the new head is the same."""
     chance = random.Random(10)
     seeds = [
-        head("POST /v1.41/build?networkmode=default&t=a HTTP/1.1", "Host: a",
-             "Content-Type: application/x-tar", "Transfer-Encoding: chunked"),
+        head(
+            "POST /v1.41/build?networkmode=default&t=a HTTP/1.1",
+            "Host: a",
+            "Content-Type: application/x-tar",
+            "Transfer-Encoding: chunked",
+        ),
         head("POST /v1.41/images/create?fromImage=a HTTP/1.1", "Host: a", "X-Registry-Auth: e30="),
         head("GET /v1.41/images/a/b:1/json HTTP/1.1", "Host: a", "Connection: close"),
         head("POST /grpc HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: h2c"),
         head("POST /auth HTTP/1.1", "Host: a", "Content-Length: 17"),
         head("POST /v1.41/images/a%2Fb%3A1/tag?repo=a HTTP/1.1", "Host: a"),
         head(f"GET /images/a%2fb%40{DIGEST}/json HTTP/1.1", "Host: a"),
-    ]  # fmt: skip
+    ]
     taken = 0
     for _ in range(20_000):
         data = mutated(chance, chance.choice(seeds))
@@ -451,8 +507,12 @@ def test_whatever_head_is_taken_is_written_as_it_was_understood() -> None:
         written = request.encode()
         again = parse_head(written)
         assert (again.method, again.path, again.query, again.headers, again.length) == (
-            request.method, request.path, request.query, request.headers, request.length,
-        )  # fmt: skip
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            request.length,
+        )
         assert again.encode() == written
         names = [line.partition(b":")[0].lower() for line in written.split(b"\r\n")[1:-2]]
         assert names.count(b"host") == 1
@@ -656,7 +716,7 @@ def test_requests_of_one_connection_are_answered_in_their_order(tmp_path: Path) 
         b"GET /info HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" + START,
         PREFACE + START,
     ],
-)  # fmt: skip
+)
 def test_no_request_is_smuggled(tmp_path: Path, data: bytes) -> None:
     """The daemon of this test upgrades nothing, whatever it is asked."""
     heard, reached = raw(tmp_path, data)
@@ -727,9 +787,16 @@ class GrpcClient:
         self._next = 1
 
     def call(self, path: str, changed: dict[str, str] | None = None, *, flags: int = 4) -> bytes:
-        headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost",
-                   "content-type": "application/grpc", "te": "trailers", "trace": "a" * 200,
-                   **(changed or {})}  # fmt: skip
+        headers = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": path,
+            ":authority": "localhost",
+            "content-type": "application/grpc",
+            "te": "trailers",
+            "trace": "a" * 200,
+            **(changed or {}),
+        }
         block = self._encoder.encode(list(headers.items()))
         self._next, stream = self._next + 2, self._next
         return Frame(HEADERS, flags, stream, block).encode()
@@ -780,18 +847,24 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade
     heard, reached = grpc(
         tmp_path,
         Frame(SETTINGS, 0, 0, b"").encode(),
-        client.call(CONTROL + "Info"), data(1, solve()),
-        client.call(CONTROL + "Prune"), data(3, solve()),
-        client.call(CONTROL + "Solve"), data(5, solve(b"\x0a\x01a", ENTITLED)),
-        client.call(CONTROL + "Solve"), data(7, solve(b"\x0a\x01a")[:4], 0),
+        client.call(CONTROL + "Info"),
+        data(1, solve()),
+        client.call(CONTROL + "Prune"),
+        data(3, solve()),
+        client.call(CONTROL + "Solve"),
+        data(5, solve(b"\x0a\x01a", ENTITLED)),
+        client.call(CONTROL + "Solve"),
+        data(7, solve(b"\x0a\x01a")[:4], 0),
         data(7, solve(b"\x0a\x01a")[4:]),
         client.call(BRIDGE + "NewContainer"),
         upgrade=upgrade,
-    )  # fmt: skip
+    )
     assert paths(reached) == {1: CONTROL + "Info", 5: CONTROL + "Solve", 7: CONTROL + "Solve"}
     assert [(f.stream, f.payload) for f in reached if f.type == DATA] == [
-        (1, solve()), (7, solve(b"\x0a\x01a")[:4]), (7, solve(b"\x0a\x01a")[4:]),
-    ]  # fmt: skip
+        (1, solve()),
+        (7, solve(b"\x0a\x01a")[:4]),
+        (7, solve(b"\x0a\x01a")[4:]),
+    ]
     assert [f.stream for f in reached if f.type == RST_STREAM] == [5]
     answers = heads(heard)
     assert set(answers) == {3, 5, 9}
@@ -811,8 +884,10 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade
         [Frame(CONTINUATION, 4, 1, b"").encode()],
         [GrpcClient().call(CONTROL + "Info", flags=0), Frame(DATA, 0, 1, b"").encode()],
         [GrpcClient().call(CONTROL + "Info", flags=0), *[Frame(CONTINUATION, 0, 1, b"").encode()]],
-        [GrpcClient().call(CONTROL + "Info", flags=0),
-         *[Frame(CONTINUATION, 0, 1, b"\x00" * 4096).encode()] * 4],
+        [
+            GrpcClient().call(CONTROL + "Info", flags=0),
+            *[Frame(CONTINUATION, 0, 1, b"\x00" * 4096).encode()] * 4,
+        ],
         [GrpcClient().call(CONTROL + "Info", flags=0xC)],
         [GrpcClient().call(CONTROL + "Info", {":path2": "a"})],
         [GrpcClient().call(CONTROL + "Info", {"content-type": "application/json"})],
@@ -824,7 +899,7 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade
         [Frame(HEADERS, 4, 1, b"\xff\xff\xff\xff\xff\xff").encode()],
         [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"],
     ],
-)  # fmt: skip
+)
 def test_what_is_no_call_ends_the_connection(tmp_path: Path, sent: list[bytes]) -> None:
     _, reached = grpc(tmp_path, *sent, GrpcClient().call(CONTROL + "Status"))
     assert CONTROL + "Status" not in paths(reached).values()
@@ -837,10 +912,13 @@ def test_frames_by_chance_bring_no_refused_call_to_the_daemon(tmp_path: Path) ->
         client = GrpcClient()
         sent = [
             Frame(SETTINGS, 0, 0, b"").encode(),
-            client.call(CONTROL + "Info"), data(1, solve()),
-            client.call(CONTROL + "Prune"), data(3, solve()),
-            client.call(CONTROL + "Solve"), data(5, solve(ENTITLED)),
-        ]  # fmt: skip
+            client.call(CONTROL + "Info"),
+            data(1, solve()),
+            client.call(CONTROL + "Prune"),
+            data(3, solve()),
+            client.call(CONTROL + "Solve"),
+            data(5, solve(ENTITLED)),
+        ]
         at = chance.randrange(len(sent))
         sent[at] = mutated(chance, sent[at])
         (tmp_path / str(number)).mkdir()
@@ -853,5 +931,6 @@ def test_frames_by_chance_bring_no_refused_call_to_the_daemon(tmp_path: Path) ->
         solved = [f.stream for f in reached if f.type == HEADERS]
         assert not any(
             ENTITLED in f.payload and paths(reached).get(f.stream) == CONTROL + "Solve"
-            for f in reached if f.type == DATA and f.stream in solved
-        )  # fmt: skip
+            for f in reached
+            if f.type == DATA and f.stream in solved
+        )

@@ -119,7 +119,8 @@ def said(*resources: Resource) -> set[str]:
         (
             rules.the_host_is_known,
             resource(
-                PROVIDER, host="ssh://ops@h",
+                PROVIDER,
+                host="ssh://ops@h",
                 sshOpts=["-o", "StrictHostKeyChecking=yes", "-o", "KnownHostsCommand=/bin/echo k"],
             ),
             resource(PROVIDER, host="ssh://ops@h", sshOpts="StrictHostKeyChecking=yes"),
@@ -149,7 +150,7 @@ def said(*resources: Resource) -> set[str]:
             ),
         ]
     ],
-)  # fmt: skip
+)
 def test_a_rule_of_resources_tells_right_from_wrong(
     rule: rules.Rule, right: Resource, wrong: Resource
 ) -> None:
@@ -178,9 +179,14 @@ def test_only_a_daemon_that_is_declared_so_is_privileged() -> None:
 
 
 def test_advice_does_not_refuse() -> None:
-    levels = {violation.rule: violation.mandatory for violation in violations(
-        [builder(keepCache=False), resource(CONTAINER, cpus="2", networkMode="host")]
-    )}  # fmt: skip
+    levels = {
+        violation.rule: violation.mandatory
+        for violation in violations(
+            [builder(keepCache=False), resource(CONTAINER, cpus="2", networkMode="host")]
+        )
+    }
     assert levels == {
-        "caches-are-kept": False, "values-settle": False, "no-namespace-of-the-host": True,
-    }  # fmt: skip
+        "caches-are-kept": False,
+        "values-settle": False,
+        "no-namespace-of-the-host": True,
+    }

@@ -394,8 +394,9 @@ def test_a_build_key_brings_the_guard_and_touches_nothing_else(run_program: Prog
         f'restrict,port-forwarding,permitopen="[/run/builder/guard.sock]:*" {OTHER_KEY} ci'
     )
     assert uploads(two["builder-keys"])["/new/list"]["content"].splitlines()[1].endswith(" build")
-    assert any(env.startswith("ci=") and " role build" in env
-               for env in two["builder-keys"].inputs["envs"])  # fmt: skip
+    assert any(
+        env.startswith("ci=") and " role build" in env for env in two["builder-keys"].inputs["envs"]
+    )
 
 
 @pytest.mark.parametrize("role", ["admin", "build"])
@@ -429,8 +430,11 @@ def test_the_guards_program_is_the_same_bytes_each_time_and_runs_alone(tmp_path:
     program = "import guard.__main__, sys; print(guard.__main__.__file__, 'pulumi' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, 'guard.zip'); {program}"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert ran.stdout == "guard.zip/guard/__main__.py False\n"
 
 

@@ -190,11 +190,19 @@ def test_certificates_are_what_they_say(tmp_path: Path) -> None:
         for text, purpose in ((certificate, "sslserver"), (client, "sslclient")):
             verified = subprocess.run(
                 ["openssl", "verify", "-CAfile", str(tmp_path / "ca"), "-purpose", purpose],
-                input=text, text=True, capture_output=True, check=False,
-            )  # fmt: skip
+                input=text,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
             assert verified.returncode == 0, verified.stderr
-        shown = subprocess.run(["openssl", "x509", "-noout", "-text"], input=certificate,
-                               text=True, capture_output=True, check=True).stdout  # fmt: skip
+        shown = subprocess.run(
+            ["openssl", "x509", "-noout", "-text"],
+            input=certificate,
+            text=True,
+            capture_output=True,
+            check=True,
+        ).stdout
         assert name in shown
         assert key != client_key
         assert "PRIVATE KEY" not in made.stderr

@@ -24,9 +24,13 @@ FINGERPRINT, OTHER_FINGERPRINT = (PublicKey.parse(key).fingerprint for key in (K
 
 
 def step(
-    op: str, type_: str, role: str, old: dict[str, Any] | None, new: dict[str, Any] | None,
+    op: str,
+    type_: str,
+    role: str,
+    old: dict[str, Any] | None,
+    new: dict[str, Any] | None,
     **state: Any,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One step as Pulumi prints it; `old` and `new` are inputs, `state` stands beside them."""
     urn = f"{BUILDER_URN.rsplit('::', 2)[0]}::{BUILDER}${type_}::builder-{role}"
     about = {"urn": urn, "type": type_, "parent": BUILDER_URN, **state}
@@ -142,8 +146,10 @@ def test_a_daemon_that_goes_without_the_changeover_cuts_its_builds() -> None:
 def git(folder: Path, *arguments: str) -> None:
     subprocess.run(
         ["git", "-c", "user.name=t", "-c", "user.email=t@t.example", *arguments],
-        cwd=folder, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,8 +181,12 @@ def test_a_change_affects_the_stacks_that_it_reaches(
 def test_a_registry_has_a_section_of_its_own() -> None:
     urn = f"{BUILDER_URN.rsplit('::', 2)[0]}::{REGISTRY}::registry"
     about = {"urn": urn, "type": REGISTRY, "parent": STACK_URN}
-    component = {"op": "update", "urn": urn, "oldState": {**about, "inputs": {"size": "20GB"}},
-                 "newState": {**about, "inputs": {"size": "30GB"}}}  # fmt: skip
+    component = {
+        "op": "update",
+        "urn": urn,
+        "oldState": {**about, "inputs": {"size": "20GB"}},
+        "newState": {**about, "inputs": {"size": "30GB"}},
+    }
     store = {"type": CONTAINER, "urn": f"{urn}-store", "parent": urn}
     replaced = {"op": "replace", "urn": f"{urn}-store", "oldState": store, "newState": store}
     shown = page("dev", Plan.of({"steps": [component, replaced], "changeSummary": {}}))

@@ -141,9 +141,17 @@ def test_all_problems_of_access_are_reported_together() -> None:
         revoked=[{"fingerprint": "MD5:aa"}, {"serial": 3}],
     )
     assert text.startswith("9 settings are not usable")
-    for name in ("keys[0].publicKey", "keys[1].name", "keys[1].publicKey", "keys[2].until",
-                 "keys[2].from", "keys[3].principals", "keys[3].expires",
-                 "revoked[0].fingerprint", "revoked[1]"):  # fmt: skip
+    for name in (
+        "keys[0].publicKey",
+        "keys[1].name",
+        "keys[1].publicKey",
+        "keys[2].until",
+        "keys[2].from",
+        "keys[3].principals",
+        "keys[3].expires",
+        "revoked[0].fingerprint",
+        "revoked[1]",
+    ):
         assert f"  - {name} " in text, name
 
 

@@ -80,14 +80,25 @@ def test_a_digest_is_written_and_nothing_else_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (Image("d", "2026-01-01", 1000000, {}, {}), Image("e", "2026-02-01", 2000000, {}, {}),
-         ["created 2026-01-01 -> 2026-02-01", "size 1.0 MB -> 2.0 MB"]),
-        (Image("d", "c", 0, {"v": "1"}, {"a": "1", "b": "1"}),
-         Image("e", "c", 0, {"v": "2"}, {"b": "2", "c": "1"}),
-         ["created c -> c", "size 0.0 MB -> 0.0 MB", "label v 1 -> 2", "package a 1 -> -",
-          "package b 1 -> 2", "package c - -> 1"]),
+        (
+            Image("d", "2026-01-01", 1000000, {}, {}),
+            Image("e", "2026-02-01", 2000000, {}, {}),
+            ["created 2026-01-01 -> 2026-02-01", "size 1.0 MB -> 2.0 MB"],
+        ),
+        (
+            Image("d", "c", 0, {"v": "1"}, {"a": "1", "b": "1"}),
+            Image("e", "c", 0, {"v": "2"}, {"b": "2", "c": "1"}),
+            [
+                "created c -> c",
+                "size 0.0 MB -> 0.0 MB",
+                "label v 1 -> 2",
+                "package a 1 -> -",
+                "package b 1 -> 2",
+                "package c - -> 1",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_changed_is_shown(old: Image, new: Image, said: list[str]) -> None:
     assert changes(old, new) == said
 
@@ -99,12 +110,18 @@ SKIPPED = {"name": "b", "skip_reason": "not found"}
     ("dependencies", "code", "said"),
     [
         ([SKIPPED], 0, "NOT AUDITED: the advisory service has none of the packages"),
-        ([{"name": "a", "version": "1", "vulns": []}, SKIPPED], 0,
-         "1 packages audited, nothing known; not audited: b"),
-        ([{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}], 1,
-         "a 1: X-1, fixed in 2"),
+        (
+            [{"name": "a", "version": "1", "vulns": []}, SKIPPED],
+            0,
+            "1 packages audited, nothing known; not audited: b",
+        ),
+        (
+            [{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}],
+            1,
+            "a 1: X-1, fixed in 2",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_audit_says_what_it_could_not_ask(
     dependencies: list[dict[str, object]], code: int, said: str
 ) -> None:

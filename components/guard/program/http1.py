@@ -26,8 +26,17 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LONGEST_CHUNK_LINE = 10
 
 # This side's own, for each of the two connections.
-_HOP = {b"host", b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"keep-alive",
-        b"te", b"trailer", b"proxy-connection"}  # fmt: skip
+_HOP = {
+    b"host",
+    b"connection",
+    b"content-length",
+    b"transfer-encoding",
+    b"upgrade",
+    b"keep-alive",
+    b"te",
+    b"trailer",
+    b"proxy-connection",
+}
 _ONCE = _HOP | {b"content-type", b"expect"}
 _TYPE = re.compile(rb"[a-z0-9][a-z0-9.+_-]*/[a-z0-9][a-z0-9.+_-]*")
 # Go adds the fields of a form in the body to those of the query.

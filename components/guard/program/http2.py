@@ -177,9 +177,15 @@ class Calls:
         last = frame
         while not last.flags & _END_HEADERS:
             following = await read_frame(self._client, MAX_FRAME)
-            if following is None or (following.type, following.stream) != (
-                _CONTINUATION, frame.stream,
-            ) or not following.payload:  # fmt: skip
+            if (
+                following is None
+                or (following.type, following.stream)
+                != (
+                    _CONTINUATION,
+                    frame.stream,
+                )
+                or not following.payload
+            ):
                 raise Broken("a head has no end")
             last = following
             block += last.payload

@@ -118,15 +118,27 @@ _CALLS = frozenset(
         *(_CONTROL + m for m in ("DiskUsage", "Info", "ListWorkers", "Session", "Status")),
         # What a frontend on the client asks; NewContainer and ExecProcess run commands outside of
         # any Dockerfile and are not among them.
-        *(_BRIDGE + m for m in (
-            "Ping", "ResolveImageConfig", "ResolveSourceMeta", "Solve", "ReadFile", "ReadDir",
-            "StatFile", "Evaluate", "Inputs", "Return", "Warn",
-        )),
+        *(
+            _BRIDGE + m
+            for m in (
+                "Ping",
+                "ResolveImageConfig",
+                "ResolveSourceMeta",
+                "Solve",
+                "ReadFile",
+                "ReadDir",
+                "StatFile",
+                "Evaluate",
+                "Inputs",
+                "Return",
+                "Warn",
+            )
+        ),
         *(_CONTENT + m for m in ("Info", "Read")),
         "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         "/grpc.health.v1.Health/Check",
     ]
-)  # fmt: skip
+)
 
 # BuildKit's own limit, DefaultMaxRecvMsgSize.
 _LARGEST_MESSAGE = 16 * 1024 * 1024

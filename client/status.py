@@ -157,7 +157,7 @@ def gather(stack: Stack) -> Status:
     if stack.settings.get("hosts"):
         raise StackError(
             "the status is for stacks of one host, and this one has several; next: look at each "
-            "with docker exec ALIAS-gateway warden who, and docker exec --user rootless "
+            "with docker exec ALIAS-gateway session-monitor who, and docker exec --user rootless "
             "ALIAS-daemon docker info"
         )
     host, alias = HostDocker(stack.docker_host), stack.alias
@@ -203,7 +203,7 @@ def gather(stack: Stack) -> Status:
     host_keys = _host_keys(stack, asked)
     gateway = f"{alias}-gateway"
     visits = Visit.parse(told("logs", "--tail", str(_LOG_LINES), gateway))
-    who = told("exec", gateway, "warden", "who").split("lately")[0]
+    who = told("exec", gateway, "session-monitor", "who").split("lately")[0]
     connections = Visit.parse(who)
     status = Status(
         builder=alias,

@@ -237,7 +237,7 @@ class DockerBuilder(pulumi.ComponentResource):
             host_keys=keys,
             host=preflight.facts,
             # The builds that it carries have ended; the keys exist before the first login.
-            opts=after(daemon.changeover, access.installed),
+            opts=after(daemon.drain, access.installed),
         )
         guard = None
         if settings.has_build_keys:
@@ -264,7 +264,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 janitor.name,
             ],
             triggers=[
-                daemon.changeover.id,
+                daemon.drain.id,
                 daemon.container.id,
                 gateway.container.id,
                 access.installed.id,

@@ -278,8 +278,8 @@ def _compare(comparison: _Comparison, container: Managed) -> bool:
 def _replacing(comparison: _Comparison, container: Managed) -> tuple[str, ...]:
     """What to replace for it; the daemon is drained before."""
     children = comparison.builder.children
-    if children.get("daemon") == container and "changeover" in children:
-        return (children["changeover"].urn, container.urn)
+    if children.get("daemon") == container and "drain" in children:
+        return (children["drain"].urn, container.urn)
     return (container.urn,)
 
 

@@ -35,9 +35,9 @@ class Effects:
 def effects_of(plan: BuilderPlan) -> Effects:
     """The effects of the plan's steps."""
     gone = frozenset(role for role, step in plan.containers() if step.goes)
-    # The changeover drains the daemon; a new network takes the daemon away before that.
+    # A new network takes the daemon away before its builds are drained.
     network_goes_first = any(s.type == NETWORK and s.op == "replace" for s in plan.steps.values())
-    drains = plan.op("changeover") in ("create", "replace") and not network_goes_first
+    drains = plan.op("drain") in ("create", "replace") and not network_goes_first
     deletes_cache = "cache" in plan.steps and _deletes(plan.steps["cache"])
     if plan.is_registry:
         sentences = _registry(plan, gone)

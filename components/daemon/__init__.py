@@ -85,7 +85,7 @@ class Daemon:
     """What the rest of the builder needs of the daemon."""
 
     container: docker.Container
-    changeover: command.local.Command
+    drain: command.local.Command
     """Drains the old container before a new one takes its place."""
 
     @classmethod
@@ -122,9 +122,9 @@ class Daemon:
         memory = settings.memory.bytes // _MIB or None
         # What replaces the container; memory is changed in place.
         replacing: list[pulumi.Input[str]] = [image.image_id, config, " ".join(words), cpus or ""]
-        changeover = host.run(
-            f"{identity.name}-changeover",
-            "changeover.sh",
+        drain = host.run(
+            f"{identity.name}-drain",
+            "drain.sh",
             [
                 identity.physical("daemon"),
                 identity.physical("gateway"),
@@ -139,7 +139,13 @@ class Daemon:
             ],
             only_triggered=True,
             opts=pulumi.ResourceOptions.merge(
-                opts, while_unknown_keep(facts, f"triggers[{len(replacing)}]")
+                pulumi.ResourceOptions.merge(
+                    opts,
+                    pulumi.ResourceOptions(
+                        aliases=[pulumi.Alias(name=f"{identity.name}-changeover")]
+                    ),
+                ),
+                while_unknown_keep(facts, f"triggers[{len(replacing)}]"),
             ),
         )
         container = service(
@@ -158,7 +164,7 @@ class Daemon:
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
-                    depends_on=[changeover],
+                    depends_on=[drain],
                     # The label stands for them: the provider would see a change every time.
                     ignore_changes=["securityOpts"],
                     transforms=while_unknown_keep(facts, "labels").transforms,
@@ -204,4 +210,4 @@ class Daemon:
             cpus=cpus,
             **isolation.inputs,
         )
-        return cls(container, changeover)
+        return cls(container, drain)

@@ -25,7 +25,7 @@ SOCKET_DIRECTORY = "/run/builder"
 SOCKET_VARIABLE = "BUILDER_SOCKET"
 _FILES = Path(__file__).parent
 # The kernel runs it, with the image's environment only by with-contenv.
-_WARDEN_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/warden watch\n"
+_MONITOR_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/session-monitor watch\n"
 _LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
@@ -119,8 +119,12 @@ class Gateway:
                 upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
                 upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
                 upload(f"{_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
-                upload("/usr/local/bin/warden", (_FILES / "warden.sh").read_text(), "0755"),
-                upload("/custom-services.d/warden", _WARDEN_SERVICE),
+                upload(
+                    "/usr/local/bin/session-monitor",
+                    (_FILES / "session_monitor.sh").read_text(),
+                    "0755",
+                ),
+                upload("/custom-services.d/session-monitor", _MONITOR_SERVICE),
                 upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
                 upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             ],

@@ -93,7 +93,7 @@ def _line(key: AuthorizedKey) -> str:
 
 
 def _files(keys: list[AuthorizedKey], revoked: tuple[Revocation, ...]) -> dict[str, str]:
-    """What access.sh installs: sshd's two files, and the warden's list of the same in its terms."""
+    """The files that access.sh installs: two for sshd, one for the session monitor."""
     files = {"authorized_keys": "".join(f"{_line(key)}\n" for key in keys)}
     listed = [
         f"{'ca' if key.is_authority else 'key'} {key.public_key.fingerprint} {key.name} "

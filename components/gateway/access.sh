@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Puts the files of /new into the volume /access: the old file or the new one, never a part. The
-# list comes last: by it the warden ends the connections of those who cannot log in any more.
+# list comes last: by it the session monitor ends the connections of those who cannot log in any more.
 chmod 0755 /access
 : >/new/revoked_keys
 for entries in /new/revoked/*; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Health of the gateway: a Docker API ping through sshd, its configuration and its forced command; and
-# the session monitor (warden) sees this very login in sshd's log.
+# the session monitor sees this very login in sshd's log.
 set -euo pipefail
 
 run=/run/gateway
@@ -23,7 +23,7 @@ for ((tries = 0; tries < 25; tries++)); do
 	[[ $seen == none* || $seen < $started ]] || exit 0
 	sleep 0.2
 done
-echo "the session monitor (warden) did not see this login within 5 s, last: $seen; removed keys stay" \
-	"connected and no audit lines are written. It runs as the service custom-svc-warden and reads" \
+echo "the session monitor did not see this login within 5 s, last: $seen; removed keys stay" \
+	"connected and no audit lines are written. It runs as the service custom-svc-session-monitor and reads" \
 	"/config/logs/openssh/current and /access/list; next: docker logs of this container"
 exit 1

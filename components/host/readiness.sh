@@ -39,7 +39,7 @@ until_passes() {
 
 in_daemon() { docker exec --user 1000:1000 "$daemon" sh -c "$@"; }
 
-# changeover.sh takes the sockets away; here they are back even if nothing was replaced after it.
+# drain.sh takes the sockets away; here they are back even if nothing was replaced after it.
 # shellcheck disable=SC2016
 until_passes "$daemon" 'the daemon does not answer' in_daemon '
 	for socket; do test -e "$socket" || mv "$socket.away" "$socket" 2>/dev/null; done

@@ -292,7 +292,7 @@ class Builder:
 
     def who(self) -> str:
         """Those who are connected now, as the gateway tells."""
-        said = passed(run("docker", "exec", self.container("gateway"), "warden", "who"))
+        said = passed(run("docker", "exec", self.container("gateway"), "session-monitor", "who"))
         return said.split("lately")[0]
 
     def audit(self) -> list[str]:

@@ -188,10 +188,10 @@ HEALTH = ("bash", "/usr/local/lib/gateway/health")
 @pytest.mark.parametrize(
     ("broken", "mended"),
     [
-        ("pkill -STOP -f 'warden watch'", "pkill -CONT -f 'warden watch'"),
+        ("pkill -STOP -f 'session-monitor watch'", "pkill -CONT -f 'session-monitor watch'"),
         (
-            "mv /usr/local/bin/warden /warden; pkill -f 'warden watch'",
-            "mv /warden /usr/local/bin/warden",
+            "mv /usr/local/bin/session-monitor /session-monitor; pkill -f 'session-monitor watch'",
+            "mv /session-monitor /usr/local/bin/session-monitor",
         ),
         ("pkill -STOP -f s6-log", "pkill -CONT -f s6-log"),
     ],
@@ -207,7 +207,7 @@ def test_a_gateway_whose_session_monitor_does_not_work_is_unhealthy(
     try:
         unhealthy = run("docker", "exec", gateway, *HEALTH)
         assert unhealthy.returncode == 1
-        assert "the session monitor (warden) did not see this login" in unhealthy.stdout
+        assert "the session monitor did not see this login" in unhealthy.stdout
     finally:
         passed(run(*in_gateway, mended))
     assert until(lambda: run("docker", "exec", gateway, *HEALTH).returncode == 0, 30)
@@ -232,7 +232,7 @@ def test_up_fails_when_the_session_monitor_cannot_read_the_access_list(builder: 
         passed(run(*AS_ROOT, "mv", f"{access}/away", f"{access}/list"))
     assert refused.returncode != 0
     assert "the gateway does not pass its health check" in refused.stdout
-    assert "the session monitor (warden) did not see this login" in refused.stdout
+    assert "the session monitor did not see this login" in refused.stdout
     assert until(lambda: run("docker", "exec", gateway, *HEALTH).returncode == 0, 30)
     builder.up()
 

@@ -113,7 +113,7 @@ def test_a_change_of_the_mode_replaces_the_daemon_and_nothing_else_does(
     unprivileged, privileged = run_program(), run_program(isolation="privileged")
     assert list(unprivileged["builder-daemon"].request.ignoreChanges) == ["securityOpts"]
     assert label(unprivileged) == label(run_program()) != label(privileged)
-    assert label(unprivileged) in unprivileged["builder-changeover"].inputs["triggers"]
+    assert label(unprivileged) in unprivileged["builder-drain"].inputs["triggers"]
 
 
 @pytest.mark.parametrize("transport", ["socket", "tls"])

@@ -35,7 +35,7 @@ CHILDREN = {
     "builder-sysfs": "docker:index/volume:Volume",
     "builder-access": "docker:index/volume:Volume",
     "builder-keys": "docker:index/container:Container",
-    "builder-changeover": "command:local:Command",
+    "builder-drain": "command:local:Command",
     "builder-daemon": "docker:index/container:Container",
     "builder-janitor": "docker:index/container:Container",
     "builder-gateway": "docker:index/container:Container",
@@ -235,7 +235,7 @@ def test_steps_and_containers_have_the_limit_on_processes(run_program: Program) 
 
 def test_a_change_of_the_limit_waits_for_builds_in_flight(run_program: Program) -> None:
     few, many = (
-        run_program(processes=processes)["builder-changeover"].inputs["triggers"]
+        run_program(processes=processes)["builder-drain"].inputs["triggers"]
         for processes in (2000, 3000)
     )
     assert few != many
@@ -285,7 +285,7 @@ def test_the_kernel_can_run_whatever_is_uploaded_as_a_program(
         for path, upload in uploads(resource).items()
         if upload.get("permissions") == "0755" or "/custom-services.d/" in path
     }
-    assert "builder-gateway /custom-services.d/warden" in programs
+    assert "builder-gateway /custom-services.d/session-monitor" in programs
     assert [path for path, text in programs.items() if not text.startswith("#!/")] == []
 
 

@@ -132,12 +132,12 @@ def test_a_cache_that_would_go(state: dict[str, Any], deletes: bool, said: str) 
     assert effects.sentences[0].startswith(said)
 
 
-def test_a_daemon_that_goes_without_the_changeover_cuts_its_builds() -> None:
+def test_a_daemon_that_goes_without_the_drain_cuts_its_builds() -> None:
     daemon = step("replace", CONTAINER, "daemon", {"cpus": "1.0"}, {"cpus": "2.0"})
-    changeover = step("replace", "command:local:Command", "changeover", {}, {})
+    drain = step("replace", "command:local:Command", "drain", {}, {})
     settings = {"keys": [ADA], "drainTime": "5m"}
     cut = effects_of(plan(settings, settings, daemon).builders[0])
-    drained = effects_of(plan(settings, settings, daemon, changeover).builders[0])
+    drained = effects_of(plan(settings, settings, daemon, drain).builders[0])
     assert "builds in flight fail at once" in cut.sentences[0]
     assert "builds in flight get 5m to end" in drained.sentences[0]
     assert (cut.drains, drained.drains) == (False, True)

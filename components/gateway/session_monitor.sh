@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Who is connected, by name: `warden watch` writes a line for each login and refusal, closes the
+# Who is connected, by name: `session-monitor watch` writes a line for each login and refusal, closes the
 # connections of keys that no longer count, and keeps places free for those who come to log in;
-# `warden who` prints a table. Runs as root in the gateway.
+# `session-monitor who` prints a table. Runs as root in the gateway.
 #
 # sshd's log says which process let which fingerprint in (LogVerbose, sshd_config(5)), /access/list
 # which fingerprints count now and what their names are. What is remembered beside them is only what
@@ -183,7 +183,7 @@ audit() {
 watch() {
 	local line status enforced listener=none from_line=+1
 	until [[ -f $log/current && -f $list ]]; do sleep 0.2; done
-	say 'warden is watching'
+	say 'session-monitor: watching'
 	# All of the log at the first start of the container; from here on after one of this script.
 	[[ ! -f /run/gateway/watched ]] || from_line=0
 	exec 3< <(exec tail -n "$from_line" -F "$log/current" 2>/dev/null)
@@ -195,14 +195,14 @@ watch() {
 		if ((status == 0)); then
 			audit "$line"
 		elif ((status <= 128)); then
-			say 'warden: the log has ended'
+			say 'session-monitor: the log has ended'
 			return 1
 		fi
 		# A steady flow of lines must not put this off.
 		((SECONDS != ${checked:=-1})) || continue
 		checked=$SECONDS
 		if [[ ! -f $list || ! -f $log/current ]]; then
-			say "warden: $list or $log/current is gone"
+			say "session-monitor: $list or $log/current is gone"
 			return 1
 		fi
 		end_idlers
@@ -235,7 +235,7 @@ case ${1:-watch} in
 watch) watch ;;
 who) who ;;
 *)
-	echo "warden: $1 is neither watch nor who" >&2
+	echo "session-monitor: $1 is neither watch nor who" >&2
 	exit 2
 	;;
 esac

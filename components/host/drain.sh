@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs on the Docker host before a daemon's container is replaced: lets the builds in flight end while
 # new ones wait.
-# Usage: sh -s -- DAEMON GATEWAY SOCKET SECONDS < changeover.sh
+# Usage: sh -s -- DAEMON GATEWAY SOCKET SECONDS < drain.sh
 #   SOCKET   where the daemon listens, beside TCP 2376 when that is the transport; the guard's is
 #            beside it
 #   SECONDS  how long builds get to end

@@ -1,4 +1,4 @@
-"""The images of a run, from the environment that machine/bench sets."""
+"""The images of a run, from the environment that scripts/bench sets."""
 
 from __future__ import annotations
 

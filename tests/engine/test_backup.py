@@ -1,4 +1,4 @@
-"""`machine/cache`: a cache written out while builds run, and taken up by another builder."""
+"""`scripts/cache`: a cache written out while builds run, and taken up by another builder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HIDING = (
 def load(builder: Builder, archive: Path) -> Result:
     with archive.open("rb") as stream:
         return run(
-            str(ROOT / "machine" / "cache"), "load", f"{builder.stack}-builder", stdin=stream
+            str(ROOT / "scripts" / "cache"), "load", f"{builder.stack}-builder", stdin=stream
         )
 
 
@@ -48,7 +48,7 @@ def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("archive") / "cache.tar"
     with builder.build_in_flight(6) as in_flight, path.open("wb") as stream:
         saved = run(
-            str(ROOT / "machine" / "cache"), "save", f"{builder.stack}-builder", stdout=stream
+            str(ROOT / "scripts" / "cache"), "save", f"{builder.stack}-builder", stdout=stream
         )
     assert saved.returncode == 0, saved.stderr
     passed(in_flight[0])
@@ -129,7 +129,7 @@ def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
 
     archive = tmp_path / "cache.tar"
     with archive.open("wb") as stream:
-        saved = run(str(ROOT / "machine" / "cache"), "save", compose, stdout=stream)
+        saved = run(str(ROOT / "scripts" / "cache"), "save", compose, stdout=stream)
     assert saved.returncode == 0, saved.stderr
     passed(load(moved, archive))
     assert moved.build().count("CACHED") == 3
@@ -139,7 +139,7 @@ def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
 
 
 def test_a_container_that_is_no_rootless_daemon_is_refused(builder: Builder) -> None:
-    said = run(str(ROOT / "machine" / "cache"), "save", builder.container("gateway"))
+    said = run(str(ROOT / "scripts" / "cache"), "save", builder.container("gateway"))
     assert said.returncode == 1
     assert "is not that of a rootless daemon; next: carry images over" in said.stderr
 
@@ -150,7 +150,7 @@ def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_pa
     daemon = builder.container_id("daemon")
     said = load(builder, half)
     assert said.returncode == 1
-    assert "no whole archive of machine/cache save; the cache is as it was" in said.stderr
+    assert "no whole archive of scripts/cache save; the cache is as it was" in said.stderr
     assert builder.container_id("daemon") == daemon
     assert builder.build().count("CACHED") == 3
 
@@ -239,7 +239,7 @@ def test_make_reaches_a_host_by_the_key_that_the_stack_pins(
 
 def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> None:
     url, key = on_a_host.settings["host"], on_a_host.settings["hostKey"]
-    command = (str(ROOT / "machine" / "cache"), "save", f"{on_a_host.stack}-builder")
+    command = (str(ROOT / "scripts" / "cache"), "save", f"{on_a_host.stack}-builder")
     env = {"DOCKER_HOST": url, "SSH_AUTH_SOCK": on_a_host.env["SSH_AUTH_SOCK"]}
     with (tmp_path / "cache.tar").open("wb") as stream:
         saved = run(*command, env={**env, "HOST_KEY": key}, stdout=stream)
@@ -252,7 +252,7 @@ def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> N
 
 def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> None:
     said = run(
-        str(ROOT / "machine" / "cache"),
+        str(ROOT / "scripts" / "cache"),
         "save",
         "any-builder",
         env={"DOCKER_HOST": "unix:///nowhere.sock"},
@@ -264,7 +264,7 @@ def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> N
 
 
 def test_a_builder_that_is_not_there_is_named() -> None:
-    said = run(str(ROOT / "machine" / "cache"), "save", "nobody-builder")
+    said = run(str(ROOT / "scripts" / "cache"), "save", "nobody-builder")
     assert said.returncode == 1
     assert "there is no container nobody-builder-daemon on this machine" in said.stderr
-    assert run(str(ROOT / "machine" / "cache"), "safe", "x").returncode == 2
+    assert run(str(ROOT / "scripts" / "cache"), "safe", "x").returncode == 2

@@ -272,7 +272,7 @@ def test_a_bill_of_materials_lists_what_runs(builder: Builder, tmp_path: Path) -
     # A refused destroy takes away what is not protected.
     builder.up()
     owner = f"{PROJECT}/{builder.stack}/builder"
-    passed(run(sys.executable, "-m", "machine.sbom", owner, str(tmp_path), cwd=ROOT))
+    passed(run(sys.executable, "-m", "scripts.sbom", owner, str(tmp_path), cwd=ROOT))
     bills = {path.name.partition(".")[0]: path.read_text() for path in tmp_path.iterdir()}
     assert set(bills) == {"program", "daemon", "gateway", "janitor"}
     for text in bills.values():

@@ -198,7 +198,7 @@ def test_the_power_goes_and_the_disk_is_all_that_is_left(
 
 
 def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> None:
-    """What machine/interruption.sh mends, `make up` does before each update."""
+    """What scripts/interruption.sh mends, `make up` does before each update."""
     builder = new_builder()
     builder.pulumi("preview")
     for _ in range(2 * TRIALS):
@@ -224,8 +224,8 @@ def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> 
         os.killpg(up.pid, signal.SIGKILL)
         up.wait()
         mend = (
-            "ROOT=$PWD STATE=$1 STACK=$2; . machine/terminal.sh; . machine/stack.sh; "
-            "stack_config=$1/config.yaml; . machine/interruption.sh; mend_interruption"
+            "ROOT=$PWD STATE=$1 STACK=$2; . scripts/terminal.sh; . scripts/stack.sh; "
+            "stack_config=$1/config.yaml; . scripts/interruption.sh; mend_interruption"
         )
         passed(
             run(

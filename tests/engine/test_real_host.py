@@ -256,21 +256,21 @@ def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
     machine: Machine, tmp_path: Path
 ) -> None:
     """`have_engine`, which every word that needs Docker begins with; Docker is stopped first."""
-    files = passed(run("git", "ls-files", "machine", "components/host", cwd=ROOT)).split()
+    files = passed(run("git", "ls-files", "scripts", "components/host", cwd=ROOT)).split()
     word = (
         "#!/usr/bin/env bash\nset -euo pipefail\n"
-        'cd "$(dirname "$0")/.."\n. machine/environment.sh\n. machine/engine.sh\nhave_engine\n'
+        'cd "$(dirname "$0")/.."\n. scripts/environment.sh\n. scripts/engine.sh\nhave_engine\n'
         "docker info --format 'Docker {{.ServerVersion}}'; id -Gn\n"
     )
     tree = tmp_path / "tree.tar"
     passed(run("tar", "--create", "--file", str(tree), *files, cwd=ROOT))
     with tree.open("rb") as stream:
         passed(machine.ssh("mkdir -p tree && tar -xC tree", user="sudoer", stdin=stream))
-    put = "cat >tree/machine/word && chmod 0755 tree/machine/word"
+    put = "cat >tree/scripts/word && chmod 0755 tree/scripts/word"
     passed(machine.ssh(put, user="sudoer", input=word))
     passed(machine.ssh("systemctl stop docker.socket docker"))
     for joins in (True, False):
-        said = machine.ssh("tree/machine/word", user="sudoer")
+        said = machine.ssh("tree/scripts/word", user="sudoer")
         assert said.returncode == 0, said.stderr
         assert re.fullmatch(r"Docker [0-9].*\n.*\bdocker\b.*\n", said.stdout)
         assert ("sudoer joins the group docker" in said.stderr) == joins
@@ -533,7 +533,7 @@ def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_
     with (tmp_path / "cache.tar").open("wb") as archive:
         start = time.monotonic()
         saved = run(
-            str(ROOT / "machine" / "cache"),
+            str(ROOT / "scripts" / "cache"),
             "save",
             f"{builder.stack}-builder",
             env={**builder.env, "PATH": path, "DOCKER_HOST": machine.url},

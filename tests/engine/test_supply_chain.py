@@ -32,7 +32,7 @@ class Engine:
 
     def pin(self, folder: Path) -> Result:
         """`make images` for the settings in the folder."""
-        return run(sys.executable, "-m", "machine.image_pins", str(folder), cwd=ROOT, env=self.env)
+        return run(sys.executable, "-m", "scripts.image_pins", str(folder), cwd=ROOT, env=self.env)
 
     def publish(self, reference: str, folder: Path, version: str, **labels: str) -> str:
         """Push an image with one Debian package of this version; its digest in the registry."""

@@ -1,4 +1,4 @@
-"""Teams on one host: a stack each, written by machine/team.py, and none gets into another's."""
+"""Teams on one host: a stack each, written by scripts/team.py, and none gets into another's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machine import team
+from scripts import team
 from tests.engine.conftest import BASE_IMAGE, PROJECT, ROOT, Builder, make_key, passed, run
 from tests.engine.figures import LONG
 

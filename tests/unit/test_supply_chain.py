@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machine.audit import verdict
-from machine.image_pins import Image, changes, references, write_reference
-from machine.packages import Package, packages_of
+from scripts.audit import verdict
+from scripts.image_pins import Image, changes, references, write_reference
+from scripts.packages import Package, packages_of
 from tests.unit.conftest import ROOT
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4

@@ -45,7 +45,7 @@ first_build() {
 	for pass in first again; do
 		start=$(date +%s%N)
 		step "docker build through the builder ($pass)"
-		client docker build --progress=plain --build-arg "BASE=$base_image" --tag first-build "$ROOT/machine/first-build" >"$log" 2>&1 || {
+		client docker build --progress=plain --build-arg "BASE=$base_image" --tag first-build "$ROOT/scripts/first-build" >"$log" 2>&1 || {
 			tail -n 20 "$log" >&2
 			fail 'the build failed; the whole log is .state/log/first-build.log'
 		}

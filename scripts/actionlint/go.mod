@@ -1,4 +1,4 @@
-module docker-build-machine/machine/actionlint
+module docker-build-machine/scripts/actionlint
 
 go 1.25.0
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # An earlier `pulumi up` that was killed: its lock, and what it made without noting it down.
 
-. machine/host.sh
+. scripts/host.sh
 
 # Nobody else may be at work on the stack.
 # Containers and networks hold nothing of their own, so what the state does not know is removed.

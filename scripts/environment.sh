@@ -13,7 +13,7 @@ export PULUMI_SKIP_UPDATE_CHECK=1
 umask 022
 mkdir -p "$STATE/bin" "$STATE/log" "$STATE/backend"
 
-. machine/terminal.sh
+. scripts/terminal.sh
 
 # without_stack WORD: refuses STACK where `make WORD` is about no stack.
 without_stack() {
@@ -21,7 +21,7 @@ without_stack() {
 }
 
 # in_docker_group: begins this run anew with the groups that /etc/group names now.
-this_run=("$ROOT/machine/${0##*/}" "$@")
+this_run=("$ROOT/scripts/${0##*/}" "$@")
 in_docker_group() {
 	command -v sudo >/dev/null || fail "$(id -un) is in Docker's group and this login is not; next: log in anew"
 	exec 9>&- # sudo would hold the lock

@@ -8,7 +8,7 @@ reach_host() {
 	[[ $1 == ssh://* && -n $2 ]] || return 0
 	local ssh options
 	ssh=$(command -v ssh) || fail 'ssh is missing; next: install openssh-client'
-	options=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && python -m machine.ssh_options "$2") ||
+	options=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && python -m scripts.ssh_options "$2") ||
 		fail "the ssh options for hostKey = $2 could not be had (the lines above say why); next: run this with the program's own environment (. .venv/bin/activate)"
 	mkdir -p "$3"
 	printf '#!/bin/sh\nexec %s %s "$@"\n' "$ssh" "$options" >"$3/ssh"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from machine.stack_config import merged
-from machine.team import listening, main
+from scripts.stack_config import merged
+from scripts.team import listening, main
 from tests.unit.conftest import KEY, OTHER_KEY, ROOT
 
 IMAGES = {"daemonImage": "d:1", "gatewayImage": "g:1"}
@@ -56,7 +56,7 @@ def test_a_team_file_holds_differences_alone_and_a_port_of_its_own(
     (tmp_path / "key.pub").write_text(f"{KEY} ada@laptop\n")
     (tmp_path / "other.pub").write_text(f"{OTHER_KEY} ada@laptop\n")
     said = subprocess.CompletedProcess([], 0, stdout=PROC_NET_TCP)
-    monkeypatch.setattr("machine.team.subprocess.run", lambda *_, **__: said)
+    monkeypatch.setattr("scripts.team.subprocess.run", lambda *_, **__: said)
     keys = [str(tmp_path / "key.pub"), str(tmp_path / "other.pub")]
     for name, host in (("web", ""), ("api", ""), ("far", "ssh://ops@build.example")):
         main(str(tmp_path), str(tmp_path), name, host, KEY if host else "", *keys)

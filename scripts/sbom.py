@@ -26,7 +26,7 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
-from machine.packages import PACKAGE_DATABASES, Package, packages_of
+from scripts.packages import PACKAGE_DATABASES, Package, packages_of
 
 OWNER_LABEL = "docker-build-machine.owner"
 

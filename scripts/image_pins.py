@@ -18,7 +18,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from machine.packages import PACKAGE_DATABASES, packages_of
+from scripts.packages import PACKAGE_DATABASES, packages_of
 
 _LINE = re.compile(
     r"^(?:  (?P<default>\w+Image):\n(?:    .*\n)*?    default: (?P<of_default>\S+)"

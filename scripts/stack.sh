@@ -38,7 +38,7 @@ have_stack() {
 		printf 'name: docker-build-machine\nruntime: python\n' >"$STATE/project/Pulumi.yaml"
 		quietly "Stack $STACK" pulumi --cwd "$STATE/project" --non-interactive stack init "$STACK" --no-select
 	fi
-	"$ROOT/.venv/bin/python" "$ROOT/machine/stack_config.py" "$ROOT/Pulumi.$STACK.yaml" "$stack_config" \
+	"$ROOT/.venv/bin/python" "$ROOT/scripts/stack_config.py" "$ROOT/Pulumi.$STACK.yaml" "$stack_config" \
 		"$CLIENT/id_ed25519.pub" "$daemon_image" "$gateway_image" "$guard_image"
 }
 

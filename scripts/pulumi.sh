@@ -19,7 +19,7 @@ have_pulumi() {
 	if command -v pulumi >/dev/null && command -v pulumi-language-python >/dev/null && command -v pulumi-language-yaml >/dev/null; then
 		note "Pulumi CLI: $(pulumi version), already there"
 	elif pulumi_answers; then
-		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/machine/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"
+		quietly "Pulumi CLI $PULUMI_VERSION from Pulumi" python3 "$ROOT/scripts/pulumi_cli.py" "$PULUMI_VERSION" "$STATE/bin"
 	else
 		note "STAND-IN: $pulumi_source is out of reach; the Pulumi CLI is built from Go modules"
 		have_go

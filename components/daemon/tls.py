@@ -41,7 +41,7 @@ class Tls:
             identity,
             "certificates",
             image=image,
-            script=(Path(__file__).parent / "certificates.sh").read_text(),
+            script=(Path(__file__).parent / "tls.sh").read_text(),
             envs=[f"DAEMON_NAME={NETWORK_ALIAS}"],
             volumes=[
                 docker.ContainerVolumeArgs(volume_name=server.name, container_path="/server"),

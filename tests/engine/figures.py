@@ -29,19 +29,19 @@ _ENDS = {
 }
 
 
-def record(what: str, count: int, *, page: str = "trials", **seen: float) -> None:
+def record(what: str, count: int, *, document: str = "trials", **seen: float) -> None:
     """Note on a page of docs/ what a trial saw; a short version leaves docs/ as it is."""
     words = ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in seen.items())
-    _rows.setdefault(page, []).append(f"| {what} | {count} | {words} |")
+    _rows.setdefault(document, []).append(f"| {what} | {count} | {words} |")
     if LONG:
-        (_DOCS / f"{page}.md").write_text(_page(page))
+        (_DOCS / f"{document}.md").write_text(_text(document))
 
 
 def _shown(value: float) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def _page(page: str) -> str:
+def _text(document: str) -> str:
     engine = subprocess.run(
         ["docker", "version", "--format", "{{.Server.Version}}"],
         capture_output=True,
@@ -50,7 +50,7 @@ def _page(page: str) -> str:
     ).stdout.strip()
     return "\n".join(
         [
-            f"# {page.title()}",
+            f"# {document.title()}",
             "",
             f"Written by `make trials` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}: "
             f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Docker {engine}, "
@@ -58,9 +58,9 @@ def _page(page: str) -> str:
             "",
             "| what | times | seen |",
             "| --- | --- | --- |",
-            *_rows[page],
+            *_rows[document],
             "",
-            _ENDS[page],
+            _ENDS[document],
             "",
         ]
     )

@@ -371,7 +371,7 @@ def test_a_new_host_starts_warm(stack: Pair) -> None:
         record(
             f"first build on a new host, {what} the registry's cache",
             1,
-            page="scale",
+            document="scale",
             seconds=seconds[name],
         )
     assert seconds["two"] < seconds["one"] / 2

@@ -50,7 +50,7 @@ class Cost:
         record(
             what,
             1,
-            page="scale",
+            document="scale",
             seconds=self.seconds,
             MiB=self.mib,
             connections=self.connections,

@@ -234,7 +234,7 @@ def test_only_the_projects_of_a_host_that_leaves_move(hosts: int, projects: int)
     record(
         f"a host of {hosts} leaves: of {projects} projects",
         1,
-        page="scale",
+        document="scale",
         move=moved,
         stay=kept,
         fewest_on_a_host=min(lives_on.values()),

@@ -15,9 +15,9 @@ import pytest
 
 from components.guard.program.http1 import MAX_HEAD, Body, Malformed, parse_head
 from components.guard.program.http2 import MAX_HEADERS, PREFACE, Frame
-from components.guard.program.policy import Kind, Message, Refused, check, check_call
 from components.guard.program.protobuf import Fields
 from components.guard.program.relay import serve
+from components.guard.program.rules import Kind, Message, Refused, check, check_call
 from tests.mutations import mutated
 
 CONTROL = "/moby.buildkit.v1.Control/"
@@ -430,7 +430,7 @@ def test_what_other_clients_write_is_read_and_reaches_the_daemon_decoded(
         (("GET /v1.41/containers/localhost%3A1%2Fa/json HTTP/1.1", *CURL), 404),
     ],
 )
-def test_other_clients_are_refused_by_policy_and_not_for_how_they_write(
+def test_other_clients_are_refused_by_the_rules_and_not_for_how_they_write(
     lines: tuple[str, ...], refused: int
 ) -> None:
     request = parse_head(head(*lines))

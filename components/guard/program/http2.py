@@ -16,7 +16,7 @@ from urllib.parse import quote
 import hpack
 from hpack.struct import NeverIndexedHeaderTuple
 
-from .policy import Message, Refused, check_call
+from .rules import Message, Refused, check_call
 from .stream import Stream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 from .http1 import MAX_HEAD, Malformed, Request, Response, parse_head, parse_response
 from .http2 import PREFACE, Broken, Calls
-from .policy import Kind, Refused, check
+from .rules import Kind, Refused, check
 from .stream import READ, Ended, Stream
 
 HEAD_SECONDS = 30

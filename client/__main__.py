@@ -7,7 +7,7 @@ import sys
 
 from client import assign, ci, fleet, kit, status
 from client.stack import Stack, StackError
-from components.host.docker_cli import HostError
+from components.docker_host import HostError
 
 VERBS = {"kit": kit, "ci": ci, "status": status, "fleet": fleet, "assign": assign}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.host import DockerHost
+from components.docker_host import DockerHost
 from components.ssh_key import PublicKey
 
 ROOT = Path(__file__).parents[1]

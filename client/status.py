@@ -18,8 +18,8 @@ from client.history import Build, recent_builds
 from client.page import page
 from client.stack import Stack, StackError
 from client.words import ago, size
-from components.daemon import DATA_DIRECTORY
-from components.host.docker_cli import HostDocker, HostError
+from components.docker_host import HostDocker, HostError
+from components.layout import DATA_DIRECTORY
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")

@@ -2,36 +2,29 @@
 
 # Annotations stay types here: the SDK's analyzer makes the package's schema of them.
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pulumi
+import pulumi_command as command
 import pulumi_docker as docker
 
 from components.arguments import arguments_of
-from components.daemon import (
-    DATA_DIRECTORY,
-    RUNTIME_DIRECTORY,
-    SOCKET,
-    SOCKET_NAME,
-    STORAGE_DRIVER,
-    Daemon,
-)
-from components.daemon.cache_policy import CachePolicy
-from components.daemon.isolation import Isolation
-from components.daemon.limits import Limits
-from components.daemon.tls import Tls
-from components.gateway import SOCKET_DIRECTORY, USER, Gateway
+from components.cache import Cache
+from components.daemon import Daemon
+from components.docker_host import DockerHost
+from components.gateway import declare_gateway
 from components.gateway.access import Access
 from components.gateway.client import known_hosts_lines, ssh_config
 from components.gateway.host_key import HostKey
 from components.guard import declare_guard
-from components.host import DockerHost, HostFacts
-from components.identity import Identity
+from components.host import Preflight
 from components.janitor import declare_janitor
-from components.network import entrance, private_network
-from components.registry.access import RegistryAccess
+from components.layout import DAEMON_SOCKET, DATA_DIRECTORY, GATEWAY_USER
+from components.registry_access import RegistryAccess
+from components.scope import Scope
 from components.settings import Settings
-from components.volumes import cache_volume, volume
+from components.transport import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,9 +35,7 @@ else:
 
 _READY_SECONDS = 120
 # Where states of version 0.1 have the provider.
-_PROVIDER_ALIASES: dict[str, list[pulumi.Input[str | pulumi.Alias]]] = {
-    "builder": [pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)]
-}
+_PROVIDER_ALIASES = {"builder": [pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)]}
 
 
 class DockerBuilder(pulumi.ComponentResource):
@@ -83,6 +74,22 @@ class DockerBuilder(pulumi.ComponentResource):
         # Of the component itself it would hold up the host keys, and with them every export.
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:DockerBuilder", name, settings.arguments, opts)
+        self._warn_of_expired_keys(settings)
+        scope = Scope.of(name, DockerHost(settings.host, settings.host_key), self).provided(
+            *_PROVIDER_ALIASES.get(name, [])
+        )
+        host_keys = [
+            HostKey.declare(
+                scope, number, keep=settings.keep_cache and number == settings.host_keys[0]
+            )
+            for number in settings.host_keys
+        ]
+        self._ready = self._declare_on_host(
+            scope, settings, host_keys, before=before, registry=registry
+        )
+        self._export(scope, settings, host_keys)
+
+    def _warn_of_expired_keys(self, settings: Settings) -> None:
         for key in settings.keys:
             if key.has_expired:
                 pulumi.log.warn(
@@ -90,214 +97,102 @@ class DockerBuilder(pulumi.ComponentResource):
                     "passed; next: remove it from keys, or give it a later day",
                     resource=self,
                 )
-        identity = Identity.of(name)
-        host = DockerHost.from_settings(settings)
-        provider = host.provider(
-            f"{name}-host",
-            pulumi.ResourceOptions(parent=self, aliases=_PROVIDER_ALIASES.get(name)),
-        )
 
-        def after(*resources: pulumi.Resource) -> pulumi.ResourceOptions:
-            return pulumi.ResourceOptions(
-                parent=self, providers=[provider], depends_on=list(resources)
-            )
-
-        child = after()
-
-        preflight = host.preflight(
-            f"{name}-preflight",
-            [
-                identity.owner,
-                identity.prefix,
-                settings.ssh_address,
-                str(settings.ssh_port),
-                ",".join(settings.platforms),
-                str(settings.prepare).lower(),
-            ],
-            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(depends_on=before)),
-        )
-        checked = after(preflight.checked)
-
-        presented = settings.host_keys[0]
-        keys = [
-            HostKey.declare(identity, n, keep=settings.keep_cache and n == presented, opts=child)
-            for n in settings.host_keys
-        ]
-        daemon_image, gateway_image = (
-            docker.RemoteImage(f"{name}-{role}-image", name=ref, keep_locally=True, opts=checked)
-            for role, ref in (
-                ("daemon", settings.daemon_image),
-                ("gateway", settings.gateway_image),
-            )
-        )
-        tls = (
-            Tls.declare(identity, image=daemon_image, opts=checked)
+    def _declare_on_host(
+        self,
+        scope: Scope,
+        settings: Settings,
+        host_keys: list[HostKey],
+        *,
+        before: Any,
+        registry: RegistryAccess | None,
+    ) -> command.local.Command:
+        """Declare everything on the host, in order; returns the check that a build works."""
+        preflight = Preflight.declare(scope.having(depends_on=before), settings)
+        checked = scope.after(preflight.checked)
+        daemon_image = checked.image("daemon-image", settings.daemon_image)
+        gateway_image = checked.image("gateway-image", settings.gateway_image)
+        transport = (
+            Transport.over_tls(checked, image=daemon_image)
             if settings.transport == "tls"
-            else None
+            else Transport.over_socket(checked)
         )
-        network = private_network(identity, containers_talk=tls is not None, opts=checked)
-        # Over the shared socket the gateway and the janitor need no network to the daemon.
-        gateway_network = network if tls else entrance(identity, opts=checked)
-        cache = cache_volume(identity, keep=settings.keep_cache, opts=checked)
-        cache_check = host.run(
-            f"{name}-cache-check",
-            "cache.sh",
-            [
-                cache.name,
-                DATA_DIRECTORY,
-                daemon_image.image_id,
-                settings.daemon_image,
-                STORAGE_DRIVER,
-            ],
-            opts=pulumi.ResourceOptions.merge(
-                child, pulumi.ResourceOptions(aliases=[pulumi.Alias(name=f"{name}-disk")])
-            ),
-        )
-        policy = cache_check.stdout.apply(lambda size: CachePolicy.of(settings, int(size)))
-        access_volume = volume(identity, "access", opts=checked)
-
-        if tls:
-            daemon_volumes, gateway_volumes = tls.daemon_volumes(), tls.gateway_volumes()
-            docker_client = tls.docker_client()
-            before_daemon: list[pulumi.Resource] = [preflight.checked, tls.certificates]
-        else:
-            runtime = volume(identity, "runtime", opts=checked)
-            daemon_volumes = [
-                docker.ContainerVolumeArgs(
-                    volume_name=runtime.name, container_path=RUNTIME_DIRECTORY
-                )
-            ]
-            gateway_volumes = [
-                docker.ContainerVolumeArgs(
-                    volume_name=runtime.name, container_path=SOCKET_DIRECTORY, read_only=True
-                )
-            ]
-            docker_client = [f"DOCKER_HOST=unix://{SOCKET_DIRECTORY}/{SOCKET_NAME}"]
-            before_daemon = [preflight.checked]
-
-        limits = Limits.of(settings)
-
-        def tell(facts: HostFacts) -> None:
-            for note in limits.notes(facts):
-                pulumi.log.info(note, resource=preflight.checked)
-
-        if pulumi.runtime.is_dry_run():
-            preflight.facts.apply(tell)
-        isolation = Isolation.declare(
-            identity,
-            settings,
-            host=host,
-            facts=preflight.facts,
-            image=daemon_image,
-            limits=limits,
-            registry=registry,
-            opts=checked,
-        )
+        cache = Cache.declare(checked, settings, image=daemon_image)
         daemon = Daemon.declare(
-            identity,
+            checked,
             settings,
-            policy,
-            host=host,
             image=daemon_image,
-            network=network,
-            cache=cache,
-            transport_volumes=daemon_volumes,
-            isolation=isolation,
             facts=preflight.facts,
-            limits=limits,
-            registry=registry,
-            opts=after(*before_daemon, *isolation.checked),
-        )
-        janitor = declare_janitor(
-            identity,
-            settings,
-            policy,
-            image=daemon_image,
-            network=network if tls else None,
             cache=cache,
-            docker_client=docker_client,
-            transport_volumes=gateway_volumes,
-            opts=after(daemon.container),
+            transport=transport,
+            registry=registry,
         )
-        access = Access.declare(
-            identity,
-            settings.active_keys,
-            settings.revoked,
-            image=gateway_image,
-            volume=access_volume,
-            opts=checked,
+        with_daemon = scope.after(daemon.container)
+        janitor = declare_janitor(
+            with_daemon, settings, image=daemon_image, cache=cache, transport=transport
         )
-        gateway = Gateway.declare(
-            identity,
+        access = Access.declare(checked, settings, image=gateway_image)
+        gateway = declare_gateway(
+            # The builds that it carries have ended; the keys exist before the first login.
+            scope.after(daemon.drain, access.installed),
             settings,
             image=gateway_image,
-            network=gateway_network,
-            access=access_volume,
-            transport_volumes=gateway_volumes,
-            host_keys=keys,
-            host=preflight.facts,
-            # The builds that it carries have ended; the keys exist before the first login.
-            opts=after(daemon.drain, access.installed),
+            facts=preflight.facts,
+            access=access.volume,
+            transport=transport,
+            host_keys=host_keys,
         )
-        guard = None
+        guard: list[docker.Container] = []
         if settings.has_build_keys:
-            guard_image = docker.RemoteImage(
-                f"{name}-guard-image",
-                name=settings.guard_image,
-                keep_locally=True,
-                opts=checked,
-            )
-            guard = declare_guard(
-                identity, image=guard_image, runtime=daemon_volumes, opts=after(daemon.container)
-            )
-        ready = host.run(
-            f"{name}-readiness",
-            "readiness.sh",
+            guard_image = checked.image("guard-image", settings.guard_image)
+            guard = [declare_guard(with_daemon, image=guard_image, transport=transport)]
+        return scope.script(
+            "readiness",
+            Path(__file__).parent / "host" / "readiness.sh",
             [
                 daemon.container.name,
-                gateway.container.name,
+                gateway.name,
                 access.sha256,
-                SOCKET,
+                DAEMON_SOCKET,
                 DATA_DIRECTORY,
                 str(_READY_SECONDS),
-                guard.name if guard else "",
+                guard[0].name if guard else "",
                 janitor.name,
             ],
             triggers=[
                 daemon.drain.id,
                 daemon.container.id,
-                gateway.container.id,
+                gateway.id,
                 access.installed.id,
                 janitor.id,
-                *([guard.id] if guard else []),
+                *(container.id for container in guard),
             ],
-            opts=child,
         )
 
-        def when_ready(value: pulumi.Input[str]) -> pulumi.Output[str]:
-            return pulumi.Output.all(value, ready.stdout).apply(lambda pair: str(pair[0]))
-
-        public_keys = pulumi.Output.all(*[key.public_key for key in keys])
+    def _export(self, scope: Scope, settings: Settings, host_keys: list[HostKey]) -> None:
         server, port = settings.ssh_name, settings.ssh_port
-        self.ssh_destination = when_ready(f"{USER}@{server}")
-        self.docker_host = when_ready(f"ssh://{USER}@{server}:{port}")
-        self.ssh_alias = when_ready(identity.prefix)
-        self.ssh_config = public_keys.apply(
-            lambda keys: ssh_config(identity.prefix, server, port, keys)
-        )
-        self.known_hosts = public_keys.apply(lambda keys: known_hosts_lines(server, port, keys))
-        # Known before the builder is ready, and while its host is down: no class annotation, so
-        # no output of the component.
-        self.entry = public_keys.apply(
+        destination = f"{GATEWAY_USER}@{server}"
+        known = pulumi.Output.all(*[key.public_key for key in host_keys]).apply(
             lambda keys: {
-                "platforms": list(settings.platforms),
-                "sshDestination": f"{USER}@{server}",
-                "dockerHost": f"ssh://{USER}@{server}:{port}",
-                "sshAlias": identity.prefix,
-                "sshConfig": ssh_config(identity.prefix, server, port, keys),
+                "sshDestination": destination,
+                "dockerHost": f"ssh://{destination}:{port}",
+                "sshAlias": scope.prefix,
+                "sshConfig": ssh_config(scope.prefix, server, port, keys),
                 "knownHosts": known_hosts_lines(server, port, keys),
             }
         )
+
+        def when_ready(value: str) -> pulumi.Output[str]:
+            return self._ready.stdout.apply(lambda _: value)
+
+        # Known before the builder is ready, and while its host is down: no class annotation, so
+        # no output of the component.
+        self.entry = known.apply(lambda known: {"platforms": list(settings.platforms), **known})
+        self.ssh_destination = when_ready(destination)
+        self.docker_host = when_ready(f"ssh://{destination}:{port}")
+        self.ssh_alias = when_ready(scope.prefix)
+        self.ssh_config = known.apply(lambda known: str(known["sshConfig"]))
+        self.known_hosts = known.apply(lambda known: str(known["knownHosts"]))
         self.register_outputs(
             {
                 "sshDestination": self.ssh_destination,

@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 
 from components.builder import DockerBuilder
-from components.host import DockerHost
+from components.docker_host import DockerHost
 from components.registry import Registry
 from components.settings import StackSettings
 
@@ -30,7 +30,7 @@ def declare_builders(
     builders: dict[str, DockerBuilder] = {}
     last: dict[str, DockerBuilder] = {}
     for name, one in settings.builders.items():
-        sshd = DockerHost.from_settings(one).sshd
+        sshd = DockerHost(one.host, one.host_key).sshd
         before = [last[sshd]] if sshd in last else []
         builders[name] = DockerBuilder(
             name, one.arguments, pulumi.ResourceOptions(depends_on=before), access
@@ -38,7 +38,7 @@ def declare_builders(
         if sshd:
             last[sshd] = builders[name]
     if registry:
-        sshd = DockerHost.from_settings(settings.registry_builder).sshd
+        sshd = registry.host.sshd
         registry.declare_on_host([last[sshd]] if sshd in last else [])
     return builders
 

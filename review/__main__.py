@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 
-from components.host.docker_cli import HostDocker, HostError
+from components.docker_host import HostDocker, HostError
 from policy.rules import violations
 from review.drift import Drift, drift_of, mending
 from review.page import code, page

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.gateway import ACCESS_DIRECTORY, USER
-from components.identity import OWNER_LABEL
+from components.layout import ACCESS_DIRECTORY, GATEWAY_USER, OWNER_LABEL
 from policy.rules import VOLUME
 from review.host import HostReader
 from review.plan import NETWORK
@@ -363,7 +362,9 @@ def _compare_sshd(comparison: _Comparison) -> None:
     """sshd's configuration with all its defaults, as one that logs in meets it; its host key."""
     gateway = comparison.builder.children["gateway"]
     name = gateway.inputs["name"]
-    connection = f"user={USER},host=client.example,addr=192.0.2.1,laddr=192.0.2.2,lport=2222"
+    connection = (
+        f"user={GATEWAY_USER},host=client.example,addr=192.0.2.1,laddr=192.0.2.2,lport=2222"
+    )
 
     def effective(file: str, stdin: bytes = b"") -> dict[str, str]:
         said = comparison.host.said(

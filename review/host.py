@@ -9,7 +9,7 @@ import tarfile
 from dataclasses import dataclass
 from typing import Any
 
-from components.host.docker_cli import HostDocker, HostError
+from components.docker_host import HostDocker, HostError
 
 
 @dataclass(frozen=True)

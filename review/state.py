@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from components.host import DockerHost
+from components.docker_host import DockerHost
 from policy.rules import BUILDER, CONTAINER, REGISTRY
 from review.preview import ROOT
 

@@ -6,7 +6,7 @@ Usage: ssh_options.py HOST_KEY
 import shlex
 import sys
 
-from components.host import DockerHost
+from components.docker_host import DockerHost
 
 if __name__ == "__main__":
     print(shlex.join(DockerHost("ssh://", sys.argv[1]).ssh_options))

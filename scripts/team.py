@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from components.host import DockerHost
+from components.docker_host import DockerHost
 from components.ssh_key import PublicKey
 
 _PROJECT = "docker-build-machine"

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
 import pulumi_command as command
 import pulumi_docker as docker
 
-from components.container import LOG_ROTATION, service, though_failed, upload
-from components.daemon.cache_policy import CachePolicy
+from components.cache import Cache, CachePolicy
 from components.daemon.isolation import Isolation
 from components.daemon.limits import Limits
-from components.host import DockerHost, HostFacts, while_unknown_keep
-from components.identity import Identity
-from components.registry.access import RegistryAccess
+from components.host_facts import HostFacts, while_unknown_keep
+from components.layout import DAEMON_ALIAS, DAEMON_SOCKET, DATA_DIRECTORY, STORAGE_DRIVER
+from components.registry_access import RegistryAccess
+from components.scope import LOG_ROTATION, Scope, memory, mount, on_network, upload
 from components.settings import Settings
+from components.transport import Transport
 
-# Where the rootless image keeps its data; /var/lib/docker is the root image's place.
-DATA_DIRECTORY = "/home/rootless/.local/share/docker"
-# A new volume mounted here takes the folder's mode 1777 from the image, so that uid 1000 can write.
-RUNTIME_DIRECTORY = "/run/user"
-SOCKET_NAME = "docker.sock"
-SOCKET = f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
-NETWORK_ALIAS = "docker"
-STORAGE_DRIVER = "overlay2"
 # Of the rootless network, which asks the resolver and carries what has no uplink, and of the bridge
 # that build steps are on. slirp4netns copies a packet at a time, and connections end in it, so that
 # no packet of this size leaves the host: four times the throughput of 1500 (docs/speed.md). It is
@@ -91,123 +85,111 @@ class Daemon:
     @classmethod
     def declare(
         cls,
-        identity: Identity,
+        scope: Scope,
         settings: Settings,
-        policy: pulumi.Output[CachePolicy],
         *,
-        host: DockerHost,
         image: docker.RemoteImage,
-        network: docker.Network,
-        cache: docker.Volume,
-        transport_volumes: list[docker.ContainerVolumeArgs],
-        isolation: Isolation,
-        limits: Limits,
         facts: pulumi.Output[HostFacts],
+        cache: Cache,
+        transport: Transport,
         registry: RegistryAccess | None,
-        opts: pulumi.ResourceOptions,
     ) -> Daemon:
-        """Declare the daemon's container.
-
-        With the socket transport the command names the socket, so that the image's entrypoint
-        adds no TCP port; with TLS it starts with an option, so that the entrypoint adds its own.
-        """
-        config = policy.apply(lambda policy: daemon_json(settings, policy, registry))
-        option = f"--config-file={_CONFIG_FILE}"
-        words = (
-            ["dockerd", f"--host=unix://{SOCKET}", option]
-            if settings.transport == "socket"
-            else [option]
+        """Declare the daemon's container, and what is checked and done before it starts."""
+        limits = Limits.of(settings)
+        isolation = Isolation.declare(
+            scope, settings, facts=facts, image=image, limits=limits, registry=registry
         )
+        scope = scope.after(*transport.ready, *isolation.checked)
+        config = cache.policy.apply(lambda policy: daemon_json(settings, policy, registry))
+        words = [*transport.dockerd, f"--config-file={_CONFIG_FILE}"]
         cpus = _cpus(settings.cpus) if settings.cpus else None
-        memory = settings.memory.bytes // _MIB or None
         # What replaces the container; memory is changed in place.
         replacing: list[pulumi.Input[str]] = [image.image_id, config, " ".join(words), cpus or ""]
-        drain = host.run(
-            f"{identity.name}-drain",
-            "drain.sh",
+        drain = scope.having(
+            aliases=[pulumi.Alias(name=f"{scope.name}-changeover")],
+            transforms=while_unknown_keep(facts, f"triggers[{len(replacing)}]").transforms,
+        ).script(
+            "drain",
+            Path(__file__).parent / "drain.sh",
             [
-                identity.physical("daemon"),
-                identity.physical("gateway"),
-                SOCKET,
+                scope.physical("daemon"),
+                scope.physical("gateway"),
+                DAEMON_SOCKET,
                 str(settings.drain_time.seconds),
             ],
             triggers=[
                 *replacing,
                 isolation.label,
                 limits.label,
-                *([registry.generation] if registry else []),
+                *([registry.certificates.fingerprint] if registry else []),
             ],
             only_triggered=True,
-            opts=pulumi.ResourceOptions.merge(
-                pulumi.ResourceOptions.merge(
-                    opts,
-                    pulumi.ResourceOptions(
-                        aliases=[pulumi.Alias(name=f"{identity.name}-changeover")]
-                    ),
-                ),
-                while_unknown_keep(facts, f"triggers[{len(replacing)}]"),
-            ),
         )
-        container = service(
-            identity,
-            "daemon",
-            image=image,
-            health=[
-                *isolation.egress.as_user,
-                "docker",
-                "version",
-                "--format",
-                "{{.Server.Version}}",
-            ],
-            stop_seconds=_STOP_SECONDS,
-            labels={_ISOLATION_LABEL: isolation.label},
-            opts=pulumi.ResourceOptions.merge(
-                opts,
-                pulumi.ResourceOptions(
-                    depends_on=[drain],
-                    # The label stands for them: the provider would see a change every time.
-                    ignore_changes=["securityOpts"],
-                    transforms=while_unknown_keep(facts, "labels").transforms,
-                ),
-            ),
-            command=words,
-            envs=[
-                f"DOCKER_HOST=unix://{SOCKET}",
-                f"DOCKER_CONFIG={_CLIENT_DIRECTORY}",
-                "DOCKER_TLS_CERTDIR=/certs",
-                f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
-                f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
-                f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
-                *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
-                *isolation.egress.envs,
-            ],
-            tmpfs={
-                _STATE_DIRECTORY: _OF_USER,
-                **{
-                    f"{_CLIENT_DIRECTORY}/buildx/{name}": options
-                    for name, options in _BUILDX_DIRECTORIES.items()
+        container = (
+            scope.after(drain)
+            .having(
+                # The label stands for them: the provider would see a change every time.
+                ignore_changes=["securityOpts"],
+                transforms=while_unknown_keep(facts, "labels").transforms,
+            )
+            .service(
+                "daemon",
+                image=image,
+                health=[
+                    *isolation.egress.as_user,
+                    "docker",
+                    "version",
+                    "--format",
+                    "{{.Server.Version}}",
+                ],
+                stop_seconds=_STOP_SECONDS,
+                labels={_ISOLATION_LABEL: isolation.label},
+                command=words,
+                envs=[
+                    f"DOCKER_HOST=unix://{DAEMON_SOCKET}",
+                    f"DOCKER_CONFIG={_CLIENT_DIRECTORY}",
+                    "DOCKER_TLS_CERTDIR=/certs",
+                    f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
+                    f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
+                    f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
+                    *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
+                    *isolation.egress.envs,
+                ],
+                tmpfs={
+                    _STATE_DIRECTORY: _OF_USER,
+                    **{
+                        f"{_CLIENT_DIRECTORY}/buildx/{name}": options
+                        for name, options in _BUILDX_DIRECTORIES.items()
+                    },
                 },
-            },
-            networks_advanced=[
-                docker.ContainerNetworksAdvancedArgs(
-                    name=though_failed(network.name), aliases=[NETWORK_ALIAS]
-                )
-            ],
-            volumes=[
-                docker.ContainerVolumeArgs(volume_name=cache.name, container_path=DATA_DIRECTORY),
-                *transport_volumes,
-                *isolation.volumes,
-            ],
-            uploads=[
-                upload(_CONFIG_FILE, config),
-                upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
-                *limits.uploads,
-                *(registry.uploads(f"{_CONFIG_HOME}/docker/certs.d") if registry else []),
-                *isolation.egress.uploads,
-            ],
-            memory=memory,
-            memory_swap=memory,
-            cpus=cpus,
-            **isolation.inputs,
+                volumes=[
+                    mount(cache.volume, DATA_DIRECTORY),
+                    *transport.daemon_volumes,
+                    *isolation.volumes,
+                ],
+                uploads=[
+                    upload(_CONFIG_FILE, config),
+                    upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
+                    *limits.uploads,
+                    *(registry.uploads(f"{_CONFIG_HOME}/docker/certs.d") if registry else []),
+                    *isolation.egress.uploads,
+                ],
+                cpus=cpus,
+                **on_network(transport.network, DAEMON_ALIAS),
+                **memory(settings.memory.bytes // _MIB or None),
+                **isolation.inputs,
+            )
         )
+        if pulumi.runtime.is_dry_run():
+            _show_notes(limits, facts, container)
         return cls(container, drain)
+
+
+def _show_notes(
+    limits: Limits, facts: pulumi.Output[HostFacts], container: docker.Container
+) -> None:
+    def show(facts: HostFacts) -> None:
+        for note in limits.notes(facts):
+            pulumi.log.info(note, resource=container)
+
+    facts.apply(show)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pulumi_docker as docker
 
-from components.container import upload
 from components.daemon.limits import Limits
-from components.registry.access import RegistryAccess
+from components.registry_access import RegistryAccess
+from components.scope import upload
 from components.settings import Settings
 
 _SCRIPT = "/usr/local/lib/daemon/egress"

@@ -14,11 +14,11 @@ import pulumi_docker as docker
 
 from components.daemon.egress import Egress
 from components.daemon.limits import Limits
-from components.host import APPARMOR_PROFILE, DockerHost, HostFacts, while_unknown_keep
-from components.identity import Identity
-from components.registry.access import RegistryAccess
+from components.host_facts import HostFacts, while_unknown_keep
+from components.layout import APPARMOR_PROFILE
+from components.registry_access import RegistryAccess
+from components.scope import Scope, mount
 from components.settings import Settings
-from components.volumes import volume
 
 _SYSCALLS = Path(__file__).parent / "syscalls"
 # What newuidmap and newgidmap need to give the daemon its range of users and groups. The daemon
@@ -98,15 +98,13 @@ class Isolation:
     @classmethod
     def declare(
         cls,
-        identity: Identity,
+        scope: Scope,
         settings: Settings,
         *,
-        host: DockerHost,
         facts: pulumi.Output[HostFacts],
         image: docker.RemoteImage,
         limits: Limits,
         registry: RegistryAccess | None,
-        opts: pulumi.ResourceOptions,
     ) -> Isolation:
         """Declare what the mode needs on the host, and the check of it."""
         apparmor = facts.apply(_apparmor)
@@ -121,15 +119,16 @@ class Isolation:
                 Egress(),
             )
         profile = seccomp_profile()
-        sysfs = volume(identity, "sysfs", driver_opts=_SYSFS, opts=opts)
+        sysfs = scope.volume("sysfs", driver_opts=_SYSFS)
         options = [
             "--cap-drop=ALL",
             *(f"--cap-add={name}" for name in _CAPABILITIES),
             *(f"--device={path}" for path in _DEVICES),
         ]
-        checked = host.run(
-            f"{identity.name}-isolation",
-            "isolation.sh",
+        unless_unknown = scope.having(transforms=while_unknown_keep(facts, "create").transforms)
+        checked = unless_unknown.script(
+            "isolation",
+            Path(__file__).parent / "isolation.sh",
             [
                 image.image_id,
                 settings.daemon_image,
@@ -140,7 +139,6 @@ class Isolation:
                 f"--security-opt={_SYSTEMPATHS}",
             ],
             data=profile,
-            opts=pulumi.ResourceOptions.merge(opts, while_unknown_keep(facts, "create")),
         )
         egress = Egress.of(settings, limits, registry)
 
@@ -160,10 +158,6 @@ class Isolation:
                 "security_opts": [f"seccomp={profile}", apparmor, _SYSTEMPATHS],
             },
             egress,
-            [
-                docker.ContainerVolumeArgs(
-                    volume_name=sysfs.name, container_path=_SYSFS_DIRECTORY, read_only=False
-                )
-            ],
+            [mount(sysfs, _SYSFS_DIRECTORY, read_only=False)],
             [checked],
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pulumi_docker as docker
 
-from components.container import upload
-from components.host import HostFacts
+from components.host_facts import HostFacts
+from components.scope import upload
 from components.settings import Settings
 
 _CGROUPS = "/usr/local/lib/daemon/cgroups"

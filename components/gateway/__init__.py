@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
 import pulumi_docker as docker
 
-from components.container import confined, service, though_failed, upload
-from components.daemon import SOCKET_NAME
-from components.daemon.tls import CLIENT_DIRECTORY, Tls
 from components.gateway.host_key import HostKey
-from components.guard import SOCKET_NAME as GUARD_SOCKET_NAME
-from components.host import HostFacts, while_unknown_keep
-from components.identity import Identity
+from components.host_facts import HostFacts, while_unknown_keep
+from components.layout import ACCESS_DIRECTORY, GATEWAY_USER
+from components.scope import Scope, confined, memory, mount, on_network, upload
 from components.settings import Settings
+from components.transport import Transport
 
-USER = "builder"
-ACCESS_DIRECTORY = "/access"
-SOCKET_DIRECTORY = "/run/builder"
-# Which socket a session gets, from its key's line of authorized_keys; without it, the guard's.
-SOCKET_VARIABLE = "BUILDER_SOCKET"
 _FILES = Path(__file__).parent
 # The kernel runs it, with the image's environment only by with-contenv.
 _MONITOR_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/session-monitor watch\n"
@@ -31,32 +23,22 @@ _SSHD_PORT = 2222
 _STOP_SECONDS = 10
 # The files of a session are some 2 MB; hundreds at once must fit.
 _MEMORY_MIB = 2048
-# sshd itself runs as USER and has none. Root needs them to set USER up and to start services as it
-# (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID) and to end its connections (KILL).
+# sshd itself runs as that user and has none. Root needs them to set the user up and to start
+# services as it (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID) and to end connections (KILL).
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 
 
-def _dial_command(settings: Settings) -> str:
-    """What sshd runs for every session: a pipe from the client to the daemon's API."""
-    dial = f"exec sh {_LIBRARY}/dial"
-    if settings.transport == "socket":
-        return f"{dial} {SOCKET_DIRECTORY}/${{{SOCKET_VARIABLE}:-{GUARD_SOCKET_NAME}}}"
-    variables = " ".join(Tls.docker_client())
-    return f"{dial} env {variables} {CLIENT_DIRECTORY}/docker system dial-stdio"
-
-
-def sshd_config(settings: Settings) -> str:
+def sshd_config(transport: Transport) -> str:
     """sshd's whole configuration; the image's own is replaced by it."""
-    over_socket = settings.transport == "socket"
-    sockets = [f"[{SOCKET_DIRECTORY}/{name}]:*" for name in (SOCKET_NAME, GUARD_SOCKET_NAME)]
+    sockets = [f"[{path}]:*" for path in transport.forwarded_sockets]
     template = string.Template((_FILES / "sshd_config").read_text())
     return template.substitute(
-        user=USER,
-        dial_command=_dial_command(settings),
+        user=GATEWAY_USER,
+        dial_command=f"exec sh {_LIBRARY}/dial {transport.dial}",
         authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
         revoked_keys=f"{ACCESS_DIRECTORY}/revoked_keys",
-        socket_forwarding="local" if over_socket else "no",
-        permit_open=" ".join(sockets) if over_socket else "none",
+        socket_forwarding="local" if sockets else "no",
+        permit_open=" ".join(sockets) or "none",
     )
 
 
@@ -70,66 +52,45 @@ def _sysctls(host: HostFacts) -> dict[str, str]:
     return {"net.ipv4.tcp_pingpong_thresh": "255"} if host.acks == "tunable" else {}
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """What the rest of the builder needs of the gateway."""
-
-    container: docker.Container
-
-    @classmethod
-    def declare(
-        cls,
-        identity: Identity,
-        settings: Settings,
-        *,
-        image: docker.RemoteImage,
-        network: docker.Network,
-        access: docker.Volume,
-        transport_volumes: list[docker.ContainerVolumeArgs],
-        host_keys: list[HostKey],
-        host: pulumi.Output[HostFacts],
-        opts: pulumi.ResourceOptions,
-    ) -> Gateway:
-        """Declare the gateway's container; the first of `host_keys` is the one it presents."""
-        container = service(
-            identity,
-            "gateway",
-            image=image,
-            health=["bash", f"{_LIBRARY}/health"],
-            stop_seconds=_STOP_SECONDS,
-            opts=pulumi.ResourceOptions.merge(opts, while_unknown_keep(host, "sysctls")),
-            envs=[f"USER_NAME={USER}", "PUID=1000", "PGID=1000"],
-            networks_advanced=[
-                docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))
-            ],
-            ports=[
-                docker.ContainerPortArgs(
-                    internal=_SSHD_PORT, external=settings.ssh_port, ip=settings.ssh_address
-                )
-            ],
-            tmpfs={"/config": "mode=0755"},
-            sysctls=host.apply(_sysctls),
-            volumes=[
-                docker.ContainerVolumeArgs(
-                    volume_name=access.name, container_path=ACCESS_DIRECTORY, read_only=True
-                ),
-                *transport_volumes,
-            ],
-            uploads=[
-                upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
-                upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
-                upload(f"{_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
-                upload(
-                    "/usr/local/bin/session-monitor",
-                    (_FILES / "session_monitor.sh").read_text(),
-                    "0755",
-                ),
-                upload("/custom-services.d/session-monitor", _MONITOR_SERVICE),
-                upload(f"{_LIBRARY}/sshd_config", sshd_config(settings)),
-                upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
-            ],
-            memory=_MEMORY_MIB,
-            memory_swap=_MEMORY_MIB,
-            **confined(*_CAPABILITIES),
-        )
-        return cls(container)
+def declare_gateway(
+    scope: Scope,
+    settings: Settings,
+    *,
+    image: docker.RemoteImage,
+    facts: pulumi.Output[HostFacts],
+    access: docker.Volume,
+    transport: Transport,
+    host_keys: list[HostKey],
+) -> docker.Container:
+    """Declare the gateway's container; it presents the first of `host_keys`."""
+    return scope.having(transforms=while_unknown_keep(facts, "sysctls").transforms).service(
+        "gateway",
+        image=image,
+        health=["bash", f"{_LIBRARY}/health"],
+        stop_seconds=_STOP_SECONDS,
+        envs=[f"USER_NAME={GATEWAY_USER}", "PUID=1000", "PGID=1000"],
+        ports=[
+            docker.ContainerPortArgs(
+                internal=_SSHD_PORT, external=settings.ssh_port, ip=settings.ssh_address
+            )
+        ],
+        tmpfs={"/config": "mode=0755"},
+        sysctls=facts.apply(_sysctls),
+        volumes=[mount(access, ACCESS_DIRECTORY, read_only=True), *transport.client_volumes],
+        uploads=[
+            upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
+            upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
+            upload(f"{_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
+            upload(
+                "/usr/local/bin/session-monitor",
+                (_FILES / "session_monitor.sh").read_text(),
+                "0755",
+            ),
+            upload("/custom-services.d/session-monitor", _MONITOR_SERVICE),
+            upload(f"{_LIBRARY}/sshd_config", sshd_config(transport)),
+            upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
+        ],
+        **on_network(transport.gateway_network),
+        **memory(_MEMORY_MIB),
+        **confined(*_CAPABILITIES),
+    )

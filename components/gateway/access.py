@@ -6,45 +6,40 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import pulumi
 import pulumi_docker as docker
 
-from components.container import one_shot, upload
-from components.daemon import SOCKET_NAME
-from components.gateway import SOCKET_DIRECTORY, SOCKET_VARIABLE
-from components.guard import SOCKET_NAME as GUARD_SOCKET_NAME
-from components.identity import Identity
-from components.settings import AuthorizedKey, Revocation
+from components.layout import (
+    ACCESS_DIRECTORY,
+    DAEMON_SOCKET_NAME,
+    GATEWAY_SOCKETS,
+    GUARD_SOCKET_NAME,
+    SOCKET_VARIABLE,
+)
+from components.scope import Scope, mount, upload
+from components.settings import AuthorizedKey, Revocation, Settings
 
 
 @dataclass(frozen=True)
 class Access:
     """The authorized keys and revocations on the host."""
 
+    volume: docker.Volume
     installed: docker.Container
     sha256: str
     """Of authorized_keys, by which readiness tells that it is in place."""
 
     @classmethod
-    def declare(
-        cls,
-        identity: Identity,
-        keys: tuple[AuthorizedKey, ...],
-        revoked: tuple[Revocation, ...],
-        *,
-        image: docker.RemoteImage,
-        volume: docker.Volume,
-        opts: pulumi.ResourceOptions,
-    ) -> Access:
+    def declare(cls, scope: Scope, settings: Settings, *, image: docker.RemoteImage) -> Access:
         """Declare the set of keys.
 
         A short-lived container writes the files; sshd reads them at each login, so that neither
         gateway nor daemon notice. Its environment names each key and its fingerprint, which is
         what a preview shows of a change.
         """
+        keys, revoked = settings.active_keys, settings.revoked
+        volume = scope.volume("access")
         files = _files(sorted(keys, key=lambda key: key.name), revoked)
-        installed = one_shot(
-            identity,
+        installed = scope.one_shot(
             "keys",
             image=image,
             script=(Path(__file__).parent / "access.sh").read_text(),
@@ -55,11 +50,10 @@ class Access:
                     for number, entry in enumerate(revoked, 1)
                 ),
             ],
-            volumes=[docker.ContainerVolumeArgs(volume_name=volume.name, container_path="/access")],
+            volumes=[mount(volume, ACCESS_DIRECTORY)],
             uploads=[upload(f"/new/{name}", content) for name, content in files.items()],
-            opts=opts,
         )
-        return cls(installed, hashlib.sha256(files["authorized_keys"].encode()).hexdigest())
+        return cls(volume, installed, hashlib.sha256(files["authorized_keys"].encode()).hexdigest())
 
 
 def _summary(key: AuthorizedKey) -> str:
@@ -79,10 +73,14 @@ def _line(key: AuthorizedKey) -> str:
 
     Without the environment variable, which ForceCommand reads, a session gets the guard's too.
     """
-    name = SOCKET_NAME if key.role == "admin" else GUARD_SOCKET_NAME
-    options = ["restrict", "port-forwarding", f'permitopen="[{SOCKET_DIRECTORY}/{name}]:*"']
+    name = DAEMON_SOCKET_NAME if key.role == "admin" else GUARD_SOCKET_NAME
+    options = [
+        "restrict",
+        "port-forwarding",
+        f'permitopen="[{GATEWAY_SOCKETS}/{name}]:*"',
+    ]
     if key.role == "admin":
-        options.append(f'environment="{SOCKET_VARIABLE}={SOCKET_NAME}"')
+        options.append(f'environment="{SOCKET_VARIABLE}={DAEMON_SOCKET_NAME}"')
     if key.is_authority:
         options += ["cert-authority", f'principals="{",".join(key.principals)}"']
     if key.from_:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.gateway import USER
+from components.layout import GATEWAY_USER
 
 
 def known_hosts_lines(server: str, port: int, public_keys: list[str]) -> str:
@@ -21,7 +21,7 @@ def ssh_config(alias: str, server: str, port: int, public_keys: list[str]) -> st
 Host {alias}
   HostName {server}
   Port {port}
-  User {USER}
+  User {GATEWAY_USER}
   StrictHostKeyChecking yes
   UserKnownHostsFile /dev/null
   GlobalKnownHostsFile /dev/null

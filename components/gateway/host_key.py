@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_command as command
 
-from components.identity import Identity
+from components.scope import Scope
 from components.ssh_key import PublicKey
 
 _GENERATE = """\
@@ -29,26 +29,21 @@ class HostKey:
     """Type and base64, no comment."""
 
     @classmethod
-    def declare(
-        cls, identity: Identity, generation: int, *, keep: bool, opts: pulumi.ResourceOptions
-    ) -> HostKey:
+    def declare(cls, scope: Scope, generation: int, *, keep: bool) -> HostKey:
         """Declare the key of one generation; it is made once and lives, encrypted, in the state.
 
         Protected when `keep`, so that clients find the same host after destroy and up. A key that
         is not presented is not, for a rotation ends by taking it out of the settings.
         """
         generated = command.local.Command(
-            f"{identity.name}-host-key-{generation}",
+            f"{scope.name}-host-key-{generation}",
             create=_GENERATE,
             logging=command.local.Logging.NONE,
-            opts=pulumi.ResourceOptions.merge(
-                opts,
-                pulumi.ResourceOptions(
-                    protect=keep,
-                    additional_secret_outputs=["stdout"],
-                    # Another wording of the command must not make another key.
-                    ignore_changes=["create", "environment", "interpreter", "logging"],
-                ),
+            opts=scope.merged(
+                protect=keep,
+                additional_secret_outputs=["stdout"],
+                # Another wording of the command must not make another key.
+                ignore_changes=["create", "environment", "interpreter", "logging"],
             ),
         )
         text = generated.stdout

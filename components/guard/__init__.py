@@ -8,15 +8,12 @@ import zipfile
 from importlib.resources import files
 from pathlib import Path
 
-import pulumi
 import pulumi_docker as docker
 
-from components.container import confined, service
-from components.daemon import RUNTIME_DIRECTORY, SOCKET
-from components.identity import Identity
+from components.layout import DAEMON_SOCKET, GUARD_SOCKET
+from components.scope import Scope, confined, memory
+from components.transport import Transport
 
-SOCKET_NAME = "guard.sock"
-_SOCKET = f"{RUNTIME_DIRECTORY}/{SOCKET_NAME}"
 _ARCHIVE = "/usr/local/lib/guard.zip"
 _MEMORY_MIB = 512
 _STOP_SECONDS = 10
@@ -37,31 +34,23 @@ def archive() -> bytes:
 
 
 def declare_guard(
-    identity: Identity,
-    *,
-    image: docker.RemoteImage,
-    runtime: list[docker.ContainerVolumeArgs],
-    opts: pulumi.ResourceOptions,
+    scope: Scope, *, image: docker.RemoteImage, transport: Transport
 ) -> docker.Container:
     """Declare the guard's container.
 
     It has no network and no power but the daemon's user: it opens its own socket beside the
-    daemon's, in the volume `runtime`, which the gateway sees too.
+    daemon's, in the volume that the gateway sees too.
     """
-    return service(
-        identity,
+    return scope.service(
         "guard",
         image=image,
-        health=["python3", "-m", "guard", "ping", _SOCKET],
+        health=["python3", "-m", "guard", "ping", GUARD_SOCKET],
         stop_seconds=_STOP_SECONDS,
-        opts=opts,
-        entrypoints=["python3", "-m", "guard", "serve", _SOCKET, SOCKET],
+        entrypoints=["python3", "-m", "guard", "serve", GUARD_SOCKET, DAEMON_SOCKET],
         envs=[f"PYTHONPATH={_ARCHIVE}", "PYTHONDONTWRITEBYTECODE=1"],
         user="1000:1000",
         network_mode="none",
-        memory=_MEMORY_MIB,
-        memory_swap=_MEMORY_MIB,
-        volumes=runtime,
+        volumes=transport.daemon_volumes,
         uploads=[
             docker.ContainerUploadArgs(
                 file=_ARCHIVE,
@@ -69,5 +58,6 @@ def declare_guard(
                 permissions="0644",
             )
         ],
+        **memory(_MEMORY_MIB),
         **confined(),
     )

@@ -59,7 +59,7 @@ until_passes "$janitor" 'the janitor does not work' sh -c '
 "
 	docker exec "$1" $check' sh "$janitor"
 
-# A first build, and a note for cache.sh: the release (major.minor) and the storage driver that
+# A first build, and a note for cache/check.sh: the release (major.minor) and the storage driver that
 # the cache belongs to.
 # shellcheck disable=SC2016
 said=$(in_daemon '

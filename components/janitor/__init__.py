@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pulumi
 import pulumi_docker as docker
 
-from components.container import confined, service, though_failed
-from components.daemon.cache_policy import CachePolicy
-from components.identity import Identity
+from components.cache import Cache
+from components.scope import Scope, confined, mount, on_network
 from components.settings import Settings
+from components.transport import Transport
 
 _DATA_DIRECTORY = "/data"
 # Named in janitor.sh too.
@@ -25,34 +24,27 @@ _HEALTH = (
 
 
 def declare_janitor(
-    identity: Identity,
+    scope: Scope,
     settings: Settings,
-    policy: pulumi.Output[CachePolicy],
     *,
     image: docker.RemoteImage,
-    network: docker.Network | None,
-    cache: docker.Volume,
-    docker_client: list[str],
-    transport_volumes: list[docker.ContainerVolumeArgs],
-    opts: pulumi.ResourceOptions,
+    cache: Cache,
+    transport: Transport,
 ) -> docker.Container:
     """Declare the janitor's container.
 
-    It speaks to the daemon as any client does, and sees the cache volume (for the free space
-    alone) read-only. `docker_client` are the environment variables of the docker CLI, `network`
-    is what that needs.
+    It speaks to the daemon as any client does, and sees the cache volume read-only, only to
+    measure the free space.
     """
-    return service(
-        identity,
+    return scope.service(
         "janitor",
         image=image,
         health=["sh", "-c", _HEALTH],
         stop_seconds=_STOP_SECONDS,
-        opts=opts,
         # Docker uploads nothing into a container whose root is read-only.
         entrypoints=["sh", "-c", (Path(__file__).parent / "janitor.sh").read_text(), "janitor"],
         read_only=True,
-        envs=policy.apply(
+        envs=cache.policy.apply(
             lambda policy: [
                 f"JANITOR_LEFTOVER_SECONDS={settings.leftover_age.seconds}",
                 f"JANITOR_IMAGE_SECONDS={settings.image_age.seconds}",
@@ -61,23 +53,11 @@ def declare_janitor(
                 "JANITOR_KEEP=" + "\n".join(settings.keep_images),
                 # `docker builder prune` is buildx's, which writes there before it does anything.
                 f"DOCKER_CONFIG={_WORK_DIRECTORY}/docker",
+                *transport.docker_client,
             ]
-        ).apply(lambda envs: [*envs, *docker_client]),
-        tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},
-        **(
-            {
-                "networks_advanced": [
-                    docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))
-                ]
-            }
-            if network
-            else {"network_mode": "none"}
         ),
-        volumes=[
-            docker.ContainerVolumeArgs(
-                volume_name=cache.name, container_path=_DATA_DIRECTORY, read_only=True
-            ),
-            *transport_volumes,
-        ],
+        tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},
+        volumes=[mount(cache.volume, _DATA_DIRECTORY, read_only=True), *transport.client_volumes],
+        **on_network(transport.janitor_network),
         **confined(),
     )

@@ -9,15 +9,13 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from components.container import confined, service, though_failed, upload
-from components.host import DockerHost
-from components.identity import Identity
-from components.network import entrance, private_network
-from components.registry.access import RegistryAccess
-from components.registry.certificates import Certificates
+from components.docker_host import DockerHost
+from components.registry.certificates import declare_certificates
+from components.registry_access import RegistryAccess
+from components.scope import Scope, confined, memory, mount, on_network, upload
 from components.settings import RegistrySettings, StackSettings
-from components.volumes import volume
 
+_FILES = Path(__file__).parent
 _PORT = 5000
 _DEBUG_ADDRESS = "127.0.0.1:5001"
 _DATA_DIRECTORY = "/var/lib/registry"
@@ -73,6 +71,7 @@ class Registry(pulumi.ComponentResource):
     Both are caches: what is lost with their volumes is time.
     """
 
+    host: DockerHost
     access: RegistryAccess
     """What clients are given. It is known whether or not the registry's host is up."""
 
@@ -91,99 +90,92 @@ class Registry(pulumi.ComponentResource):
             "hostKey": beside.host_key,
         }
         super().__init__("docker-build-machine:index:Registry", name, inputs, opts)
-        self._identity = Identity.of(name)
+        self.host = DockerHost(beside.host, beside.host_key)
+        self._scope = Scope.of(name, self.host, self)
         self._settings, self._asked = settings, asked
-        self._certificates = Certificates.declare(
-            self._identity,
-            settings.registry_name,
-            asked.certificates,
-            opts=pulumi.ResourceOptions(parent=self),
-        )
         self.access = RegistryAccess(
-            settings.registry_name, asked.port, asked.mirror_port, self._certificates
+            settings.registry_name,
+            asked.port,
+            asked.mirror_port,
+            declare_certificates(self._scope, settings.registry_name, asked.certificates),
         )
         self.register_outputs({})
 
     def declare_on_host(self, after: list[pulumi.Resource]) -> None:
         """Declare all that is on the host, to come after these resources and to go before them."""
-        identity, asked, certificates = self._identity, self._asked, self._certificates
-        name, host = (
-            self.pulumi_resource_name,
-            DockerHost.from_settings(self._settings.registry_builder),
-        )
-        provider = host.provider(f"{name}-host", pulumi.ResourceOptions(parent=self))
-        child = pulumi.ResourceOptions(parent=self, providers=[provider], depends_on=after)
-        image = docker.RemoteImage(
-            f"{name}-image", name=self._settings.registry_image, keep_locally=True, opts=child
-        )
-
-        def serve(
-            role: str,
-            port: int,
-            network: docker.Network,
-            config: str,
-            *,
-            envs: tuple[str, ...] = (),
-            scripts: tuple[docker.ContainerUploadArgs, ...] = (),
-            **inputs: Any,
-        ) -> docker.Container:
-            data = volume(identity, f"{role}-data", opts=child)
-            files: dict[str, pulumi.Input[str]] = {
-                "ca.crt": certificates.ca,
-                "server.crt": certificates.server,
-                "server.key": certificates.server_key,
-                "config.json": config,
-            }
-            return service(
-                identity,
-                role,
-                image=image,
-                health=_HEALTH,
-                stop_seconds=_STOP_SECONDS,
-                opts=child,
-                networks_advanced=[
-                    docker.ContainerNetworksAdvancedArgs(name=though_failed(network.name))
-                ],
-                ports=[docker.ContainerPortArgs(internal=_PORT, external=port, ip=asked.address)],
-                volumes=[
-                    docker.ContainerVolumeArgs(
-                        volume_name=data.name, container_path=_DATA_DIRECTORY
-                    )
-                ],
-                # Docker uploads nothing into a container whose root is read-only.
-                uploads=[
-                    *(upload(f"{_DIRECTORY}/{file}", text, "0600") for file, text in files.items()),
-                    *scripts,
-                ],
-                memory=_MEMORY_MIB,
-                memory_swap=_MEMORY_MIB,
-                envs=[*_ENVIRONMENT, *envs],
-                **inputs,
-                **confined(),
-            )
-
+        asked = self._asked
+        scope = self._scope.provided().after(*after)
+        image = scope.image("image", self._settings.registry_image)
         age, size = asked.age.seconds, asked.size.bytes
-        store = serve(
+        store = self._serve(
+            scope,
             "store",
             asked.port,
-            entrance(identity, opts=child),
-            configuration(),
+            image=image,
+            network=scope.entrance(),
+            config=configuration(),
+            scripts=[upload(_STORE_SCRIPT, (_FILES / "store.sh").read_text())],
             entrypoints=["sh", _STORE_SCRIPT],
             tmpfs={"/run/store": "mode=0700"},
-            envs=(f"STORE_CONFIG={_CONFIG_FILE}", f"STORE_AGE={age}", f"STORE_SIZE={size}"),
-            scripts=(upload(_STORE_SCRIPT, (Path(__file__).parent / "store.sh").read_text()),),
+            envs=[
+                *_ENVIRONMENT,
+                f"STORE_CONFIG={_CONFIG_FILE}",
+                f"STORE_AGE={age}",
+                f"STORE_SIZE={size}",
+            ],
         )
-        mirror = serve(
+        mirror = self._serve(
+            scope,
             "mirror",
             asked.mirror_port,
-            private_network(identity, containers_talk=False, opts=child),
-            configuration(asked.upstream, age),
+            image=image,
+            network=scope.private_network(containers_talk=False),
+            config=configuration(asked.upstream, age),
+            scripts=[],
             command=["serve", _CONFIG_FILE],
+            envs=[*_ENVIRONMENT],
         )
-        host.run(
-            f"{name}-readiness",
-            "health.sh",
+        scope.script(
+            "readiness",
+            _FILES / "readiness.sh",
             [str(_READY_SECONDS), store.name, mirror.name],
             triggers=[store.id, mirror.id],
-            opts=child,
+        )
+
+    def _serve(
+        self,
+        scope: Scope,
+        role: str,
+        port: int,
+        *,
+        image: docker.RemoteImage,
+        network: docker.Network,
+        config: str,
+        scripts: list[docker.ContainerUploadArgs],
+        **inputs: Any,
+    ) -> docker.Container:
+        """Declare one of the two containers, with a volume of its own, on this port of the host."""
+        certificates = self.access.certificates
+        files: dict[str, pulumi.Input[str]] = {
+            "ca.crt": certificates.ca,
+            "server.crt": certificates.server,
+            "server.key": certificates.server_key,
+            "config.json": config,
+        }
+        return scope.service(
+            role,
+            image=image,
+            health=_HEALTH,
+            stop_seconds=_STOP_SECONDS,
+            ports=[docker.ContainerPortArgs(internal=_PORT, external=port, ip=self._asked.address)],
+            volumes=[mount(scope.volume(f"{role}-data"), _DATA_DIRECTORY)],
+            # Docker uploads nothing into a container whose root is read-only.
+            uploads=[
+                *(upload(f"{_DIRECTORY}/{file}", text, "0600") for file, text in files.items()),
+                *scripts,
+            ],
+            **on_network(network),
+            **memory(_MEMORY_MIB),
+            **confined(),
+            **inputs,
         )

@@ -2,69 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
 import pulumi_command as command
 
-from components.identity import Identity
+from components.registry_access import Certificates
+from components.scope import Scope
 
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\n.*?-----END \1-----\n?", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Certificates:
-    """One generation, in PEM; keys are secrets. All of them end ten years after they were made."""
+def declare_certificates(scope: Scope, server: str, generation: int) -> Certificates:
+    """Declare those for a server of this name or address.
 
-    ca: pulumi.Output[str]
-    server: pulumi.Output[str]
-    server_key: pulumi.Output[str]
-    client: pulumi.Output[str]
-    client_key: pulumi.Output[str]
+    They are made once, where Pulumi runs, and live, encrypted, in the state; another name or
+    generation makes all of them anew. The CA's key is thrown away.
+    """
+    generated = command.local.Command(
+        f"{scope.name}-certificates",
+        create=(Path(__file__).parent / "certificates.sh").read_text(),
+        # It differs with whatever makes them anew, and is what the script reads.
+        stdin=f"{server}\n{generation}\n",
+        logging=command.local.Logging.NONE,
+        opts=scope.merged(
+            additional_secret_outputs=["stdout"],
+            # Another wording of the command must not make others.
+            ignore_changes=["create", "environment", "interpreter", "logging"],
+        ),
+    )
 
-    @classmethod
-    def declare(
-        cls, identity: Identity, server: str, generation: int, *, opts: pulumi.ResourceOptions
-    ) -> Certificates:
-        """Declare those for a server of this name or address.
+    def part(number: int) -> pulumi.Output[str]:
+        return generated.stdout.apply(lambda text: blocks(text)[number])
 
-        They are made once, where Pulumi runs, and live, encrypted, in the state; another name or
-        generation makes all of them anew. The CA's key is thrown away.
-        """
-        generated = command.local.Command(
-            f"{identity.name}-certificates",
-            create=(Path(__file__).parent / "certificates.sh").read_text(),
-            # It differs with whatever makes them anew, and is what the script reads.
-            stdin=f"{server}\n{generation}\n",
-            logging=command.local.Logging.NONE,
-            opts=pulumi.ResourceOptions.merge(
-                opts,
-                pulumi.ResourceOptions(
-                    additional_secret_outputs=["stdout"],
-                    # Another wording of the command must not make others.
-                    ignore_changes=["create", "environment", "interpreter", "logging"],
-                ),
-            ),
-        )
-
-        def part(number: int) -> pulumi.Output[str]:
-            return generated.stdout.apply(lambda text: blocks(text)[number])
-
-        return cls(
-            ca=pulumi.Output.unsecret(part(0)),
-            server=pulumi.Output.unsecret(part(1)),
-            server_key=pulumi.Output.secret(part(2)),
-            client=pulumi.Output.unsecret(part(3)),
-            client_key=pulumi.Output.secret(part(4)),
-        )
-
-    @property
-    def fingerprint(self) -> pulumi.Output[str]:
-        """Of the CA: differs whenever any of them does."""
-        return self.ca.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12])
+    return Certificates(
+        ca=pulumi.Output.unsecret(part(0)),
+        server=pulumi.Output.unsecret(part(1)),
+        server_key=pulumi.Output.secret(part(2)),
+        client=pulumi.Output.unsecret(part(3)),
+        client_key=pulumi.Output.secret(part(4)),
+    )
 
 
 def blocks(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import IO
 
 import pytest
 
-from components.daemon import DATA_DIRECTORY
+from components.layout import DATA_DIRECTORY
 from tests.engine.attacks import ATTACKS, Attack, script_of, write_table
 from tests.engine.conftest import (
     AS_ROOT,

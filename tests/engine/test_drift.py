@@ -177,7 +177,7 @@ def test_a_host_that_does_not_answer_is_no_drift(builder: Builder) -> None:
         "python",
         "-c",
         """if 1:
-        from components.host import DockerHost
+        from components.docker_host import DockerHost
         from review.host import HostReader
         HostReader(DockerHost("unix:///nowhere.sock")).said("version")""",
         cwd=ROOT,

@@ -148,9 +148,8 @@ def test_an_image_needs_a_registry_and_no_tag(image: str) -> None:
 
 
 def test_the_sockets_are_forwarded_from_where_the_gateway_has_them() -> None:
-    from components.daemon import SOCKET_NAME
-    from components.gateway import SOCKET_DIRECTORY
+    from components.layout import DAEMON_SOCKET_NAME, GATEWAY_SOCKETS
 
-    assert SOCKET_DIRECTORY == ci.SOCKETS
+    assert GATEWAY_SOCKETS == ci.SOCKETS
     snippet = (Path(ci.__file__).parent / "builder.sh").read_text()
-    assert f"@sockets@/{SOCKET_NAME}" in snippet
+    assert f"@sockets@/{DAEMON_SOCKET_NAME}" in snippet

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.host import DockerHost
-from components.host.docker_cli import HostDocker, HostError
+from components.docker_host import DockerHost, HostDocker, HostError
 from review.host import HostReader
 from tests.unit.conftest import KEY
 

@@ -1,11 +1,15 @@
-"""How much build cache the daemon keeps, and how much of the disk stays free."""
+"""The cache: its volume, its limits, and the check that a daemon of this image can use it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pulumi
+import pulumi_docker as docker
 
+from components.layout import DATA_DIRECTORY, STORAGE_DRIVER
+from components.scope import Scope
 from components.settings import Settings
 
 # Contexts and checkouts only spare an upload; every new folder of a CI job leaves another.
@@ -63,3 +67,26 @@ class CachePolicy:
             "defaultKeepStorage": f"{self.size}B",
             "policy": [*uploaded, rule(self.size, self.reserved)],
         }
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The volume with images, layers and cache mounts."""
+
+    volume: docker.Volume
+    policy: pulumi.Output[CachePolicy]
+
+    @classmethod
+    def declare(cls, scope: Scope, settings: Settings, *, image: docker.RemoteImage) -> Cache:
+        """Declare the volume and check it against the daemon's image.
+
+        With `keepCache` no update, rename or destroy takes the volume away.
+        """
+        keep = settings.keep_cache
+        volume = scope.having(protect=keep, retain_on_delete=keep).volume("cache")
+        checked = scope.having(aliases=[pulumi.Alias(name=f"{scope.name}-disk")]).script(
+            "cache-check",
+            Path(__file__).parent / "check.sh",
+            [volume.name, DATA_DIRECTORY, image.image_id, settings.daemon_image, STORAGE_DRIVER],
+        )
+        return cls(volume, checked.stdout.apply(lambda size: CachePolicy.of(settings, int(size))))

@@ -1,14 +1,30 @@
-"""What a client of the stack's registry is given."""
+"""What the stack's registry gives to its clients."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
 
-from components.container import upload
-from components.registry.certificates import Certificates
+from components.scope import upload
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """One generation, in PEM; keys are secrets. All of them end ten years after they were made."""
+
+    ca: pulumi.Output[str]
+    server: pulumi.Output[str]
+    server_key: pulumi.Output[str]
+    client: pulumi.Output[str]
+    client_key: pulumi.Output[str]
+
+    @property
+    def fingerprint(self) -> pulumi.Output[str]:
+        """Of the CA: differs whenever any of them does."""
+        return self.ca.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12])
 
 
 @dataclass(frozen=True)
@@ -30,11 +46,6 @@ class RegistryAccess:
     def mirror(self) -> str:
         """host:port of the mirror."""
         return f"{self.name}:{self.mirror_port}"
-
-    @property
-    def generation(self) -> pulumi.Output[str]:
-        """Differs whenever the certificates do."""
-        return self.certificates.fingerprint
 
     def uploads(self, folder: str) -> list[docker.ContainerUploadArgs]:
         """The files of a dockerd whose certs.d is `folder`.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs on the Docker host before a daemon of this image gets the cache. Refuses what the cache would
 # not survive, before anything is touched; tells how many bytes the file system has that it lies on.
-# Usage: sh -s -- VOLUME FOLDER IMAGE REFERENCE DRIVER < cache.sh
+# Usage: sh -s -- VOLUME FOLDER IMAGE REFERENCE DRIVER < check.sh
 #   FOLDER  where the daemon has the volume: whoever mounts a new volume first settles its owner;
 #           readiness.sh leaves a note in it
 #   IMAGE   id of the daemon's image, REFERENCE its name in the settings

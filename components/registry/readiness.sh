@@ -1,6 +1,6 @@
 #!/bin/sh
 # Waits, on the Docker host, until containers pass their own health checks; says why when one does not.
-# Usage: sh -s -- SECONDS CONTAINER... < health.sh
+# Usage: sh -s -- SECONDS CONTAINER... < readiness.sh
 set -u
 deadline=$(($(date +%s) + $1))
 shift

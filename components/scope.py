@@ -1,0 +1,299 @@
+"""What everything that one component declares on its host has in common: name, labels, options."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pulumi_command as command
+import pulumi_docker as docker
+
+from components.docker_host import DockerHost
+from components.layout import OWNER_LABEL
+
+LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The place of one component, in the stack and on its host; declares resources there."""
+
+    name: str
+    """The component's name; its resources are called `<name>-<role>`."""
+    owner: str
+    """Project, stack and component, as the owner label holds them."""
+    prefix: str
+    """What every container, volume and network starts with on the host."""
+    host: DockerHost
+    options: pulumi.ResourceOptions
+    """Options of every resource that is declared here."""
+
+    @classmethod
+    def of(cls, name: str, host: DockerHost, parent: pulumi.Resource) -> Scope:
+        """The scope of the component `parent` in the running stack, without a provider yet."""
+        project, stack = pulumi.get_project(), pulumi.get_stack()
+        return cls(
+            name,
+            f"{project}/{stack}/{name}",
+            f"{stack}-{name}",
+            host,
+            pulumi.ResourceOptions(parent=parent),
+        )
+
+    def provided(self, *aliases: pulumi.Alias) -> Scope:
+        """The same scope with a provider for its host, which it declares."""
+        provider = docker.Provider(
+            f"{self.name}-host",
+            host=self.host.url,
+            ssh_opts=self.host.ssh_options if self.host.is_remote else None,
+            opts=self.merged(aliases=list(aliases)),
+        )
+        return self.having(providers=[provider])
+
+    def having(self, **options: Any) -> Scope:
+        """The same scope with these resource options as well."""
+        return replace(self, options=self.merged(**options))
+
+    def after(self, *resources: pulumi.Resource) -> Scope:
+        """The same scope for what comes after these resources, and goes before them."""
+        return self.having(depends_on=list(resources))
+
+    def merged(self, **options: Any) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions.merge(self.options, pulumi.ResourceOptions(**options))
+
+    def physical(self, role: str) -> str:
+        """The name of the thing with this role on the Docker host."""
+        return f"{self.prefix}-{role}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Labels of everything on the host. They never change: a volume would be replaced."""
+        return {OWNER_LABEL: self.owner}
+
+    # Networks -------------------------------------------------------------------------------------
+
+    def private_network(self, *, containers_talk: bool) -> docker.Network:
+        """A bridge through which the daemon reaches images and packages.
+
+        `containers_talk` lets its containers reach each other over TCP. That is another network,
+        so that the daemon can be drained before it moves there.
+        """
+        role = "tls-network" if containers_talk else "network"
+        return self._bridge(role, {"enable_icc": containers_talk})
+
+    def entrance(self) -> docker.Network:
+        """A bridge on which connections come in by a published port and none goes out.
+
+        Docker has no bridge that publishes ports and has no way out (`internal` does neither).
+        Without masquerading, a packet that is sent out keeps an address that gets no answer.
+        """
+        return self._bridge("entrance", {"enable_icc": False, "enable_ip_masquerade": False})
+
+    def _bridge(self, role: str, options: dict[str, bool]) -> docker.Network:
+        return docker.Network(
+            f"{self.name}-{role}",
+            name=self.physical(role),
+            driver="bridge",
+            options={
+                f"com.docker.network.bridge.{name}": str(value).lower()
+                for name, value in options.items()
+            },
+            labels=[docker.NetworkLabelArgs(label=k, value=v) for k, v in self.labels.items()],
+            # Two networks cannot have one name.
+            opts=self.merged(delete_before_replace=True),
+        )
+
+    # Volumes and images ---------------------------------------------------------------------------
+
+    def volume(self, role: str, *, driver_opts: dict[str, str] | None = None) -> docker.Volume:
+        """A named volume that carries the owner's label."""
+        return docker.Volume(
+            f"{self.name}-{role}",
+            name=self.physical(role),
+            driver_opts=driver_opts,
+            labels=[docker.VolumeLabelArgs(label=k, value=v) for k, v in self.labels.items()],
+            # Docker gives an existing volume to whoever creates one of its name, so the new
+            # volume would be deleted with the old one.
+            opts=self.merged(delete_before_replace=True),
+        )
+
+    def image(self, role: str, reference: str) -> docker.RemoteImage:
+        """An image on the host, which stays there when the component goes."""
+        return docker.RemoteImage(
+            f"{self.name}-{role}", name=reference, keep_locally=True, opts=self.options
+        )
+
+    # Containers -----------------------------------------------------------------------------------
+
+    def service(
+        self,
+        role: str,
+        *,
+        image: docker.RemoteImage,
+        health: list[str],
+        stop_seconds: int,
+        **inputs: Any,
+    ) -> docker.Container:
+        """A container that keeps running: it restarts, has a health check, stops in time."""
+        # The provider would report these as updated and leave the container as it is.
+        scope = self.having(replace_on_changes=["healthcheck", "tmpfs"])
+        return scope._container(
+            role,
+            image=image,
+            healthcheck=docker.ContainerHealthcheckArgs(
+                tests=["CMD", *health],
+                interval="30s",
+                timeout="15s",
+                start_period="1m0s",
+                retries=3,
+            ),
+            restart="unless-stopped",
+            stop_timeout=stop_seconds,
+            destroy_grace_seconds=stop_seconds,
+            **inputs,
+        )
+
+    def one_shot(
+        self,
+        role: str,
+        *,
+        image: docker.RemoteImage,
+        script: str,
+        volumes: list[docker.ContainerVolumeArgs],
+        uploads: list[docker.ContainerUploadArgs],
+        envs: list[str],
+        capabilities: tuple[str, ...] = (),
+    ) -> docker.Container:
+        """A container that runs `script` once as root, without network, and ends.
+
+        Root has only `capabilities`. The container is replaced, and so runs again, when anything
+        about it changes.
+        """
+        return self._container(
+            role,
+            image=image,
+            entrypoints=["sh", "-euc", script],
+            envs=envs,
+            user="0:0",
+            network_mode="none",
+            volumes=volumes,
+            uploads=uploads,
+            attach=True,
+            must_run=False,
+            **confined(*capabilities),
+        )
+
+    def _container(
+        self,
+        role: str,
+        *,
+        image: docker.RemoteImage,
+        labels: dict[str, pulumi.Input[str]] | None = None,
+        **inputs: Any,
+    ) -> docker.Container:
+        return docker.Container(
+            f"{self.name}-{role}",
+            name=self.physical(role),
+            image=though_failed(image.image_id),
+            log_driver="json-file",
+            log_opts=LOG_ROTATION,
+            labels=[
+                docker.ContainerLabelArgs(label=label, value=value)
+                for label, value in {**self.labels, **(labels or {})}.items()
+            ],
+            # Names are unique. The provider knows that, `pulumi up --replace` does not.
+            opts=self.merged(delete_before_replace=True),
+            **inputs,
+        )
+
+    # Scripts --------------------------------------------------------------------------------------
+
+    def script(
+        self,
+        role: str,
+        path: Path,
+        arguments: list[pulumi.Input[str]],
+        *,
+        data: str = "",
+        triggers: list[pulumi.Input[str]] | None = None,
+        only_triggered: bool = False,
+    ) -> command.local.Command:
+        """Run a shell script on the host, again whenever an argument changes.
+
+        The script finds `data`, which would be too much for an argument, in the variable `data`.
+        With `only_triggered` it runs again only when one of `triggers` changes.
+        A pulumi_command.remote.Command would need a private key of its own; ssh uses the agent,
+        the configuration and the pinned key that the provider uses too.
+        """
+        return command.local.Command(
+            f"{self.name}-{role}",
+            create=pulumi.Output.all(*arguments).apply(lambda words: self.host.shell(*words)),
+            stdin=(f"data={shlex.quote(data)}\n" if data else "") + path.read_text(),
+            update=":" if only_triggered else None,
+            triggers=triggers,
+            logging=command.local.Logging.STDERR,
+            opts=self.options,
+        )
+
+
+# Inputs of containers -----------------------------------------------------------------------------
+
+
+def upload(
+    path: str, content: pulumi.Input[str], permissions: str = "0644"
+) -> docker.ContainerUploadArgs:
+    """A file that the provider puts into the container before it starts, owned by root."""
+    return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
+
+
+def mount(
+    volume: docker.Volume, path: str, *, read_only: bool | None = None
+) -> docker.ContainerVolumeArgs:
+    """The volume at this path of a container."""
+    return docker.ContainerVolumeArgs(
+        volume_name=volume.name, container_path=path, read_only=read_only
+    )
+
+
+def on_network(network: docker.Network | None, *aliases: str) -> dict[str, Any]:
+    """Inputs of a container on this network, under these names; on none at all without one."""
+    if network is None:
+        return {"network_mode": "none"}
+    return {
+        "networks_advanced": [
+            docker.ContainerNetworksAdvancedArgs(
+                name=though_failed(network.name), aliases=list(aliases) or None
+            )
+        ]
+    }
+
+
+def memory(mib: int | None) -> dict[str, Any]:
+    """Inputs of a container that may use so many MiB and no swap; without a limit for None."""
+    return {"memory": mib, "memory_swap": mib}
+
+
+def confined(*capabilities: str) -> dict[str, Any]:
+    """Inputs of a container whose processes have these capabilities, and never gain others."""
+    return {
+        "capabilities": docker.ContainerCapabilitiesArgs(
+            adds=[f"CAP_{name}" for name in capabilities], drops=["ALL"]
+        ),
+        "security_opts": ["no-new-privileges:true"],
+    }
+
+
+def though_failed(output: pulumi.Output[str]) -> pulumi.Output[str]:
+    """The output, with some value in an update in which its resource has failed.
+
+    A required input without a value fails the provider's check, and that ends the update of all
+    other hosts too. With a value the engine passes over what depends on the failed resource.
+    """
+    if pulumi.runtime.is_dry_run():
+        return output
+    return output.apply(
+        lambda value: value if isinstance(value, str) else "failed", run_with_unknowns=True
+    )

@@ -1,50 +1,175 @@
-"""The component's arguments as the SDK's analyzer reads them, made of the settings' own types.
+"""What the component takes, as editors, type checkers and other languages see it.
 
-One place says what a setting is; a package of the component, in any language, has its types.
+The descriptions are those of Pulumi.yaml, which also has the defaults. Annotations stay types here:
+the SDK's analyzer makes the package's schema of them.
 """
 
-from __future__ import annotations
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
-import datetime
-import types
-import typing
-from typing import Annotated, Any, Literal, NotRequired, Required, get_args, get_origin
-
-import pydantic
-
-from components.settings.values import Age, DiskSpace, Size
-from components.ssh_key import PublicKey
-
-# What is checked as one of these is written as text.
-_WRITTEN_AS_TEXT = (str, Age, DiskSpace, PublicKey, Size, datetime.date)
+import pulumi
 
 
-def arguments_of(model: type[pydantic.BaseModel], name: str = "BuilderArgs") -> type:
-    """A TypedDict of plain types without unions, with the model's field names.
+class Transport(Enum):
+    """How gateway and daemon talk."""
 
-    Raises TypeError when a field has a type that no other language could give.
+    SOCKET = "socket"
+    """A Unix socket in a shared volume, no TCP port."""
+    TLS = "tls"
+    """Mutual TLS on TCP 2376 of the private network."""
+
+
+class Isolation(Enum):
+    """What the daemon's container may do on its host."""
+
+    UNPRIVILEGED = "unprivileged"
+    """Two capabilities, one device, its own seccomp profile."""
+    PRIVILEGED = "privileged"
+    """Everything, as its image documents."""
+
+
+class PrivateNetworks(Enum):
+    """Whether builds reach private, link-local and metadata addresses around the host."""
+
+    ALLOW = "allow"
+    """They do."""
+    BLOCK = "block"
+    """They do not."""
+
+
+class Role(Enum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    """Everything that the Docker API offers."""
+    BUILD = "build"
+    """Build, pull, push, tag and read."""
+
+
+if TYPE_CHECKING:
+    AnyTransport = Transport | Literal["socket", "tls"]
+    AnyIsolation = Isolation | Literal["unprivileged", "privileged"]
+    AnyPrivateNetworks = PrivateNetworks | Literal["allow", "block"]
+    AnyRole = Role | Literal["admin", "build"]
+else:
+    # The analyzer knows enums, and no unions.
+    AnyTransport, AnyIsolation = Transport, Isolation
+    AnyPrivateNetworks, AnyRole = PrivateNetworks, Role
+
+
+class Key(TypedDict, total=False):
+    """Who may log in: with which key, from where and until when."""
+
+    name: Required[str]
+    """Name in the log and in previews."""
+    public_key: Required[pulumi.Input[str]]
+    """One line of a .pub file."""
+    from_: list[str]
+    """Addresses or CIDR ranges from which the key is accepted. Empty: any."""
+    until: str
+    """Last day (YYYY-MM-DD, UTC) on which the key is accepted. Empty: always."""
+    principals: list[str]
+    """When given, the key is a certificate authority: a certificate that it signed for one of these
+    principals gets in (ssh-keygen(1), -n), the key itself does not."""
+    role: AnyRole
+    """What those who log in with it may do; the default is admin."""
+
+
+class RevokedKey(TypedDict, total=False):
+    """A key by its fingerprint, or a certificate by its authority and its serial or id."""
+
+    fingerprint: str
+    """Of a key or of a certificate's key, as `ssh-keygen -lf` prints it: SHA256:..."""
+    ca: str
+    """Name of the key with principals that signed the certificate."""
+    serial: int
+    """The certificate's serial number."""
+    id: str
+    """The certificate's identity (ssh-keygen(1), -I)."""
+
+
+class BuilderArgs(TypedDict, total=False):
+    """The settings of one builder; every one that is wrong is reported."""
+
+    host: pulumi.Input[str]
+    """Where Docker runs: unix:///path/to/docker.sock or ssh://user@host[:port]."""
+    host_key: pulumi.Input[str]
+    """Public SSH host key of an ssh:// host ("ssh-ed25519 AAAA..."). An ssh:// host needs it, so
+    that it is known before the first connection."""
+    ssh_host: pulumi.Input[str]
+    """Name or address by which clients reach the gateway. Empty: the host of an ssh:// host,
+    127.0.0.1 for a local one."""
+    platforms: list[str]
+    """Platforms that the host builds for, such as linux/arm64. They are checked against what the
+    host is and emulates. Empty: its own architecture."""
+    prepare: bool
+    """Whether `pulumi up` may mend what a host lacks, as root or by sudo without a password, where
+    that needs no restart: kernel modules, /dev/net/tun, refused user namespaces. It says what it
+    did, and a preview what it would do."""
+    ssh_address: str
+    """Address of the Docker host on which the gateway listens."""
+    ssh_port: int
+    """Port of the Docker host on which the gateway listens, 1 to 65535."""
+    keys: Required[pulumi.Input[list[pulumi.Input[Key]]]]
+    """Who may use the builder: a list of {name, publicKey} with optional `from` (a list of
+    addresses or CIDR ranges) and `until` (last day, YYYY-MM-DD, UTC). With `principals`, a list,
+    the key is a certificate authority: a certificate that it signed for one of them gets in. With
+    `role: build` a key may only build, pull, push, tag and read; the default role is admin."""
+    revoked: list[RevokedKey]
+    """Keys and certificates that never get in, whoever signed them: a list of {fingerprint}, {ca,
+    serial} or {ca, id}, where `ca` is the name of a key with principals."""
+    host_keys: list[int]
+    """Generations of the gateway's host key, 1 to 3 of them. The gateway presents the first;
+    knownHosts lists all. [1] -> [1, 2] -> [2, 1] -> [2] rotates the key while clients accept both.
     """
-    fields: dict[str, Any] = {}
-    for field, about in model.model_fields.items():
-        plain = _plain(about.annotation)
-        fields[field] = Required[plain] if about.is_required() else NotRequired[plain]
-    return typing.TypedDict(name, fields)  # type: ignore[operator]
-
-
-def _plain(annotation: Any) -> Any:
-    origin, inner = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _plain(inner[0])
-    if origin is Literal:
-        return type(inner[0])
-    if origin is tuple:
-        return list[_plain(inner[0])]  # type: ignore[misc]
-    if origin in (types.UnionType, typing.Union) and inner[1:] == (types.NoneType,):
-        return _plain(inner[0])
-    if annotation in _WRITTEN_AS_TEXT:
-        return str
-    if annotation in (int, bool):
-        return annotation
-    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        return arguments_of(annotation, annotation.__name__)
-    raise TypeError(f"{annotation} has no plain form")
+    transport: AnyTransport
+    """How gateway and daemon talk: socket (a Unix socket in a shared volume, no TCP port) or tls
+    (mutual TLS on TCP 2376 of the private network)."""
+    isolation: AnyIsolation
+    """What the daemon's container may do on its host: unprivileged (two capabilities, one device,
+    its own seccomp profile) or privileged (everything, as its image documents)."""
+    private_networks: AnyPrivateNetworks
+    """Whether builds reach private, link-local and metadata addresses around the host: allow or
+    block. Registries on the Internet and name servers stay reachable. `block` needs `isolation:
+    unprivileged`."""
+    private_networks_except: list[str]
+    """Addresses or CIDR ranges that stay reachable with `privateNetworks: block`, such as your own
+    registry."""
+    daemon_image: str
+    """Image of the daemon; must behave like docker:<version>-dind-rootless."""
+    gateway_image: str
+    """Image of the gateway; must behave like linuxserver/openssh-server."""
+    guard_image: str
+    """Image of the guard, which runs when a key has the role build; must behave like
+    python:<version>-alpine, 3.11 or newer."""
+    cache_size: str
+    """How large the build cache may get before the least recently used part is deleted: a size such
+    as 50GB, or a share of the disk such as 40%."""
+    min_free_space: str
+    """How much of the disk stays free: a size or a share. Below it, the janitor deletes leftovers,
+    old images and cache beyond half of cacheSize at once."""
+    keep_cache: bool
+    """Whether the cache volume and the gateway's host key are protected, so that `pulumi destroy
+    --exclude-protected` keeps them. To delete them, set false, run `pulumi up`, then `pulumi
+    destroy`."""
+    leftover_age: str
+    """How long to keep what jobs leave behind: stopped containers, untagged images, anonymous
+    volumes, unused networks, builders of setup-buildx. A number and s, m, h, d or w."""
+    image_age: str
+    """How long to keep an unused tagged image after it was last tagged or pulled."""
+    keep_images: list[str]
+    """Images that are never deleted, by name; * ? and [] match as in a shell, such as acme/base:*.
+    The label docker-build-machine.keep protects an image, container or network too."""
+    drain_time: str
+    """How long `pulumi up` waits for builds in flight before it replaces the daemon; new builds
+    wait meanwhile. A number and s, m, h, d or w."""
+    memory: str
+    """Memory for the daemon and all builds together, such as 8GB. Empty: no limit."""
+    cpus: str
+    """CPUs for the daemon and all builds together, such as 2 or 1.5. Empty: no limit."""
+    processes: int
+    """Processes and threads that all build steps and containers may have together, 500 to 1000000;
+    fewer where the host lets the daemon's container have fewer. With `memory` set, give each some
+    0.3 MB of it."""
+    insecure_registries: list[str]
+    """Registries (host[:port]) that builds may reach over plain HTTP."""

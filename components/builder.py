@@ -9,7 +9,7 @@ import pulumi
 import pulumi_command as command
 import pulumi_docker as docker
 
-from components.arguments import arguments_of
+from components.arguments import BuilderArgs
 from components.cache import Cache
 from components.daemon import Daemon
 from components.docker_host import DockerHost
@@ -23,15 +23,14 @@ from components.janitor import declare_janitor
 from components.layout import DAEMON_SOCKET, DATA_DIRECTORY, GATEWAY_USER
 from components.registry_access import RegistryAccess
 from components.scope import Scope
-from components.settings import Settings
+from components.settings import GivenSettings, Settings
 from components.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    BuilderArgs = Mapping[str, Any]
+    BuilderInputs = BuilderArgs | Settings
 else:
-    BuilderArgs = arguments_of(Settings)
+    # The analyzer reads one type. This program gives settings that it has checked already.
+    BuilderInputs = BuilderArgs
 
 _READY_SECONDS = 120
 # Where states of version 0.1 have the provider.
@@ -58,26 +57,31 @@ class DockerBuilder(pulumi.ComponentResource):
     def __init__(
         self,
         name: str,
-        args: BuilderArgs,
+        args: BuilderInputs,
         opts: pulumi.ResourceOptions | None = None,
         registry: RegistryAccess | None = None,
     ) -> None:
         """Declare a builder by the settings of Pulumi.yaml, in camelCase or in snake_case.
 
-        They are plain values, checked before anything is declared; ValueError names every one
-        that is wrong. As the component's inputs they are what a preview compares. Its daemon uses
-        the stack's `registry` where there is one. Everything on the host comes after what
-        `opts.depends_on` names, and goes before it.
+        What is known of them is checked before anything is declared; ValueError names every one
+        that is wrong. host, hostKey, sshHost and the keys' publicKey may be Outputs, which are
+        checked before anything is created on the host. As the component's inputs they are what a
+        preview compares. The daemon uses the stack's `registry` where there is one. Everything on
+        the host comes after what `opts.depends_on` names, and goes before it.
         """
-        settings = Settings.of(args)
+        given = GivenSettings.of(args)
+        settings = given.known
         opts = copy.copy(opts or pulumi.ResourceOptions())
         # Of the component itself it would hold up the host keys, and with them every export.
         before, opts.depends_on = opts.depends_on, None
-        super().__init__("docker-build-machine:index:DockerBuilder", name, settings.arguments, opts)
+        super().__init__("docker-build-machine:index:DockerBuilder", name, given.arguments, opts)
         self._warn_of_expired_keys(settings)
-        scope = Scope.of(name, DockerHost(settings.host, settings.host_key), self).provided(
-            *_PROVIDER_ALIASES.get(name, [])
-        )
+        scope = Scope.of(
+            name,
+            given.complete.apply(lambda settings: DockerHost(settings.host, settings.host_key)),
+            None if isinstance(given.arguments["host"], pulumi.Output) else settings.host,
+            self,
+        ).provided(*_PROVIDER_ALIASES.get(name, []))
         host_keys = [
             HostKey.declare(
                 scope, number, keep=settings.keep_cache and number == settings.host_keys[0]
@@ -85,9 +89,9 @@ class DockerBuilder(pulumi.ComponentResource):
             for number in settings.host_keys
         ]
         self._ready = self._declare_on_host(
-            scope, settings, host_keys, before=before, registry=registry
+            scope, given, host_keys, before=before, registry=registry
         )
-        self._export(scope, settings, host_keys)
+        self._export(scope, given, host_keys)
 
     def _warn_of_expired_keys(self, settings: Settings) -> None:
         for key in settings.keys:
@@ -101,13 +105,14 @@ class DockerBuilder(pulumi.ComponentResource):
     def _declare_on_host(
         self,
         scope: Scope,
-        settings: Settings,
+        given: GivenSettings,
         host_keys: list[HostKey],
         *,
         before: Any,
         registry: RegistryAccess | None,
     ) -> command.local.Command:
         """Declare everything on the host, in order; returns the check that a build works."""
+        settings = given.known
         preflight = Preflight.declare(scope.having(depends_on=before), settings)
         checked = scope.after(preflight.checked)
         daemon_image = checked.image("daemon-image", settings.daemon_image)
@@ -131,7 +136,7 @@ class DockerBuilder(pulumi.ComponentResource):
         janitor = declare_janitor(
             with_daemon, settings, image=daemon_image, cache=cache, transport=transport
         )
-        access = Access.declare(checked, settings, image=gateway_image)
+        access = Access.declare(checked, given, image=gateway_image)
         gateway = declare_gateway(
             # The builds that it carries have ended; the keys exist before the first login.
             scope.after(daemon.drain, access.installed),
@@ -169,30 +174,38 @@ class DockerBuilder(pulumi.ComponentResource):
             ],
         )
 
-    def _export(self, scope: Scope, settings: Settings, host_keys: list[HostKey]) -> None:
-        server, port = settings.ssh_name, settings.ssh_port
-        destination = f"{GATEWAY_USER}@{server}"
-        known = pulumi.Output.all(*[key.public_key for key in host_keys]).apply(
-            lambda keys: {
+    def _export(self, scope: Scope, given: GivenSettings, host_keys: list[HostKey]) -> None:
+        alias, port = scope.prefix, given.known.ssh_port
+
+        def entry(parts: list[Any]) -> dict[str, Any]:
+            server, *public_keys = parts
+            destination = f"{GATEWAY_USER}@{server}"
+            return {
+                "platforms": list(given.known.platforms),
                 "sshDestination": destination,
                 "dockerHost": f"ssh://{destination}:{port}",
-                "sshAlias": scope.prefix,
-                "sshConfig": ssh_config(scope.prefix, server, port, keys),
-                "knownHosts": known_hosts_lines(server, port, keys),
+                "sshAlias": alias,
+                "sshConfig": ssh_config(alias, server, port, public_keys),
+                "knownHosts": known_hosts_lines(server, port, public_keys),
             }
-        )
-
-        def when_ready(value: str) -> pulumi.Output[str]:
-            return self._ready.stdout.apply(lambda _: value)
 
         # Known before the builder is ready, and while its host is down: no class annotation, so
         # no output of the component.
-        self.entry = known.apply(lambda known: {"platforms": list(settings.platforms), **known})
-        self.ssh_destination = when_ready(destination)
-        self.docker_host = when_ready(f"ssh://{destination}:{port}")
-        self.ssh_alias = when_ready(scope.prefix)
-        self.ssh_config = known.apply(lambda known: str(known["sshConfig"]))
-        self.known_hosts = known.apply(lambda known: str(known["knownHosts"]))
+        self.entry = pulumi.Output.all(
+            given.complete.apply(lambda settings: settings.ssh_name),
+            *(key.public_key for key in host_keys),
+        ).apply(entry)
+
+        def when_ready(name: str) -> pulumi.Output[str]:
+            return pulumi.Output.all(self.entry, self._ready.stdout).apply(
+                lambda e: str(e[0][name])
+            )
+
+        self.ssh_destination = when_ready("sshDestination")
+        self.docker_host = when_ready("dockerHost")
+        self.ssh_alias = when_ready("sshAlias")
+        self.ssh_config = self.entry.apply(lambda entry: str(entry["sshConfig"]))
+        self.known_hosts = self.entry.apply(lambda entry: str(entry["knownHosts"]))
         self.register_outputs(
             {
                 "sshDestination": self.ssh_destination,

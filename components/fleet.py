@@ -32,9 +32,7 @@ def declare_builders(
     for name, one in settings.builders.items():
         sshd = DockerHost(one.host, one.host_key).sshd
         before = [last[sshd]] if sshd in last else []
-        builders[name] = DockerBuilder(
-            name, one.arguments, pulumi.ResourceOptions(depends_on=before), access
-        )
+        builders[name] = DockerBuilder(name, one, pulumi.ResourceOptions(depends_on=before), access)
         if sshd:
             last[sshd] = builders[name]
     if registry:

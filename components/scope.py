@@ -27,12 +27,16 @@ class Scope:
     """Project, stack and component, as the owner label holds them."""
     prefix: str
     """What every container, volume and network starts with on the host."""
-    host: DockerHost
+    host: pulumi.Output[DockerHost]
+    url: str | None
+    """Where that is; None while it is not known."""
     options: pulumi.ResourceOptions
     """Options of every resource that is declared here."""
 
     @classmethod
-    def of(cls, name: str, host: DockerHost, parent: pulumi.Resource) -> Scope:
+    def of(
+        cls, name: str, host: pulumi.Output[DockerHost], url: str | None, parent: pulumi.Resource
+    ) -> Scope:
         """The scope of the component `parent` in the running stack, without a provider yet."""
         project, stack = pulumi.get_project(), pulumi.get_stack()
         return cls(
@@ -40,6 +44,7 @@ class Scope:
             f"{project}/{stack}/{name}",
             f"{stack}-{name}",
             host,
+            url,
             pulumi.ResourceOptions(parent=parent),
         )
 
@@ -47,8 +52,10 @@ class Scope:
         """The same scope with a provider for its host, which it declares."""
         provider = docker.Provider(
             f"{self.name}-host",
-            host=self.host.url,
-            ssh_opts=self.host.ssh_options if self.host.is_remote else None,
+            host=self.host.apply(lambda host: host.url),
+            ssh_opts=None
+            if self.url and not DockerHost(self.url).is_remote
+            else self.host.apply(lambda host: host.ssh_options if host.is_remote else None),
             opts=self.merged(aliases=list(aliases)),
         )
         return self.having(providers=[provider])
@@ -164,7 +171,7 @@ class Scope:
         script: str,
         volumes: list[docker.ContainerVolumeArgs],
         uploads: list[docker.ContainerUploadArgs],
-        envs: list[str],
+        envs: pulumi.Input[list[str]],
         capabilities: tuple[str, ...] = (),
     ) -> docker.Container:
         """A container that runs `script` once as root, without network, and ends.
@@ -230,7 +237,9 @@ class Scope:
         """
         return command.local.Command(
             f"{self.name}-{role}",
-            create=pulumi.Output.all(*arguments).apply(lambda words: self.host.shell(*words)),
+            create=pulumi.Output.all(self.host, *arguments).apply(
+                lambda parts: parts[0].shell(*parts[1:])
+            ),
             stdin=(f"data={shlex.quote(data)}\n" if data else "") + path.read_text(),
             update=":" if only_triggered else None,
             triggers=triggers,

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
@@ -17,15 +18,32 @@ _NAME, _VERSION = "docker-build-machine", "0.1.0"
 
 
 def provider() -> ComponentProvider:
-    """The provider; its schema has the descriptions of Pulumi.yaml."""
+    """The provider; its schema has the defaults of Pulumi.yaml."""
     hosting = ComponentProvider([DockerBuilder], _NAME, version=_VERSION)
-    schema = json.loads(hosting.schema or "{}")
-    described = yaml.safe_load((_ROOT / "Pulumi.yaml").read_text())["config"]
-    for inputs in (resource["inputProperties"] for resource in schema["resources"].values()):
-        for name, about in inputs.items():
-            about["description"] = described[name]["description"]
+    schema = _one_line_each(json.loads(hosting.schema or "{}"))
+    settings = yaml.safe_load((_ROOT / "Pulumi.yaml").read_text())["config"]
+    for resource in schema["resources"].values():
+        for name, about in resource["inputProperties"].items():
+            default = settings[name].get("default")
+            # A schema has defaults of single values alone, and none for what is left empty.
+            if isinstance(default, str | int) and default != "":
+                about["default"] = default
     hosting.schema = json.dumps(schema)
     return hosting
+
+
+def _one_line_each(schema: Any) -> Any:
+    """The schema with descriptions on one line, as they stand in docstrings on several."""
+    if isinstance(schema, list):
+        return [_one_line_each(part) for part in schema]
+    if isinstance(schema, dict):
+        return {
+            name: " ".join(part.split())
+            if name == "description" and isinstance(part, str)
+            else _one_line_each(part)
+            for name, part in schema.items()
+        }
+    return schema
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import pulumi
 import pulumi_docker as docker
 
 from components.layout import (
@@ -16,7 +17,7 @@ from components.layout import (
     SOCKET_VARIABLE,
 )
 from components.scope import Scope, mount, upload
-from components.settings import AuthorizedKey, Revocation, Settings
+from components.settings import AuthorizedKey, GivenSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -25,38 +26,45 @@ class Access:
 
     volume: docker.Volume
     installed: docker.Container
-    sha256: str
+    sha256: pulumi.Output[str]
     """Of authorized_keys, by which readiness tells that it is in place."""
 
     @classmethod
-    def declare(cls, scope: Scope, settings: Settings, *, image: docker.RemoteImage) -> Access:
+    def declare(cls, scope: Scope, given: GivenSettings, *, image: docker.RemoteImage) -> Access:
         """Declare the set of keys.
 
         A short-lived container writes the files; sshd reads them at each login, so that neither
         gateway nor daemon notice. Its environment names each key and its fingerprint, which is
         what a preview shows of a change.
         """
-        keys, revoked = settings.active_keys, settings.revoked
         volume = scope.volume("access")
-        files = _files(sorted(keys, key=lambda key: key.name), revoked)
+        files = given.complete.apply(_files)
         installed = scope.one_shot(
             "keys",
             image=image,
             script=(Path(__file__).parent / "access.sh").read_text(),
-            envs=[
-                *(f"{key.name}={_summary(key)}" for key in keys),
-                *(
-                    f"revoked-{number}={f'{entry.ca} {entry.line}'.strip()}"
-                    for number, entry in enumerate(revoked, 1)
-                ),
-            ],
+            envs=given.complete.apply(_summary),
             volumes=[mount(volume, ACCESS_DIRECTORY)],
-            uploads=[upload(f"/new/{name}", content) for name, content in files.items()],
+            uploads=[upload(f"/new/{name}", files[name]) for name in _files(given.known)],
         )
-        return cls(volume, installed, hashlib.sha256(files["authorized_keys"].encode()).hexdigest())
+        sha256 = files.apply(
+            lambda files: hashlib.sha256(files["authorized_keys"].encode()).hexdigest()
+        )
+        return cls(volume, installed, sha256)
 
 
-def _summary(key: AuthorizedKey) -> str:
+def _summary(settings: Settings) -> list[str]:
+    """Keys and revocations as environment variables."""
+    return [
+        *(f"{key.name}={_conditions(key)}" for key in settings.active_keys),
+        *(
+            f"revoked-{number}={f'{entry.ca} {entry.line}'.strip()}"
+            for number, entry in enumerate(settings.revoked, 1)
+        ),
+    ]
+
+
+def _conditions(key: AuthorizedKey) -> str:
     """A key as a preview shows it: fingerprint and conditions."""
     conditions = {
         "certificates of": ",".join(key.principals),
@@ -90,8 +98,9 @@ def _line(key: AuthorizedKey) -> str:
     return f"{','.join(options)} {key.public_key} {key.name}"
 
 
-def _files(keys: list[AuthorizedKey], revoked: tuple[Revocation, ...]) -> dict[str, str]:
+def _files(settings: Settings) -> dict[str, str]:
     """The files that access.sh installs: two for sshd, one for the session monitor."""
+    keys, revoked = sorted(settings.active_keys, key=lambda key: key.name), settings.revoked
     files = {"authorized_keys": "".join(f"{_line(key)}\n" for key in keys)}
     listed = [
         f"{'ca' if key.is_authority else 'key'} {key.public_key.fingerprint} {key.name} "

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import pulumi
 import pulumi_command as command
 
+from components.docker_host import DockerHost
 from components.host_facts import HostFacts, while_unknown_keep
 from components.scope import Scope
 from components.settings import Settings
@@ -57,7 +58,9 @@ class Preflight:
         checked = command.local.Command(
             f"{scope.name}-preflight",
             # However long that took, the provider comes next and finds its connection.
-            create=scope.host.shell("check", *arguments, clock=True, first=True),
+            create=scope.host.apply(
+                lambda host: host.shell("check", *arguments, clock=True, first=True)
+            ),
             stdin=_SCRIPT.read_text(),
             # Each fact by its name, so that a preview shows which of them changed.
             environment=facts.apply(lambda facts: facts.variables),
@@ -78,16 +81,20 @@ def _look(
     scope: Scope, arguments: list[str]
 ) -> tuple[pulumi.Output[HostFacts], pulumi.Output[str]]:
     """What the host is now, and the warnings about it."""
-    look = f"( {scope.host.shell('look', *arguments, clock=True, first=True)} ) || :"
     looks = _LOOKS.setdefault(asyncio.get_event_loop(), {})
     # One at a time: the first one opens the connections that the others share.
-    before = looks.get(scope.host.sshd, pulumi.Output.from_input(""))
-    seen = command.local.run_output(
+    sshd = DockerHost(scope.url or "").sshd
+    before = looks.get(sshd, pulumi.Output.from_input(""))
+
+    def look(host: DockerHost) -> str:
         # A failure is no error here: the caller shows what the command printed.
-        command=before.apply(lambda _: look),
+        return f"( {host.shell('look', *arguments, clock=True, first=True)} ) || :"
+
+    seen = command.local.run_output(
+        command=pulumi.Output.all(scope.host, before).apply(lambda parts: look(parts[0])),
         stdin=_SCRIPT.read_text(),
         logging=command.local.Logging.NONE,
         opts=pulumi.InvokeOutputOptions(parent=scope.options.parent),
     )
-    looks[scope.host.sshd] = seen.stdout
+    looks[sshd] = seen.stdout
     return seen.stdout.apply(lambda text: HostFacts.parse(text or "")), seen.stderr

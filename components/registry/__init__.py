@@ -91,7 +91,7 @@ class Registry(pulumi.ComponentResource):
         }
         super().__init__("docker-build-machine:index:Registry", name, inputs, opts)
         self.host = DockerHost(beside.host, beside.host_key)
-        self._scope = Scope.of(name, self.host, self)
+        self._scope = Scope.of(name, pulumi.Output.from_input(self.host), self.host.url, self)
         self._settings, self._asked = settings, asked
         self.access = RegistryAccess(
             settings.registry_name,

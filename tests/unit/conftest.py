@@ -100,6 +100,29 @@ class _RecordingMonitor(MockMonitor):
         return super().RegisterResource(request)
 
 
+def record(program: Callable[[], Any], result: Run, *, preview: bool = False) -> None:
+    """Run a Pulumi program on mocks; the result has what was registered if it fails, too."""
+
+    async def run() -> None:
+        reset_options(preview=preview)
+        set_mocks(
+            _Mocks(),
+            "docker-build-machine",
+            "dev",
+            preview=preview,
+            monitor=_RecordingMonitor(result),
+        )
+        # In place of the mocks' own, which takes no pulumi.run.
+        set_root_resource(None)  # type: ignore[arg-type]
+        await run_in_stack(program)
+        stack = get_root_resource()
+        assert stack is not None
+        for name, value in stack.outputs.items():  # type: ignore[attr-defined]
+            result.exports[name] = await pulumi.Output.from_input(value).future()
+
+    asyncio.run(run())
+
+
 def _run_main() -> None:
     runpy.run_path(str(ROOT / "__main__.py"))
 
@@ -118,19 +141,7 @@ def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.syspath_prepend(str(ROOT))
         result = Run()
-
-        async def program() -> None:
-            reset_options()
-            set_mocks(_Mocks(), "docker-build-machine", "dev", monitor=_RecordingMonitor(result))
-            # In place of the mocks' own, which takes no pulumi.run.
-            set_root_resource(None)  # type: ignore[arg-type]
-            await run_in_stack(_run_main)
-            stack = get_root_resource()
-            assert stack is not None
-            for name, value in stack.outputs.items():  # type: ignore[attr-defined]
-                result.exports[name] = await pulumi.Output.from_input(value).future()
-
-        asyncio.run(program())
+        record(_run_main, result)
         return result
 
     return run

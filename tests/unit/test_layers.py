@@ -1,0 +1,42 @@
+"""Which part of components/ may import which: only parts of a lower floor, never a sibling."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.unit.conftest import ROOT
+
+FLOORS = (
+    {"layout", "ssh_key", "arguments"},
+    {"settings", "docker_host", "host_facts"},
+    {"scope"},
+    {"transport", "cache", "registry_access"},
+    {"host", "daemon", "gateway", "guard", "janitor", "registry"},
+    {"builder"},
+    {"fleet"},
+)
+
+
+def imports() -> dict[str, set[str]]:
+    """For each part of components/ the parts that it imports, itself left out."""
+    found: dict[str, set[str]] = {}
+    folder = ROOT / "components"
+    for file in folder.rglob("*.py"):
+        part = file.relative_to(folder).parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                words = (node.module or "").split(".")
+                if words[0] == "components":
+                    assert len(words) > 1, f"{file} imports the whole of components"
+                    found.setdefault(part, set()).add(words[1])
+        found.setdefault(part, set()).discard(part)
+    return found
+
+
+def test_every_part_imports_from_lower_floors_alone() -> None:
+    floor = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+    for part, others in imports().items():
+        for other in others:
+            assert floor[other] < floor[part], f"{part} imports {other}"

@@ -232,6 +232,11 @@ class Builder:
     def container_id(self, role: str) -> str:
         return passed(run("docker", "inspect", "--format", "{{.Id}}", self.container(role))).strip()
 
+    def in_daemon(self, *words: str, **options: Any) -> Result:
+        """A command in the daemon's container, as the daemon's user."""
+        user = ("docker", "exec", "--user", "1000:1000", self.container("daemon"))
+        return run(*user, *words, **options)
+
     def ssh(self, *arguments: str, key: str = "ada", **options: Any) -> Result:
         """ssh to the gateway by the exported configuration, with a connection of its own."""
         return run(*self.ssh_command(key), *arguments, **options)

@@ -102,17 +102,7 @@ def seen(builders: dict[str, Builder]) -> dict[str, dict[str, str]]:
                 OTHER=neighbour.stack,
                 ADDRESSES=" ".join([*addresses(neighbour), addresses(builder)[1]]),
             )
-            passed(
-                run(
-                    "docker",
-                    "exec",
-                    "--user",
-                    "1000:1000",
-                    neighbour.container("daemon"),
-                    "touch",
-                    f"{DATA_DIRECTORY}/{neighbour.stack}",
-                )
-            )
+            passed(neighbour.in_daemon("touch", f"{DATA_DIRECTORY}/{neighbour.stack}"))
             said = passed(
                 builder.docker("run", "--rm", *EVERYTHING, BASE_IMAGE, "sh", "-c", text)
             ).splitlines()
@@ -406,27 +396,18 @@ def test_what_a_build_plants_does_not_run_outside_of_it(
         )
     )
     daemon = builder.container("daemon")
-    beside = ("docker", "exec", "--user", "1000:1000", daemon)
-    passed(run(*beside, "test", "-x", "/home/rootless/.docker/cli-plugins/docker-buildx"))
+    passed(builder.in_daemon("test", "-x", "/home/rootless/.docker/cli-plugins/docker-buildx"))
     passed(builder.pulumi("up", "--target-replace", "**builder-readiness"))
     health = passed(
         run("docker", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", daemon)
     )
     passed(run("docker", "exec", daemon, *json.loads(health)[1:]))
-    passed(run(*beside, "docker", "buildx", "version"))
+    passed(builder.in_daemon("docker", "buildx", "version"))
     ran = "/home/rootless/planted-ran"
-    assert run(*beside, "test", "-e", ran).returncode == 1
+    assert builder.in_daemon("test", "-e", ran).returncode == 1
     # Without the folder of its own it would have run.
-    run(
-        *beside[:2],
-        "--env",
-        "DOCKER_CONFIG=/home/rootless/.docker",
-        *beside[2:],
-        "docker",
-        "buildx",
-        "version",
-    )
-    passed(run(*beside, "rm", ran))
+    builder.in_daemon("env", "DOCKER_CONFIG=/home/rootless/.docker", "docker", "buildx", "version")
+    passed(builder.in_daemon("rm", ran))
 
 
 @pytest.mark.parametrize("mode", MODES)

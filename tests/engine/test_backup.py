@@ -24,6 +24,7 @@ from tests.engine.conftest import (
     until,
 )
 from tests.engine.hosts import hosts_in
+from tests.engine.tree import copy_to
 
 # The second layer hides what the first had, by an extended attribute of overlayfs.
 HIDING = (
@@ -197,14 +198,7 @@ def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
     """`make WORD` in a copy of this tree, in whose .state the builder's stack is."""
     state = tree / ".state"
     if not tree.exists():
-        files = passed(
-            run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
-        ).splitlines()
-        for file in files:
-            if not (ROOT / file).exists():
-                continue
-            (tree / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / file, tree / file)
+        copy_to(tree)
         state.mkdir()
         (state / "passphrase").write_text(builder.env["PULUMI_CONFIG_PASSPHRASE"])
         (state / "backend").symlink_to(builder.folder / "backend")

@@ -362,13 +362,12 @@ def test_a_cold_cache_is_a_warning(builder: Builder, laptop: Laptop) -> None:
 
 
 def test_a_full_disk(builder: Builder, laptop: Laptop) -> None:
-    fill = ["docker", "exec", "--user", "1000:1000", builder.container("daemon"), "sh", "-c"]
     folder = "/home/rootless/.local/share/docker"
-    run(*fill, f"dd if=/dev/zero of={folder}/filler bs=1M count=2000")
+    builder.in_daemon("sh", "-c", f"dd if=/dev/zero of={folder}/filler bs=1M count=2000")
     try:
         told = findings(laptop)
     finally:
-        passed(run(*fill, f"rm {folder}/filler"))
+        passed(builder.in_daemon("sh", "-c", f"rm {folder}/filler"))
     assert told["disk"][0] == "error"
     assert "full" in told["disk"][1]
     assert until(lambda: "disk" not in findings(laptop), 30)

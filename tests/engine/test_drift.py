@@ -50,8 +50,7 @@ def tamper(builder: Builder) -> dict[str, str]:
     registries = '"insecure-registries": ["eve.example"],'
     inside(builder, "daemon", f"cp -p {file} /tmp/kept && sed -i '2i {registries}' {file}")
     inside(builder, "daemon", "kill -HUP $(pidof dockerd)", user="1000")
-    info = ("docker", "exec", "--user", "1000:1000", builder.container("daemon"), "docker", "info")
-    assert until(lambda: "eve.example" in run(*info).stdout)
+    assert until(lambda: "eve.example" in builder.in_daemon("docker", "info").stdout)
     inside(builder, "daemon", f"cat /tmp/kept >{file}")
     passed(
         run(

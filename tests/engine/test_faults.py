@@ -117,7 +117,6 @@ def test_both_are_killed(warm: Builder) -> None:
 
 def test_stale_pid_and_socket_files_are_left(warm: Builder) -> None:
     """As an end without warning leaves them, and in places where other releases put them."""
-    daemon = warm.container("daemon")
 
     def strike() -> None:
         script = (
@@ -127,9 +126,7 @@ def test_stale_pid_and_socket_files_are_left(warm: Builder) -> None:
             "  done; "
             "done; ls -A /run/user"
         )
-        assert "docker.pid" in passed(
-            run("docker", "exec", "--user", "1000:1000", daemon, "sh", "-c", script)
-        )
+        assert "docker.pid" in passed(warm.in_daemon("sh", "-c", script))
         kill(*processes(warm, "daemon", "dockerd"))
 
     try_fault(warm, "stale pid and socket files after kill -9", strike)
@@ -142,15 +139,14 @@ def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
     builder.load_base()
     builder.build()
     filler = f"{DATA}/filler"
-    in_daemon = ("docker", "exec", "--user", "1000:1000", builder.container("daemon"), "sh", "-c")
     times = []
     for _ in range(TRIALS):
         with builder.build_in_flight(5):
-            run(*in_daemon, f"dd if=/dev/zero of={filler} bs=1M; sync")
+            builder.in_daemon("sh", "-c", f"dd if=/dev/zero of={filler} bs=1M; sync")
             dockerfile = f"FROM {BASE_IMAGE}\nRUN dd if=/dev/zero of=/x bs=1M count=9 && sync /x\n"
             refused = builder.docker("build", "--no-cache", "-", input=dockerfile)
             assert "No space left" in refused.stderr or "no space left" in refused.stderr
-        passed(run(*in_daemon, f"rm {filler}"))
+        passed(builder.in_daemon("sh", "-c", f"rm {filler}"))
         times.append(seconds_to_first_build(builder))
     record(
         "full disk, until space is made",

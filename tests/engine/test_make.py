@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,18 @@ import pytest
 import yaml
 
 from tests.engine.conftest import PROJECT, ROOT, Result, make_key, passed, run
+from tests.engine.tree import copy_to
 
 
 @dataclass(frozen=True)
 class Clone:
-    """The tracked files in a folder of their own, with the set-up of this one taken over."""
+    """The tree in a folder of their own, with the set-up of this one taken over."""
 
     folder: Path
 
     @classmethod
     def create(cls, folder: Path) -> Clone:
-        for name in passed(run("git", "ls-files", "-z", cwd=ROOT)).split("\0")[:-1]:
-            if (source := ROOT / name).exists():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, folder / name)
+        copy_to(folder)
         for linked in (".venv", ".state/bin"):
             (folder / linked).parent.mkdir(exist_ok=True)
             passed(run("cp", "-al", str(ROOT / linked), str(folder / linked)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import AS_ROOT, PROJECT, ROOT, Result, passed, run, until
+from tests.engine.tree import files
 
 # It builds the images with a cache of its own, and so moves their tags, which others rely on.
 pytestmark = pytest.mark.alone
@@ -42,9 +43,8 @@ def user() -> Iterator[str]:
 def make(user: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """`make` in a copy of the tree, with the Pulumi CLI that is kept on this machine, if any."""
     home = Path("~" + user).expanduser()
-    files = passed(run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT))
     tree = tmp_path_factory.mktemp("tree") / "tree.tar"
-    passed(run("tar", "--create", "--file", str(tree), *files.split(), cwd=ROOT))
+    passed(run("tar", "--create", "--file", str(tree), *files(), cwd=ROOT))
     as_user = (*AS_ROOT, "runuser", "--user", user, "--")
     with tree.open("rb") as stream:
         script = f"mkdir -p {home}/tree && tar -xC {home}/tree"

@@ -93,10 +93,9 @@ def test_a_downgrade_is_refused_before_anything_is_touched(builder: Builder) -> 
 def test_another_storage_driver_is_refused(builder: Builder) -> None:
     """The note tells what a daemon with another driver would have left."""
     note = "/home/rootless/.local/share/docker/docker-build-machine.note"
-    inside = ("docker", "exec", "--user", "1000:1000", builder.container("daemon"))
-    kept = passed(run(*inside, "cat", note))
+    kept = passed(builder.in_daemon("cat", note))
     assert kept.split()[1] == "overlay2"
-    passed(run(*inside, "sh", "-c", f"echo 20.10 vfs >{note}"))
+    passed(builder.in_daemon("sh", "-c", f"echo 20.10 vfs >{note}"))
     # The same image by another name, as a change of this program's driver is nothing to try.
     other = f"localhost/{builder.stack}:daemon"
     passed(run("docker", "tag", DAEMON_IMAGE, other))
@@ -104,7 +103,7 @@ def test_another_storage_driver_is_refused(builder: Builder) -> None:
     said = builder.pulumi("up")
     builder.settings["daemonImage"] = DAEMON_IMAGE
     passed(run("docker", "image", "rm", other))
-    passed(run(*inside, "sh", "-c", f"echo {kept} >{note}"))
+    passed(builder.in_daemon("sh", "-c", f"echo {kept} >{note}"))
     assert said.returncode != 0
     assert "the cache was written with vfs, which it would not see" in said.stdout
     assert "200 OK" in builder.ping().stdout

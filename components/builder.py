@@ -22,7 +22,7 @@ from components.host import Preflight
 from components.janitor import declare_janitor
 from components.layout import DAEMON_SOCKET, DATA_DIRECTORY, GATEWAY_USER
 from components.registry_access import RegistryAccess
-from components.scope import Scope
+from components.scope import HEALTH, Scope
 from components.settings import GivenSettings, Settings
 from components.transport import Transport
 
@@ -153,16 +153,16 @@ class DockerBuilder(pulumi.ComponentResource):
             guard = [declare_guard(with_daemon, image=guard_image, transport=transport)]
         return scope.script(
             "readiness",
-            Path(__file__).parent / "host" / "readiness.sh",
+            HEALTH + (Path(__file__).parent / "readiness.sh").read_text(),
             [
-                daemon.container.name,
-                gateway.name,
-                access.sha256,
                 DAEMON_SOCKET,
                 DATA_DIRECTORY,
+                access.sha256,
                 str(_READY_SECONDS),
-                guard[0].name if guard else "",
+                daemon.container.name,
+                gateway.name,
                 janitor.name,
+                *(container.name for container in guard),
             ],
             triggers=[
                 daemon.drain.id,

@@ -14,6 +14,8 @@ import pulumi_docker as docker
 from components.docker_host import DockerHost
 from components.layout import OWNER_LABEL
 
+HEALTH = (Path(__file__).parent / "health.sh").read_text()
+"""Shell functions that wait for containers' health checks; a script that uses them follows."""
 LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
 
 
@@ -221,14 +223,14 @@ class Scope:
     def script(
         self,
         role: str,
-        path: Path,
+        script: str,
         arguments: list[pulumi.Input[str]],
         *,
         data: str = "",
         triggers: list[pulumi.Input[str]] | None = None,
         only_triggered: bool = False,
     ) -> command.local.Command:
-        """Run a shell script on the host, again whenever an argument changes.
+        """Run the text of a shell script on the host, again whenever an argument changes.
 
         The script finds `data`, which would be too much for an argument, in the variable `data`.
         With `only_triggered` it runs again only when one of `triggers` changes.
@@ -240,7 +242,7 @@ class Scope:
             create=pulumi.Output.all(self.host, *arguments).apply(
                 lambda parts: parts[0].shell(*parts[1:])
             ),
-            stdin=(f"data={shlex.quote(data)}\n" if data else "") + path.read_text(),
+            stdin=(f"data={shlex.quote(data)}\n" if data else "") + script,
             update=":" if only_triggered else None,
             triggers=triggers,
             logging=command.local.Logging.STDERR,

@@ -86,7 +86,7 @@ class Cache:
         volume = scope.having(protect=keep, retain_on_delete=keep).volume("cache")
         checked = scope.having(aliases=[pulumi.Alias(name=f"{scope.name}-disk")]).script(
             "cache-check",
-            Path(__file__).parent / "check.sh",
+            (Path(__file__).parent / "check.sh").read_text(),
             [volume.name, DATA_DIRECTORY, image.image_id, settings.daemon_image, STORAGE_DRIVER],
         )
         return cls(volume, checked.stdout.apply(lambda size: CachePolicy.of(settings, int(size))))

@@ -110,7 +110,7 @@ class Daemon:
             transforms=while_unknown_keep(facts, f"triggers[{len(replacing)}]").transforms,
         ).script(
             "drain",
-            Path(__file__).parent / "drain.sh",
+            (Path(__file__).parent / "drain.sh").read_text(),
             [
                 scope.physical("daemon"),
                 scope.physical("gateway"),

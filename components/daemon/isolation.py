@@ -128,7 +128,7 @@ class Isolation:
         unless_unknown = scope.having(transforms=while_unknown_keep(facts, "create").transforms)
         checked = unless_unknown.script(
             "isolation",
-            Path(__file__).parent / "isolation.sh",
+            (Path(__file__).parent / "isolation.sh").read_text(),
             [
                 image.image_id,
                 settings.daemon_image,

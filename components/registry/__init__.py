@@ -12,7 +12,7 @@ import pulumi_docker as docker
 from components.docker_host import DockerHost
 from components.registry.certificates import declare_certificates
 from components.registry_access import RegistryAccess
-from components.scope import Scope, confined, memory, mount, on_network, upload
+from components.scope import HEALTH, Scope, confined, memory, mount, on_network, upload
 from components.settings import RegistrySettings, StackSettings
 
 _FILES = Path(__file__).parent
@@ -137,7 +137,7 @@ class Registry(pulumi.ComponentResource):
         )
         scope.script(
             "readiness",
-            _FILES / "readiness.sh",
+            HEALTH + (_FILES / "readiness.sh").read_text(),
             [str(_READY_SECONDS), store.name, mirror.name],
             triggers=[store.id, mirror.id],
         )

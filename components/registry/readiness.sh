@@ -1,24 +1,18 @@
-#!/bin/sh
-# Waits, on the Docker host, until containers pass their own health checks; says why when one does not.
-# Usage: sh -s -- SECONDS CONTAINER... < readiness.sh
+# shellcheck shell=sh
+# Waits, on the Docker host, until the registry's containers are healthy; says why when one is not.
+# Usage: cat health.sh readiness.sh | sh -s -- SECONDS CONTAINER...
 set -u
-deadline=$(($(date +%s) + $1))
+wait_at_most "$1"
 shift
-for container; do
-	# Its first check by itself comes after half a minute.
-	until said=$(docker container inspect --format '{{range slice .Config.Healthcheck.Test 1}}{{println .}}{{end}}' "$container" 2>&1 |
-		{ IFS='
-'
-			# shellcheck disable=SC2046
-			set -- $(cat)
-			docker exec "$container" "$@"; } 2>&1); do
-		if [ "$(date +%s)" -ge "$deadline" ]; then
-			printf '%s is not ready: %s; its last lines:\n' "$container" "$said" >&2
-			docker container logs --tail 40 "$container" >&2 2>&1
-			printf 'Next: mend the cause and run pulumi up again; nothing has to be removed.\n' >&2
-			exit 1
-		fi
-		sleep 0.3
-	done
-done
+containers=$*
+
+fail() {
+	printf 'The registry is not ready: %s.\n' "$1" >&2
+	# shellcheck disable=SC2086
+	for name in $containers; do show_log "$name"; done
+	printf 'Next: mend the cause and run pulumi up again; nothing has to be removed.\n' >&2
+	exit 1
+}
+
+for container; do until_healthy "$container"; done
 echo ready

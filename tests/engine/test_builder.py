@@ -231,7 +231,7 @@ def test_up_fails_when_the_session_monitor_cannot_read_the_access_list(builder: 
     finally:
         passed(run(*AS_ROOT, "mv", f"{access}/away", f"{access}/list"))
     assert refused.returncode != 0
-    assert "the gateway does not pass its health check" in refused.stdout
+    assert "builder-gateway does not pass its health check" in refused.stdout
     assert "the session monitor did not see this login" in refused.stdout
     assert until(lambda: run("docker", "exec", gateway, *HEALTH).returncode == 0, 30)
     builder.up()

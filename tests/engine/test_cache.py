@@ -193,7 +193,7 @@ def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder)
     assert "docker volume rm: " in janitor_health(tidied).stdout
     refused = tidied.pulumi("up", "--target-replace", "**builder-readiness")
     assert refused.returncode
-    assert "the janitor does not work: docker volume rm: " in refused.stdout
+    assert "builder-janitor does not pass its health check: docker volume rm: " in refused.stdout
     assert re.search(
         r"commands that failed: \d+, the last: docker volume rm: ", janitor_log(tidied)
     )

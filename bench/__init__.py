@@ -1,1 +1,1 @@
-"""The builder beside what else one would build on, in one session: `make bench`."""
+"""The builder and its alternatives, measured side by side in one session: `make bench`."""

@@ -1,4 +1,4 @@
-"""python -m bench [--short] [--out FOLDER]: run everything, write FOLDER/speed.*."""
+"""python -m bench [--short] --out FOLDER: measure everything, write FOLDER/speed.md and plots."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from bench.workloads import NAMES, Workload
 
 
 def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
-    """Everything; a short run takes fewer rounds, less data and one workload."""
+    """Measure everything; a short run takes fewer rounds, less data and one workload."""
     take_cli(images.daemon, folder / "cli")
     os.environ["PATH"] = f"{folder}/cli:{os.environ['PATH']}"
     figures: list[Figure] = []
@@ -87,13 +87,13 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         bases_of = {"service": images.base, "packages": images.python, "compiled": images.go}
         for name in NAMES[:1] if short else NAMES:
             workload = Workload(name, bases_of[name], folder / f"of-{name}")
-            # The others take the same minutes each; one workload shows where they stand.
+            # Every further path takes minutes for each workload; one shows how they compare.
             daemons = [local, unforwarded, kit, foreign] if name == "service" else [local, kit]
             for state, rounds in (("cold", 1), ("warm", 5), ("source", 5), ("dependency", 3)):
                 rounds = 1 if short else rounds
                 found(interleaved(workload, daemons, state, rounds, group_of(name, state)))
             rounds = 3 if name == "service" and not short else 1
-            # Without its cache mounts a compiler does the same work for either change.
+            # Without cache mounts a compiler does the same work for either change.
             states = ("source",) if name == "compiled" else ("source", "dependency")
             found(of_job(workload, images, bases, folder, states, rounds))
 
@@ -111,7 +111,7 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
 
 
 def forget(client: Client) -> None:
-    """Remove the images that were built; what is in the build cache goes as any of it does."""
+    """Remove the images that were built; the build cache is pruned like any other."""
     built = client.docker("image", "ls", "--quiet", "--filter", "reference=bench*").stdout.split()
     if built:
         client.docker("image", "rm", "--force", *sorted(set(built)))

@@ -31,10 +31,10 @@ class Builder:
 
     @classmethod
     def create(cls, images: Images, folder: Path, address: str) -> Builder:
-        """A stack that is not deployed yet; its defaults and nothing else.
+        """A stack with the defaults, not deployed yet.
 
-        Its gateway listens on this address of the machine, as for clients of other machines: what
-        comes by 127.0.0.1 would pass through Docker's proxy.
+        Its gateway listens on this address of the machine, as for clients on other machines:
+        connections to 127.0.0.1 would go through Docker's own proxy.
         """
         folder.mkdir()
         port = free_port()
@@ -56,15 +56,15 @@ class Builder:
         return f"{NAME}-builder-gateway"
 
     def logins(self) -> int:
-        """How many connections have logged in, by the gateway's log."""
+        """How many connections have logged in, counted in the gateway's log."""
         logged = run("docker", "logs", self.gateway)
         return len(re.findall(r" login ", logged.stdout + logged.stderr))
 
     @contextmanager
     def clients(self) -> Iterator[list[Client]]:
-        """With the kit, with a plain ControlMaster, and with nothing configured."""
-        told = self.stack.pulumi("stack", "output", "--json", "--stack", NAME)
-        outputs = json.loads(told.stdout)
+        """Three clients: with the kit, with a plain ControlMaster, and with nothing configured."""
+        shown = self.stack.pulumi("stack", "output", "--json", "--stack", NAME)
+        outputs = json.loads(shown.stdout)
         shared, plain = (
             Client.create(
                 path,
@@ -90,7 +90,7 @@ class Builder:
 
     @contextmanager
     def _kit(self, alias: str) -> Iterator[Client]:
-        """What `builder env` of an installed kit sets."""
+        """A client with what `builder env` of an installed kit sets."""
         folder = self.stack.folder
         kit, home = folder / "kit", folder / "kit-client" / "home"
         run(
@@ -123,12 +123,12 @@ class Builder:
         }
         installed = str(folder / "b" / "builder")
         run("sh", str(kit / "builder"), "install", "--identity", str(folder / "key"), env=env)
-        # The watcher that it leaves behind would hold a captured standard error open.
+        # `builder env` leaves a watcher behind, which would keep a captured standard error open.
         with open(os.devnull, "w") as null:
-            said = run(
+            printed = run(
                 "sh", installed, "env", alias, env=env, capture_output=False, stdout=-1, stderr=null
             ).stdout
-        host = re.search(r"DOCKER_HOST='([^']*)'", said)
+        host = re.search(r"DOCKER_HOST='([^']*)'", printed)
         try:
             yield Client(KIT, host[1] if host else "", client.folder)
         finally:

@@ -1,4 +1,4 @@
-"""How long `docker build` takes, by what has changed and by where it runs."""
+"""How long `docker build` takes, depending on what has changed and where it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.images import Images
 from bench.peers import insecure, rootless
 from bench.workloads import Workload
 
-FRESH, FRESH_CACHED = "dind of the job", "dind of the job, registry cache"
+FRESH, FRESH_CACHED = "dind in the job", "dind in the job, registry cache"
 WARM = "Warm build of a small service"
 
 Samples = dict[str, list[float]]
@@ -24,7 +24,7 @@ def _figures(group: str, samples: Samples) -> list[Figure]:
 def group_of(name: str, state: str) -> str:
     """The heading under which a workload in this state is reported."""
     words = {
-        "cold": "nothing known yet",
+        "cold": "empty cache",
         "warm": "nothing changed",
         "source": "one line of the source changed",
         "dependency": "the dependencies changed",
@@ -40,7 +40,7 @@ def interleaved(
     rounds: int,
     group: str,
 ) -> list[Figure]:
-    """Each client builds once a round, another one first each time."""
+    """Each client builds once per round; each round starts with another client."""
     samples: Samples = {client.path: [] for client in clients}
     for number in range(rounds):
         workload.change(state)
@@ -58,8 +58,8 @@ def of_job(
     states: tuple[str, ...],
     rounds: int,
 ) -> list[Figure]:
-    """A daemon that is started for the job, which pulls its base image: cold, and with the cache
-    of the job before it in a registry. Its start is part of the time, pushing the cache is not."""
+    """A daemon that is started for the job and pulls its base image: with an empty cache, and with
+    the previous job's cache in a registry. The time includes its start, not pushing the cache."""
     cache = f"{registry}cache-{workload.name}"
     inline = ["--build-arg", "BUILDKIT_INLINE_CACHE=1", "--tag", cache]
     ways = {FRESH: [], FRESH_CACHED: ["--cache-from", f"type=registry,ref={cache}", *inline]}

@@ -1,4 +1,4 @@
-"""docker as one client runs it: its way to a daemon, its ssh and its settings."""
+"""docker as one client runs it: how it reaches a daemon, with its own ssh and settings."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ Result = subprocess.CompletedProcess[str]
 
 
 def run(*command: str, env: dict[str, str] | None = None, **options: Any) -> Result:
-    """Run a command to its end. Raises RuntimeError with what it said when it fails."""
+    """Run a command to its end. Raises RuntimeError with its output if it fails."""
     result = subprocess.run(
         command,
         env={**os.environ, **(env or {})},
         **{"capture_output": True, "text": True, **options},
     )
     if result.returncode:
-        said = f"{result.stdout or ''}{result.stderr or ''}"[-3000:]
-        raise RuntimeError(f"{' '.join(command)[:300]} ended with {result.returncode}:\n{said}")
+        output = f"{result.stdout or ''}{result.stderr or ''}"[-3000:]
+        raise RuntimeError(f"{' '.join(command)[:300]} ended with {result.returncode}:\n{output}")
     return result
 
 
 def timed(action: Callable[..., object], *arguments: object) -> float:
-    """Seconds that it takes."""
+    """How many seconds the action takes."""
     start = time.monotonic()
     action(*arguments)
     return time.monotonic() - start
 
 
 def in_turns(clients: list[Client], number: int) -> list[Client]:
-    """The clients in the order of this round: another one first each time."""
+    """The clients in the order of this round: each round starts with another one."""
     first = number % len(clients)
     return clients[first:] + clients[:first]
 
 
 def take_cli(image: str, folder: Path) -> None:
-    """Put docker and buildx of the daemon's image into a new folder: one release for all."""
+    """Copy docker and buildx from the daemon's image into a new folder; all clients use them."""
     copy = (
         'cp "$(command -v docker)" /out/docker && cp "$(find /usr/libexec /usr/local/libexec '
         '/usr/lib/docker -name docker-buildx 2>/dev/null | head -n 1)" /out/docker-buildx'
@@ -68,19 +68,19 @@ class Client:
     """One way of reaching one daemon."""
 
     path: str
-    """What the way is called in the report."""
+    """Its name in the report."""
     host: str
     """DOCKER_HOST."""
     folder: Path
-    """Its docker and ssh configuration, apart from those of this machine's user."""
+    """Its docker and ssh configuration, separate from that of this machine's user."""
     builder: str = ""
-    """A buildx builder that it builds with; empty for the daemon's own."""
+    """The buildx builder that it uses; empty for the daemon's own."""
     bases: str = ""
-    """What stands before the names of base images where none is loaded: a registry."""
+    """A prefix for the names of base images, if the daemon pulls them from a registry."""
 
     @classmethod
     def create(cls, path: str, host: str, folder: Path, ssh_config: str = "") -> Client:
-        """A client with a new folder; ssh reads `ssh_config` alone."""
+        """A client with a new folder; ssh reads only `ssh_config`."""
         (folder / "bin").mkdir(parents=True)
         (folder / "ssh_config").write_text(ssh_config)
         wrapper = folder / "bin" / "ssh"
@@ -95,7 +95,7 @@ class Client:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's own, with what leads to the daemon."""
+        """The environment of this process, with the variables that select the daemon."""
         return {
             **os.environ,
             "DOCKER_HOST": self.host,
@@ -110,13 +110,13 @@ class Client:
         return run("docker", *arguments, env=self.environment, **options)
 
     def build(self, context: Path, *options: str) -> float:
-        """Build a context; seconds. An image of it is in the client's daemon afterwards."""
+        """Build a context; returns the seconds. The image is then in the client's daemon."""
         load = ("--load",) if self.builder else ()
         build = ("build", "--progress=plain", "--tag", "bench", *load, *options, str(context))
         return timed(self.docker, *build)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """docker, at work beside others; it says nothing but errors."""
+        """Start docker and return at once; only its errors are kept."""
         return subprocess.Popen(
             ["docker", *arguments],
             env=self.environment,

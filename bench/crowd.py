@@ -1,4 +1,4 @@
-"""Many clients at once: who is refused, and how long all of them together take."""
+"""Many clients at once: how many are refused, and how long all of them take together."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from bench.workloads import Workload
 
 CLIENTS, BUILDS = 200, 32
 VERSIONS = f"{CLIENTS} times docker version at once"
-AT_ONCE = f"{BUILDS} builds at once, each with a change of its own"
+AT_ONCE = f"{BUILDS} builds at once, each with its own change"
 
 
 def _together(client: Client, commands: list[list[str]]) -> tuple[int, float]:
-    """How many failed, and seconds until the last one ended."""
+    """How many commands failed, and the seconds until the last one ended."""
     start = time.monotonic()
     processes = [client.start(*command) for command in commands]
-    said = [process.communicate(timeout=600)[1] for process in processes]
+    errors = [process.communicate(timeout=600)[1] for process in processes]
     failed = sum(process.returncode != 0 for process in processes)
     if failed:
-        print(f"    {client.path}: {failed} failed, such as: {max(said, key=len)[-300:]}")
+        print(f"    {client.path}: {failed} failed, for example: {max(errors, key=len)[-300:]}")
     return failed, time.monotonic() - start
 
 
@@ -36,7 +36,7 @@ def versions(clients: list[Client]) -> list[Figure]:
 
 
 def builds(workload: Workload, clients: list[Client], rounds: int) -> list[Figure]:
-    """One target each: a build argument that the last step sees differs."""
+    """Each build has its own value of a build argument that the last step uses."""
     failures: dict[str, float] = {client.path: 0 for client in clients}
     samples: dict[str, list[float]] = {client.path: [] for client in clients}
     dockerfile = workload.folder / "Dockerfile"

@@ -1,4 +1,4 @@
-"""What was measured, and what was to be reached."""
+"""What was measured, and the targets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Figure:
-    """Samples of one thing on one path."""
+    """The samples of one measurement on one path."""
 
     group: str
-    """What was done: a heading of the report."""
+    """What was done: a heading in the report."""
     path: str
-    """Where: a line of it."""
+    """Where it was done: a line below that heading."""
     unit: str
     samples: tuple[float, ...]
 
@@ -25,11 +25,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of two medians, and the bound that was set for it."""
+    """A ratio of two medians, and its bound."""
 
     what: str
     over: tuple[str, str]
-    """Group and path of the figure above the line."""
+    """Group and path of the numerator."""
     under: tuple[str, str]
     sense: Literal["≤", "≥"]
     bound: float
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def outcomes(targets: list[Target], figures: list[Figure]) -> list[Outcome]:
-    """The targets of which both figures were measured."""
+    """The targets whose two figures were measured."""
     medians = {(figure.group, figure.path): figure.median for figure in figures}
     return [
         Outcome(target, medians[target.over] / medians[target.under])

@@ -1,4 +1,4 @@
-"""Where the milliseconds of a connection of its own go: one ping of the daemon over plain ssh."""
+"""Where the milliseconds of a new connection go: one ping of the daemon over plain ssh."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bench.workloads import Workload
 GROUP = "One ping over plain ssh, by its parts"
 CONNECTIONS = "Connections of a warm build over plain ssh"
 _PING = b"GET /_ping HTTP/1.0\r\n\r\n"
-# What ssh -v says when each part ends, in this order.
+# What ssh -v prints at the end of each part, in this order.
 _PARTS = (
     ("start of ssh, until it connects", b"Connecting to "),
     ("TCP, until the server's version", b"Remote protocol version"),
     ("key exchange", b"SSH2_MSG_NEWKEYS received"),
-    ("log-in", b"Authenticated to "),
+    ("login", b"Authenticated to "),
     ("session, until its process runs", b"Sending command|Entering interactive session"),
 )
-_LAST = "pipe and daemon, until the answer has ended"
+_LAST = "pipe and daemon, until the end of the answer"
 
 
 def _ping(client: Client) -> list[float]:
@@ -59,7 +59,7 @@ def parts(client: Client, rounds: int) -> list[Figure]:
 
 
 def connections(builder: Builder, client: Client, workload: Workload, rounds: int) -> list[Figure]:
-    """How many connections one build opens, by the gateway's log."""
+    """How many connections one build opens, counted in the gateway's log."""
     counts = []
     for _ in range(rounds):
         before = builder.logins()

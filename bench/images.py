@@ -14,12 +14,12 @@ class Images:
     registry: str
     buildkit: str
     base: str
-    """Something small with a shell."""
+    """A small image with a shell."""
     python: str
-    """With pip."""
+    """An image with pip."""
     go: str
 
     @classmethod
     def from_environment(cls) -> Self:
-        """BENCH_DAEMON_IMAGE and so on. Raises KeyError when one is missing."""
+        """Read BENCH_DAEMON_IMAGE and so on. Raises KeyError if one is missing."""
         return cls(**{f.name: os.environ[f"BENCH_{f.name.upper()}_IMAGE"] for f in fields(cls)})

@@ -9,14 +9,14 @@ from bench.client import run
 
 
 def make_key(path: Path) -> str:
-    """A new ed25519 key pair at `path`, in place of an older one; returns its public key."""
+    """Make a new ed25519 key pair at `path`, replacing an older one; returns the public key."""
     path.unlink(missing_ok=True)
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path))
     return Path(f"{path}.pub").read_text().strip()
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """A free TCP port of 127.0.0.1."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -32,9 +32,9 @@ def ssh_block(
     *,
     shared: bool,
 ) -> str:
-    """A Host block for `folder/key`; without known hosts any host key is taken.
+    """A Host block for `folder/key`; without known hosts, ssh accepts any host key.
 
-    With `shared`, a plain ControlMaster; nothing else is configured.
+    `shared` adds a plain ControlMaster; nothing else is configured.
     """
     known = folder / "known_hosts"
     known.write_text(known_hosts)

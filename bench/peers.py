@@ -1,4 +1,4 @@
-"""What one would build on otherwise, really run beside the builder."""
+"""The alternatives to the builder, run beside it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORIGINAL, ORIGINAL_SHARED = "original design, plain ssh", "original design, shar
 
 @contextmanager
 def _container(name: str, *options: str) -> Iterator[str]:
-    """A container that is gone after the block, with its volumes."""
+    """A container that is removed after the block, with its volumes."""
     run("docker", "run", "--detach", "--name", f"{PREFIX}{name}", *options)
     try:
         yield f"{PREFIX}{name}"
@@ -31,9 +31,10 @@ def _container(name: str, *options: str) -> Iterator[str]:
 
 @contextmanager
 def network() -> Iterator[str]:
-    """A bridge whose address on this machine containers reach, those in a daemon's container too.
+    """A bridge network; its address on this machine, which containers reach.
 
-    There the address of Docker's own bridge is the inner daemon's.
+    Containers inside a daemon's container reach it too; the address of Docker's own bridge would
+    be the inner daemon's there.
     """
     name = f"{PREFIX}network"
     run("docker", "network", "create", name)
@@ -46,7 +47,7 @@ def network() -> Iterator[str]:
 
 @contextmanager
 def registry(images: Images, address: str) -> Iterator[str]:
-    """A registry at this address; what stands before an image's name in it."""
+    """A registry at this address; the prefix of the names of its images."""
     listen = f"{address}:{free_port()}"
     with _container(
         "registry", "--network", "host", "--env", f"REGISTRY_HTTP_ADDR={listen}", images.registry
@@ -60,7 +61,7 @@ def insecure(registry: str) -> str:
 
 
 def fill(registry: str, client: Client, *names: str) -> None:
-    """Put images that the client's daemon has into the registry."""
+    """Push images of the client's daemon to the registry."""
     for name in names:
         client.docker("tag", name, f"{registry}{name}")
         client.docker("push", "--quiet", f"{registry}{name}")
@@ -71,7 +72,7 @@ def fill(registry: str, client: Client, *names: str) -> None:
 def rootless(
     images: Images, folder: Path, *daemon: str, name: str = "rootless"
 ) -> Iterator[Client]:
-    """A rootless daemon with its image's defaults, reached by its socket."""
+    """A rootless daemon with its image's defaults, reached through its socket."""
     sockets = folder / "sockets"
     sockets.mkdir(parents=True)
     sockets.chmod(0o1777)
@@ -94,7 +95,7 @@ def rootless(
 
 @contextmanager
 def ssh_host(images: Images, folder: Path, address: str) -> Iterator[Client]:
-    """A plain sshd, where who logs in gets a shell: what ssh itself carries is measured there."""
+    """A plain sshd with a shell, to measure what ssh itself carries."""
     folder.mkdir()
     port, public = free_port(), make_key(folder / "key")
     host_key = make_key(folder / "host")
@@ -131,7 +132,8 @@ def ssh_host(images: Images, folder: Path, address: str) -> Iterator[Client]:
 def buildx(images: Images, client: Client, registry: str) -> Iterator[Client]:
     """buildx with a BuildKit of its own, driver docker-container, in the client's daemon.
 
-    On the rootful daemon of a confined machine a privileged container of root may not start.
+    It runs in the builder because a confined machine's rootful daemon may not start a
+    privileged container of root.
     """
     name = f"{PREFIX}buildx"
     load(client, images.buildkit)
@@ -150,7 +152,7 @@ def buildx(images: Images, client: Client, registry: str) -> Iterator[Client]:
         f"image={images.buildkit}",
     )
     try:
-        # buildx at times waits for ever for the first answer through ssh; asked again it comes.
+        # buildx sometimes waits forever for the first answer over ssh; a second try gets one.
         wait_for(client, "docker", "buildx", "inspect", "--bootstrap", name, seconds=180)
         yield Client(BUILDX, client.host, client.folder, builder=name, bases=registry)
     finally:
@@ -158,7 +160,7 @@ def buildx(images: Images, client: Client, registry: str) -> Iterator[Client]:
 
 
 def load(client: Client, *names: str) -> None:
-    """Bring images of this machine into a daemon that cannot pull them."""
+    """Copy images of this machine into a daemon that cannot pull them."""
     archive = client.folder / "images.tar"
     run("docker", "save", "--output", str(archive), *names)
     client.docker("load", "--input", str(archive))
@@ -167,7 +169,7 @@ def load(client: Client, *names: str) -> None:
 
 @contextmanager
 def original(images: Images, folder: Path, address: str) -> Iterator[tuple[Stack, list[Client]]]:
-    """The original design, deployed once, by plain ssh and by a shared connection."""
+    """The original design, deployed once, with two clients: plain ssh and a shared connection."""
     folder.mkdir()
     port = free_port()
     stack = Stack.create(
@@ -197,22 +199,22 @@ def original(images: Images, folder: Path, address: str) -> Iterator[tuple[Stack
 
 
 def give_cli(name: str) -> None:
-    """Bring the docker CLI into a container, which the original design installs at each start."""
+    """Copy the docker CLI into a container; the original design installs it at each start."""
     run("docker", "cp", shutil.which("docker") or "", f"{name}:/usr/local/bin/docker")
 
 
 def close(client: Client, name: str) -> None:
-    """End the shared connection to a host, where nobody's long silence has."""
+    """End the shared connection to a host if it is still open."""
     with contextlib.suppress(RuntimeError):
         run(str(client.folder / "bin" / "ssh"), "-O", "exit", name)
 
 
 def wait_for(client: Client, *command: str, seconds: int = 60) -> None:
-    """Until its daemon answers, or the command ends well. Raises RuntimeError when it does not."""
+    """Wait until the daemon answers or the command succeeds; RuntimeError after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         try:
-            # timeout(1) ends what the command started too, such as docker's plugins.
+            # timeout(1) also ends what the command started, such as docker's plugins.
             run(
                 "timeout",
                 "-s",

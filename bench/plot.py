@@ -1,4 +1,4 @@
-"""Bars with their spread, as an SVG that suits light and dark pages."""
+"""Bars with their spread, as an SVG for light and dark pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WIDTH, _LABELS, _VALUES, _ROW, _TOP = 800, 290, 70, 26, 44
 
 
 def bars(title: str, figures: list[Figure]) -> str:
-    """One bar a path, as long as its median; a thin line from the least to the most."""
+    """One bar per path, as long as its median, with a thin line from minimum to maximum."""
     longest = max(max(figure.samples) for figure in figures) or 1
     scale = (_WIDTH - _LABELS - _VALUES) / longest
     height = _TOP + _ROW * len(figures) + 10

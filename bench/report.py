@@ -29,7 +29,7 @@ _PLOTS = {
 
 
 def write(folder: Path, figures: list[Figure], *, short: bool, minutes: float) -> None:
-    """Write the report; the same figures make the same bytes, but for the date."""
+    """Write the report; the same figures make the same bytes, except for the header."""
     plots = folder / "speed"
     shutil.rmtree(plots, ignore_errors=True)
     plots.mkdir(parents=True)
@@ -49,8 +49,8 @@ def page(figures: list[Figure], *, short: bool, minutes: float) -> str:
         "",
         f"Written by `make bench{' SHORT=yes' if short else ''}` on "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, in {minutes:.0f} minutes on one machine: "
-        f"{machine()}. Every path was measured beside the others, in turns; medians, with the "
-        "least and the most. All samples: [samples.json](speed/samples.json).",
+        f"{machine()}. All paths were measured side by side, in turns. The tables show medians, "
+        "minimum and maximum. All samples: [samples.json](speed/samples.json).",
         "",
         *_targets(outcomes(targets(), figures)),
         *(Path(__file__).parent / "remarks.md").read_text().splitlines(),
@@ -62,7 +62,7 @@ def page(figures: list[Figure], *, short: bool, minutes: float) -> str:
 
 
 def machine() -> str:
-    """Cores, kernel and the releases of what took part."""
+    """Cores, kernel and the releases in use."""
     model = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -80,9 +80,9 @@ def machine() -> str:
 
 def _targets(reached: list[Outcome]) -> list[str]:
     lines = [
-        "## What was to be reached",
+        "## Targets",
         "",
-        "| what | to reach | measured | |",
+        "| what | target | measured | |",
         "|---|---|---|---|",
     ]
     for outcome in reached:
@@ -100,8 +100,8 @@ def _group(group: str, figures: list[Figure]) -> list[str]:
         lines += [f"![{group}](speed/{_PLOTS[group]}.svg)", ""]
     unit = f" ({figures[0].unit})" if figures[0].unit else ""
     local = [figure.median for figure in figures if figure.path == LOCAL and figure.median]
-    against = f" | against the {LOCAL}" if local and figures[0].unit else ""
-    lines.append(f"| | median{unit} | least to most | times{against} |")
+    against = f" | relative to the {LOCAL}" if local and figures[0].unit else ""
+    lines.append(f"| | median{unit} | min to max | times{against} |")
     lines.append("|---" * (5 if against else 4) + "|")
     for figure in figures:
         spread = f"{_shown(min(figure.samples))} to {_shown(max(figure.samples))}"

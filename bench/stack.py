@@ -1,4 +1,4 @@
-"""A stack of a Pulumi program, with a state that lives as long as the run."""
+"""A stack of a Pulumi program, whose state lives as long as the run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NAME = "bench"
 @dataclass(frozen=True)
 class Stack:
     program: Path
-    """The folder of its Pulumi.yaml."""
+    """The folder with its Pulumi.yaml."""
     folder: Path
-    """Of its state and settings."""
+    """The folder of its state and settings."""
 
     @classmethod
     def create(cls, program: Path, folder: Path, **settings: Any) -> Stack:
@@ -29,7 +29,7 @@ class Stack:
         project = yaml.safe_load((program / "Pulumi.yaml").read_text())["name"]
         config = {"config": {f"{project}:{name}": value for name, value in settings.items()}}
         stack.config.write_text(yaml.safe_dump(config))
-        # `stack init` writes beside a Pulumi.yaml; one of its own keeps the program's folder clean.
+        # `stack init` writes beside Pulumi.yaml; a separate one keeps the program's folder clean.
         (folder / "project" / "Pulumi.yaml").write_text(f"name: {project}\nruntime: python\n")
         stack.pulumi("stack", "init", NAME, "--no-select", cwd=folder / "project")
         return stack
@@ -42,7 +42,7 @@ class Stack:
     def environment(self) -> dict[str, str]:
         return {
             "PULUMI_BACKEND_URL": f"file://{self.folder}/backend",
-            "PULUMI_CONFIG_PASSPHRASE": "of a stack that lives for minutes",
+            "PULUMI_CONFIG_PASSPHRASE": "for a stack that lives for minutes",
         }
 
     def pulumi(self, *arguments: str, cwd: Path | None = None) -> Result:
@@ -54,9 +54,9 @@ class Stack:
         return timed(self.pulumi, verb, "--yes", "--skip-preview", *options)
 
     def up(self) -> float:
-        """`pulumi up`; seconds."""
+        """Run `pulumi up` and return the seconds."""
         return self._change("up")
 
     def destroy(self) -> float:
-        """`pulumi destroy`; seconds."""
+        """Run `pulumi destroy` and return the seconds."""
         return self._change("destroy")

@@ -1,4 +1,4 @@
-"""What a build step gets through its network and onto its disk."""
+"""How fast a build step uses its network and its disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK = bytes(1 << 20)
 DOWNLOAD, UPLOAD, WRITE = (
     "Download inside a build step",
     "Upload inside a build step",
-    "Writes to disk inside a build step, to the end of fsync",
+    "Writes to disk inside a build step, including fsync",
 )
 _GROUPS = {"download": DOWNLOAD, "upload": UPLOAD, "write": WRITE}
 
@@ -30,7 +30,7 @@ class _Handler(socketserver.BaseRequestHandler):
                 while True:
                     self.request.sendall(_CHUNK)
             except OSError:
-                return  # it has enough
+                return  # the client has enough
         buffer = bytearray(1 << 20)
         while self.request.recv_into(buffer):
             pass
@@ -43,7 +43,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def _server(address: str) -> Iterator[int]:
-    """A server of this machine, at this address alone; its port."""
+    """A server on this machine, only at this address; yields its port."""
     with _Server((address, 0), _Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
@@ -53,7 +53,7 @@ def _server(address: str) -> Iterator[int]:
 def inside_a_step(
     python: str, clients: list[Client], address: str, megabytes: int, rounds: int
 ) -> list[Figure]:
-    """`python` is an image with it, `address` this machine's, as containers reach it."""
+    """`python` is an image with Python, `address` this machine's, as containers reach it."""
     samples: dict[tuple[str, str], list[float]] = {}
     with _server(address) as port:
         values = {"BASE": python, "ADDRESS": address, "PORT": port, "MEGABYTES": megabytes}
@@ -61,9 +61,11 @@ def inside_a_step(
             for client in in_turns(clients, number):
                 arguments = {**values, "NUMBER": secrets.token_hex(4)}
                 options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-                said = client.docker("build", "--progress=plain", *options, str(_PROBE))
+                result = client.docker("build", "--progress=plain", *options, str(_PROBE))
                 for what, rate in re.findall(
-                    r" (download|upload|write)=([0-9.]+)$", said.stdout + said.stderr, re.MULTILINE
+                    r" (download|upload|write)=([0-9.]+)$",
+                    result.stdout + result.stderr,
+                    re.MULTILINE,
                 ):
                     samples.setdefault((_GROUPS[what], client.path), []).append(float(rate))
     return [Figure(*key, "MB/s", tuple(rates)) for key, rates in samples.items()]

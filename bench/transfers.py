@@ -1,4 +1,4 @@
-"""Large amounts between client and daemon, against what ssh itself carries."""
+"""Large transfers between client and daemon, compared with what ssh itself carries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.images import Images
 CONTEXT, SAVE, LOAD = "Build context of random data", "docker save", "docker load"
 RAW = "ssh itself"
 _LARGE = "bench:large"
-# What the gateway negotiates; the raw transfer is not to be slower for another cipher.
+# The cipher that the gateway negotiates, so that the raw transfer uses the same.
 CIPHER = "aes128-gcm@openssh.com"
 
 
@@ -43,13 +43,13 @@ def _raw(host: Client, command: str) -> list[str]:
 def context(
     images: Images, clients: list[Client], host: Client, folder: Path, megabytes: int, rounds: int
 ) -> list[Figure]:
-    """A step that sees the whole context; each round has new data in a new file."""
+    """A step that uses the whole context; each round has new data in a new file."""
     folder.mkdir()
     dockerfile = f"FROM {images.base}\nRUN --mount=type=bind,target=/context true\n"
     samples: dict[str, list[float]] = {path: [] for path in (*(c.path for c in clients), RAW)}
     for number in range(rounds):
         for client in clients:
-            # One more folder each: BuildKit sends only what differs from the last time.
+            # A new folder for each build: BuildKit sends only what changed since the last one.
             place = folder / f"{number}-{clients.index(client)}"
             place.mkdir()
             (place / "Dockerfile").write_text(dockerfile)
@@ -67,9 +67,10 @@ def context(
 def images_of(
     clients: list[Client], host: Client, folder: Path, megabytes: int, rounds: int
 ) -> list[Figure]:
-    """`docker load` from a file and `docker save` to nowhere, of an image of random data.
+    """`docker load` from a file and `docker save` to /dev/null, of an image of random data.
 
-    It is imported and not built: a build's cache keeps its layers, and a load is then half done.
+    The image is imported, not built: the build cache would keep its layers, and `docker load`
+    would then have little to do.
     """
     folder.mkdir()
     _random_file(folder / "data", megabytes)

@@ -1,4 +1,4 @@
-"""What is built: contexts of `workloads/`, in which a token stands for each kind of change."""
+"""What is built: the contexts in `workloads/`, with a token for each kind of change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("service", "packages", "compiled")
 
 @dataclass
 class Workload:
-    """A context in a folder of its own, with the base image that it starts from."""
+    """A context in its own folder, with its base image."""
 
     name: str
     base: str
@@ -26,10 +26,10 @@ class Workload:
             self.change(state)
 
     def change(self, state: str) -> None:
-        """Make the next build one in this state, wherever it takes place: cold, warm (nothing
-        changes), source (one line does) or dependency.
+        """Prepare the next build everywhere: cold, warm (nothing changes), source (one line
+        changes) or dependency.
 
-        `cold` gives the layers and the cache mounts other names, so that nobody's cache has to go.
+        `cold` gives the layers and cache mounts new names, so that no cache must be deleted.
         """
         if state != "warm":
             self._tokens[state] = secrets.token_hex(8)
@@ -40,7 +40,7 @@ class Workload:
             (self.folder / source.name).write_text(text)
 
     def options(self, bases: str = "") -> list[str]:
-        """Options of its `docker build`; `bases` is what stands before a base image's name."""
-        # A build behind a proxy that re-signs needs this machine's authorities.
+        """Options of its `docker build`; `bases` is a prefix for the base image's name."""
+        # Behind a proxy that re-signs TLS a build needs this machine's certificate authorities.
         secret = ["--secret", f"id=ca,src={CERTIFICATES}"]
         return ["--build-arg", f"BASE={bases}{self.base}", *secret]

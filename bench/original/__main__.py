@@ -1,6 +1,6 @@
 """The original design as a Pulumi program: mutual TLS on TCP 2376, certificates in a shared volume.
 
-With its init script mended, which as published writes a file that nobody reads.
+Its init script is repaired: as published, it writes a file that sshd does not read.
 """
 
 import pulumi

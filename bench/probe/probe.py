@@ -1,4 +1,4 @@
-"""What a build step gets through its network and onto its disk: prints MB/s, a line each."""
+"""How fast a build step uses its network and its disk: prints one line of MB/s for each."""
 
 import os
 import socket

@@ -13,18 +13,19 @@ _DOCS = Path(__file__).parents[2] / "docs"
 _rows: dict[str, list[str]] = {}
 _ENDS = {
     "trials": (
-        "Docker doubles its wait before each restart of a container that ran for less than ten "
-        "seconds, up to a minute; the trials that kill a container ten times in a row show that "
-        "wait (a single kill: 2 s)."
+        "Docker waits before it restarts a container that ran for less than ten seconds. The wait "
+        "doubles with each restart, up to a minute. The trials that kill a container ten times in "
+        "a row include this wait; after a single kill it is 2 s."
     ),
     "scale": (
-        "MiB is all processes of Pulumi together, shared pages counted for each. connections is "
-        "what the sshd of one host, with its default MaxStartups 10:30:100, saw during the run, "
-        "logging in at once how many of them it had not let in yet at any time, refused how many "
-        "it dropped. --parallel is what Pulumi was given. One hundred builders are previewed and "
-        "not made: Docker's default address pools have networks for some fifteen on one host, and "
-        "one host is what there was. The first build on a new host has two steps, one of some "
-        "seconds of CPU and one that writes 8 MB, on a base that comes through the mirror."
+        "MiB counts all processes of Pulumi together, with shared pages counted for each process. "
+        "connections is how many connections the sshd of one host (default MaxStartups 10:30:100) "
+        "saw during the run, logging in at once how many of them were not yet logged in at the "
+        "same time, refused how many it dropped. --parallel is the option given to Pulumi. One "
+        "hundred builders are previewed and not created: only one host was available, and "
+        "Docker's default address pools have networks for about fifteen builders on one host. The "
+        "first build on a new host has two steps on a base image that comes through the mirror: "
+        "one takes some seconds of CPU, the other writes 8 MB."
     ),
 }
 

@@ -43,7 +43,7 @@ class Command(Kind):
             self._run(state, state["delete"], state)
 
     def run(self, arguments: Properties) -> Properties:
-        """command:local:run, in every preview and update."""
+        """command:local:run; the engine calls it in every preview and update."""
         return self._run(arguments, arguments.get("command"), {})
 
     def _run(self, inputs: Properties, command: str | None, before: Properties) -> Properties:
@@ -54,7 +54,7 @@ class Command(Kind):
             environment["PULUMI_COMMAND_STDOUT"] = before.get("stdout") or ""
             environment["PULUMI_COMMAND_STDERR"] = before.get("stderr") or ""
         logging = inputs.get("logging") or "stdoutAndStderr"
-        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        output: dict[str, list[str]] = {"stdout": [], "stderr": []}
         with subprocess.Popen(
             [*(inputs.get("interpreter") or ["/bin/sh", "-c"]), command],
             env=environment,
@@ -67,9 +67,9 @@ class Command(Kind):
 
             def follow(name: str, stream: IO[str]) -> None:
                 for line in stream:
-                    said[name].append(line)
+                    output[name].append(line)
                     if name in logging.lower():
-                        self.tell(line.removesuffix("\n"))
+                        self.show(line.removesuffix("\n"))
 
             assert process.stdin
             assert process.stdout
@@ -85,7 +85,7 @@ class Command(Kind):
                 process.stdin.close()
             for reader in readers:
                 reader.join()
-        stdout, stderr = "".join(said["stdout"]), "".join(said["stderr"])
+        stdout, stderr = "".join(output["stdout"]), "".join(output["stderr"])
         if process.returncode:
             raise RuntimeError(
                 f"exit status {process.returncode}: running {command!r}:\n{stdout}{stderr}"

@@ -20,7 +20,7 @@ _UPDATED = ("restart", "maxRetryCount", "cpuShares", "cpuSet", "memory", "memory
 
 
 class Container(Kind):
-    """A container; what the provider never reads back (env, labels, volumes, uploads) it keeps."""
+    """A container; read() keeps what upstream never reads back (env, labels, volumes, uploads)."""
 
     inputs = {
         "name": Input(),

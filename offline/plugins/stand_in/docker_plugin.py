@@ -1,7 +1,7 @@
 """Stand-in for pulumi-docker 5.2: networks, volumes, remote images and containers.
 
-Which input replaces and which is read back is taken from the upstream provider's behaviour,
-the traps included (README.md beside this package).
+Which inputs replace and which are read back follows the upstream provider, including its traps
+(offline/README.md).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Network(Kind):
 
 
 class Volume(Kind):
-    """docker:index/volume:Volume; creation adopts a volume of that name, as Docker itself does."""
+    """docker:index/volume:Volume; create() adopts a volume of that name, as Docker does."""
 
     inputs = {
         "name": Input(),
@@ -115,7 +115,7 @@ class Volume(Kind):
 
 
 class RemoteImage(Kind):
-    """docker:index/remoteImage:RemoteImage; an image that is there already is not pulled."""
+    """docker:index/remoteImage:RemoteImage; an image that is already present is not pulled."""
 
     inputs = {
         "name": Input(),

@@ -19,21 +19,21 @@ _TIMEOUT_SECONDS = 300
 
 
 class Engine:
-    """The Docker engine of one provider; connects when it is first needed."""
+    """The Docker engine of one provider; it connects on first use."""
 
     def __init__(self) -> None:
         self._url = "unix:///var/run/docker.sock"
         self._ssh_options: list[str] = []
         self._client: APIClient | None = None
         self._lock = threading.Lock()
-        self._ssh_said = ""
+        self._ssh_error = ""
 
     def configure(self, url: str, ssh_options: list[str]) -> None:
         self._url, self._ssh_options = url, ssh_options
 
     @property
     def client(self) -> APIClient:
-        """The client; raises RuntimeError with the host's name when nothing answers there."""
+        """The client. Raises RuntimeError with the host's name if nothing answers there."""
         with self._lock:
             if self._client is None:
                 url = self._forward() if self._url.startswith("ssh://") else self._url
@@ -42,12 +42,12 @@ class Engine:
                 except (docker.errors.DockerException, NoConnection) as error:
                     raise RuntimeError(
                         f"Cannot connect to the Docker daemon at {self._url}. Is the docker "
-                        f"daemon running? {self._ssh_said or error}"
+                        f"daemon running? {self._ssh_error or error}"
                     ) from None
             return self._client
 
     def _forward(self) -> str:
-        """A private Unix socket; each connection to it is one `docker system dial-stdio`."""
+        """The URL of a private Unix socket; a connection to it runs `docker system dial-stdio`."""
         parts = urlsplit(self._url)
         command = ["ssh", *self._ssh_options, "-l", parts.username or "root"]
         command += ["-p", str(parts.port or 22), "--", parts.hostname or "", "docker"]
@@ -67,9 +67,9 @@ class Engine:
                     stdout=connection.fileno(),
                     stderr=subprocess.PIPE,
                 )
-            _, said = ssh.communicate()
+            _, errors = ssh.communicate()
             if ssh.returncode:
-                self._ssh_said = said.decode(errors="replace").strip()
+                self._ssh_error = errors.decode(errors="replace").strip()
 
         def accept() -> None:
             while True:

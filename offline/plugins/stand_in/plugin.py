@@ -1,7 +1,7 @@
-"""A Pulumi plugin out of plain Python kinds of resources, on pulumi.provider.experimental.
+"""A Pulumi plugin made of plain Python classes, on pulumi.provider.experimental.
 
-A kind says which inputs it knows and which of them replace; this module does the protocol:
-unknown values in previews, secrets, defaults, diffs, and errors without a Python traceback.
+A `Kind` says which inputs a resource type has and which of them replace it. This module does the
+protocol: unknown values in previews, secrets, defaults, diffs, errors without a Python traceback.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Properties = dict[str, Any]
 
 _MESSAGE_BYTES = 400 * 1024 * 1024
 _DIFF_NONE, _DIFF_SOME = 1, 2
-# What the official plugin fills in inside of ports, healthchecks and uploads.
+# The defaults that the official plugin fills in inside ports, healthchecks and uploads.
 _NESTED_DEFAULTS: tuple[Any, ...] = (None, [], {}, "", False, "0s", "tcp", "0.0.0.0")
 _T = TypeVar("_T")
-# The resource that a thread is at work on.
+# The resource that the current thread works on.
 _urn: ContextVar[str] = ContextVar("urn", default="")
 
 
 class Unknown:
-    """The value of something that exists only after the update."""
+    """A value that is known only after the update."""
 
 
 UNKNOWN = Unknown()
@@ -44,15 +44,15 @@ UNKNOWN = Unknown()
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a kind, with the official plugin's rules."""
+    """The official plugin's rules for one input."""
 
     replaces: bool = True
-    """Whether a change makes a new resource (ForceNew upstream)."""
+    """Whether a change replaces the resource (ForceNew upstream)."""
     default: Any = None
     computed: bool = False
-    """Whether leaving it out means "as it is" (Computed upstream)."""
+    """Whether leaving it out keeps the current value (Computed upstream)."""
     unordered: bool = False
-    """Whether it is a set upstream, so that order does not matter."""
+    """Whether it is a set upstream, where order does not matter."""
 
 
 class Kind(ABC):
@@ -64,16 +64,16 @@ class Kind(ABC):
     delete_before_replace: bool = False
     computed: tuple[str, ...] = ()
     """Outputs that exist only after creation."""
-    tell: Callable[[str], None] = staticmethod(lambda _: None)
-    """Shows a line beside the resource while it is made or changed."""
+    show: Callable[[str], None] = staticmethod(lambda _: None)
+    """Show a line beside the resource while it is created or changed."""
 
     @abstractmethod
     def create(self, inputs: Properties) -> tuple[str, Properties]:
-        """Make it; returns its id and state. Raises with a text for people."""
+        """Create it; returns its id and state. Raises an exception whose text is for people."""
 
     @abstractmethod
     def read(self, identifier: str, state: Properties) -> Properties | None:
-        """Its state now, None when it is gone."""
+        """Its current state; None if it no longer exists."""
 
     def update(self, identifier: str, state: Properties, inputs: Properties) -> Properties:
         """Change it in place; returns its state."""
@@ -81,12 +81,12 @@ class Kind(ABC):
 
     @abstractmethod
     def delete(self, identifier: str, state: Properties) -> None:
-        """Take it away; it is no error that it is gone."""
+        """Delete it; no error if it no longer exists."""
 
 
 @dataclass
 class StandIn(protocol.Provider):
-    """A plugin of several kinds."""
+    """A plugin with several kinds of resources."""
 
     kinds: Mapping[str, Kind]
     functions: Mapping[str, Callable[[Properties], Properties]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class StandIn(protocol.Provider):
     async def diff_config(self, request: protocol.DiffRequest) -> protocol.DiffResponse:
         changed = plain(request.old_state) != plain(request.new_inputs)
         response = protocol.DiffResponse()
-        # The server hands this value to protobuf as it is, where 1 is "none" and 2 is "some".
+        # The server passes this value to protobuf, where 1 means "none" and 2 means "some".
         response.changes = _DIFF_SOME if changed else _DIFF_NONE  # type: ignore[assignment]
         return response
 
@@ -200,7 +200,7 @@ class StandIn(protocol.Provider):
         return None
 
     def _kind(self, token: str) -> Kind:
-        # The engine gives the parents' types too, joined by "$".
+        # The engine puts the parents' types in front, joined by "$".
         token = token.rsplit("$", 1)[-1]
         if token not in self.kinds:
             raise ValueError(
@@ -233,7 +233,7 @@ def _without_empty(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Property values as plain Python, secrets opened."""
+    """Property values as plain Python, with secrets decrypted."""
     if isinstance(value, PropertyValue):
         value = value.value
     if value == rpc.UNKNOWN:
@@ -271,7 +271,7 @@ def _planned(kind: Kind, inputs: Mapping[str, PropertyValue]) -> dict[str, Prope
 
 
 class _Servicer(ProviderServicer):
-    """The SDK's servicer, with errors that people can read: the text alone, no traceback."""
+    """The SDK's servicer, with errors for people: only the text, no traceback."""
 
     async def Create(self, request: Any, context: Any) -> Any:
         return await _for_people(super().Create(request, context), context)
@@ -302,18 +302,18 @@ async def _for_people(call: Awaitable[_T], context: Any) -> _T:
 
 
 def serve(version: str, plugin: StandIn) -> None:
-    """Serve until the engine ends this process; prints the port, which is all it may print."""
+    """Serve until the engine ends this process. Standard output has only the port."""
     parser = argparse.ArgumentParser(description="stand-in Pulumi plugin; the engine starts it")
     parser.add_argument("engine", help="address of the engine")
     arguments, _ = parser.parse_known_args()
 
     engine = engine_pb2_grpc.EngineStub(grpc.insecure_channel(arguments.engine))
 
-    def tell(line: str) -> None:
+    def show(line: str) -> None:
         engine.Log(engine_pb2.LogRequest(severity=engine_pb2.INFO, message=line, urn=_urn.get()))
 
     for kind in plugin.kinds.values():
-        kind.tell = tell
+        kind.show = show
 
     async def run() -> None:
         limits = [

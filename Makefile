@@ -1,58 +1,58 @@
-# One word for each job; the work is done in scripts/. STACK=<team> chooses the stack of a word that is
-# about one; the others refuse it.
+# One command for each job; scripts/ does the work. STACK=<team> chooses the stack for commands that work
+# on one stack; the other commands refuse it.
 .DEFAULT_GOAL := help
 .PHONY: help up team preview drift kit ci status backup restore down purge images sbom audit test trials bench
 
-help: ## show this
+help: ## list all commands
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-up: ## from a fresh machine to a builder and a first build; again: nothing changes
+up: ## from a fresh machine to a builder and a first build; running it again changes nothing
 	@scripts/up
 
-team: ## a builder of its own for one more team: make team NAME=web; again: nothing changes
+team: ## a builder for one more team: make team NAME=web; running it again changes nothing
 	@scripts/team
 
-preview: ## what pulumi up would do, for people; to a stack of your own: make preview STACK=team-a
+preview: ## show in words what pulumi up would do; for a stack of your own: make preview STACK=team-a
 	@scripts/preview
 
-drift: ## what on the host differs from the stack; FIX=yes make drift mends it
+drift: ## show what on the host differs from the stack; FIX=yes make drift repairs it
 	@scripts/drift
 
-kit: ## write what a key's owner needs to build on the builder: make kit KEY=ada
+kit: ## write the client kit for a key's owner: make kit KEY=ada
 	@scripts/client kit --key "$(KEY)"
 
-ci: ## write files with which a CI builds on it: make ci KIND=github OUT=../app IMAGE=ghcr.io/acme/app
+ci: ## write the files for a CI: make ci KIND=github OUT=../app IMAGE=ghcr.io/acme/app
 	@scripts/client ci $(KIND) $(if $(OUT),--out "$(OUT)") $(if $(IMAGE),--image "$(IMAGE)")
 
-status: ## the builder at a glance: make status, make status HTML=status.html
+status: ## show cache, builds, keys and disk of the builder; as a page: make status HTML=status.html
 	@scripts/client status $(if $(HTML),--html "$(HTML)")
 
 backup: ## write the cache to a file: make backup FILE=cache.tar
 	@scripts/backup
 
-restore: ## put the cache of such a file in place: make restore FILE=cache.tar
+restore: ## replace the cache by the one in such a file: make restore FILE=cache.tar
 	@scripts/restore
 
-down: ## take the builder away; the cache stays, unless keepCache is false
+down: ## remove the builder; the cache stays, unless keepCache is false
 	@scripts/down
 
-purge: ## delete everything, the cache too, after asking; of one stack: make purge STACK=web
+purge: ## ask, then delete everything including the caches; one stack: make purge STACK=web
 	@scripts/purge
 
-images: ## pin the images by their digests of now, and show what changed
+images: ## pin the images by their current digests, and show what changed
 	@scripts/images
 
 sbom: ## write what runs, package by package, to .state/sbom (CycloneDX)
 	@scripts/sbom
 
-audit: ## ask what is known against the program's own Python packages
+audit: ## look for known vulnerabilities in the program's Python packages
 	@scripts/audit
 
-test: ## lint, types, unit and engine tests, with all their set-up
+test: ## run lint, type checks, unit and engine tests, with all their set-up
 	@scripts/test
 
-trials: ## the long versions of the tests that count; figures go to docs/trials.md
+trials: ## run the long versions of the load tests; results go to docs/trials.md and docs/scale.md
 	@scripts/trials
 
-bench: ## how fast it is, beside what else one would build on, into docs/speed.md; a few minutes: SHORT=yes
+bench: ## compare its speed with the alternatives, for docs/speed.md; SHORT=yes takes a few minutes
 	@scripts/bench

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# actionlint, which reads the workflows of GitHub and its kin, from its Go modules; built once.
+# actionlint, which checks workflows of GitHub and compatible CIs, built once from Go modules.
 
 have_actionlint() {
 	local folder

@@ -1,8 +1,9 @@
-"""Ask an advisory service about the program's Python packages, by pip-audit.
+"""Ask an advisory service about the Python packages of this environment, with pip-audit.
 
-Usage: audit.py, in the environment that is asked about
+Usage: audit.py
 
-Exit code 0: nothing known, or the service has none of the packages, which is said; 1: vulnerable.
+Exit code 1: a package has a known vulnerability. Exit code 0: none has, or the service cannot tell,
+which the output says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _SECONDS = 120
 
 
 def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
-    """The exit code for pip-audit's report, and what to say."""
+    """The exit code for pip-audit's report, and the lines to print."""
     packages = report["dependencies"]
     unknown = [package["name"] for package in packages if "skip_reason" in package]
     known = [package for package in packages if "skip_reason" not in package]
@@ -30,23 +31,23 @@ def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
     ]
     if lines:
         return 1, [*lines, "next: raise the versions in the requirements files"]
-    said = f"{len(known)} packages audited, nothing known"
-    return 0, [said + (f"; not audited: {', '.join(unknown)}" if unknown else "")]
+    summary = f"{len(known)} packages audited, nothing known"
+    return 0, [summary + (f"; not audited: {', '.join(unknown)}" if unknown else "")]
 
 
 def main() -> int:
-    """Audit what is installed in this environment."""
+    """Audit the packages of this environment; returns the exit code."""
     command = [sys.executable, "-m", "pip_audit", "--local", "--format=json"]
     try:
-        asked = subprocess.run(
+        audit = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=_SECONDS
         )
-        report = json.loads(asked.stdout)
+        report = json.loads(audit.stdout)
     except subprocess.TimeoutExpired:
         print(f"NOT AUDITED: the advisory service has not answered within {_SECONDS} s")
         return 0
     except ValueError:
-        why = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        why = (audit.stderr.strip().splitlines() or ["no answer"])[-1]
         print(f"NOT AUDITED: the advisory service cannot be reached ({why[:200]})")
         return 0
     code, lines = verdict(report)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A client on this machine, of a kit and with a home in .state, and a first build through the builder.
+# A client on this machine, with a kit and a home in .state, and a first build through the builder.
 
 kit=$CLIENT/kit
 
@@ -8,8 +8,8 @@ have_kit() {
 		--key "$CLIENT/id_ed25519.pub" --out "$kit"
 }
 
-# in_client_home COMMAND...: where ssh, too, reads the configuration of .state; by itself it takes
-# the home of /etc/passwd.
+# in_client_home COMMAND...: runs COMMAND with a home in .state; ssh too, which otherwise uses the home in
+# /etc/passwd.
 in_client_home() { HOME=$CLIENT/home BUILDER_HOME=$STATE/b PATH=$CLIENT/bin:$PATH "$@" 9>&-; }
 
 have_client() {
@@ -20,7 +20,7 @@ have_client() {
 	printf '#!/bin/sh\nexec %s -F %q "$@"\n' "$real_ssh" "$CLIENT/home/.ssh/config" >"$CLIENT/bin/ssh"
 	chmod 0755 "$CLIENT/bin/ssh"
 	alias=$(output sshAlias)
-	quietly 'A client of this kit' in_client_home sh "$kit/builder" install --identity "$CLIENT/id_ed25519"
+	quietly 'Install the kit' in_client_home sh "$kit/builder" install --identity "$CLIENT/id_ed25519"
 	eval "$(in_client_home "$STATE/b/builder" env "$alias" 2>"$STATE/log/builder-env.log")"
 	[[ -n ${DOCKER_HOST:-} ]] || {
 		cat "$STATE/log/builder-env.log" >&2
@@ -31,10 +31,10 @@ have_client() {
 	unset DOCKER_HOST
 }
 
-# client COMMAND...: as a client of the builder.
+# client COMMAND...: runs COMMAND as a client of the builder.
 client() { PATH=$CLIENT/bin:$PATH DOCKER_HOST=$client_docker_host DOCKER_BUILDKIT=1 "$@" 9>&-; }
 
-# Leaves neither a connection nor a process.
+# Leaves no connection and no process.
 end_client() { in_client_home "$STATE/b/builder" uninstall "$alias" 2>/dev/null; }
 
 first_build() {
@@ -47,7 +47,7 @@ first_build() {
 		step "docker build through the builder ($pass)"
 		client docker build --progress=plain --build-arg "BASE=$base_image" --tag first-build "$ROOT/scripts/first-build" >"$log" 2>&1 || {
 			tail -n 20 "$log" >&2
-			fail 'the build failed; the whole log is .state/log/first-build.log'
+			fail 'the build failed; the full log is .state/log/first-build.log'
 		}
 		note "done ($((($(date +%s%N) - start) / 1000000)) ms, $(grep -c CACHED "$log") steps CACHED)"
 	done

@@ -1,23 +1,23 @@
 # shellcheck shell=bash
-# A Docker engine on this machine, and a docker CLI that can speak BuildKit.
+# A Docker engine on this machine, and a docker CLI that supports BuildKit.
 
 docker_pid=$STATE/dockerd.pid
 
-# docker_answers: whether the engine answers this user; otherwise `docker_said` is what was said.
-docker_answers() { docker_said=$(docker version --format '{{.Server.Version}}' 2>&1); }
+# docker_answers: whether the engine answers this user; sets docker_answer to its version or the error.
+docker_answers() { docker_answer=$(docker version --format '{{.Server.Version}}' 2>&1); }
 
 have_engine() {
 	if docker_answers; then
-		note "Docker engine: $docker_said, already there"
+		note "Docker engine: $docker_answer, already there"
 	else
 		command -v dockerd >/dev/null || have_packages docker.io
 		docker_answers || is_refused || start_engine
 		! is_refused || join_docker_group
-		docker_answers || fail "Docker does not answer: $docker_said"
+		docker_answers || fail "Docker does not answer: $docker_answer"
 	fi
 	have_docker_cli
-	# What it lacks for rootless Docker, and this can mend.
-	sh -s -- prepare <"$ROOT/components/host/preflight.sh" || note 'a builder that is not there yet needs what the lines above say'
+	# Set up what rootless Docker needs and this machine lacks.
+	sh -s -- prepare <"$ROOT/components/host/preflight.sh" || note 'a new builder needs what the lines above say'
 }
 
 start_engine() {
@@ -25,7 +25,7 @@ start_engine() {
 		quietly 'Start Docker' as_root systemctl start docker
 	else
 		step 'Start Docker by hand'
-		as_root true # asks for a password, if any, before it goes to the background
+		as_root true # so that sudo asks for its password before dockerd goes to the background
 		as_root setsid nohup dockerd --pidfile "$docker_pid" >"$STATE/log/dockerd.log" 2>&1 9>&- &
 	fi
 	local tries=0
@@ -33,31 +33,31 @@ start_engine() {
 		tries=$((tries + 1))
 		[[ $tries -lt 60 ]] || {
 			[[ ! -f $STATE/log/dockerd.log ]] || tail -n 20 "$STATE/log/dockerd.log" >&2
-			fail "Docker does not answer after 30 s: $docker_said; next: see journalctl -u docker, or .state/log/dockerd.log if it was started by hand"
+			fail "Docker does not answer after 30 s: $docker_answer; next: see journalctl -u docker, or .state/log/dockerd.log if it was started by hand"
 		}
 		sleep 0.5
 	done
 }
 
-# is_refused: whether Docker runs and refuses this user, who is not in the group of its socket.
-is_refused() { [[ $docker_said == *'permission denied'* ]]; }
+# is_refused: whether Docker runs but refuses this user, who is not in the group of its socket.
+is_refused() { [[ $docker_answer == *'permission denied'* ]]; }
 
-# join_docker_group: begins this run anew as a member, without a new login.
+# join_docker_group: adds this user to the group and restarts this run as a member, without a new login.
 join_docker_group() {
 	local user group socket=/var/run/docker.sock
 	user=$(id -un) group=$(stat -c %G "$socket")
 	[[ -z ${JOINED_DOCKER_GROUP:-} ]] ||
-		fail "Docker refuses $user, though in the group $group: $docker_said; next: log in anew, or run this as root"
+		fail "Docker refuses $user, although it is in the group $group: $docker_answer; next: log in again, or run this as root"
 	[[ $group != root ]] ||
-		fail "Docker's socket $socket is root's alone: $docker_said; next: groupadd docker and restart Docker, or run this as root"
+		fail "only root may use Docker's socket $socket: $docker_answer; next: groupadd docker and restart Docker, or run this as root"
 	if [[ " $(id -nG "$user") " != *" $group "* ]]; then
-		note "$user joins the group $group, which may use Docker and so whatever root may; to undo: gpasswd -d $user $group"
+		note "adding $user to the group $group, which may use Docker and so act as root; to undo: gpasswd -d $user $group"
 		quietly "Add $user to the group $group" as_root usermod -aG "$group" "$user"
 	fi
 	in_docker_group
 }
 
-# have_engine for a run that ends, whatever comes, what it started.
+# borrow_engine: have_engine, and at the exit of this run stop the engine that it started.
 borrow_engine() {
 	local had=no
 	! docker_answers || had=yes
@@ -75,7 +75,7 @@ speaks_buildkit() {
 
 have_docker_cli() {
 	local cli clis
-	hash -r # a remembered docker would hide the others from type
+	hash -r # a docker that bash remembers would hide the others from type
 	mapfile -t clis < <(type -aP docker)
 	for cli in "${clis[@]}"; do
 		if speaks_buildkit "$cli" </dev/null; then
@@ -90,10 +90,10 @@ have_docker_cli() {
 		have_docker_cli
 		return
 	fi
-	fail 'no docker CLI here speaks BuildKit; next: install docker-buildx-plugin (Docker) or docker-buildx (Debian)'
+	fail 'no docker CLI here supports BuildKit; next: install docker-buildx-plugin (Docker) or docker-buildx (Debian)'
 }
 
-# Ends the engine that have_engine started by hand, and no other.
+# Stops the engine that have_engine started by hand, and no other.
 stop_engine() {
 	[[ -f $docker_pid ]] || return 0
 	local pid

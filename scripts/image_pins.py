@@ -1,9 +1,9 @@
-"""Pin every image of the settings by the digest that its tag has now, and show what changed.
+"""Pin every image in the settings by the current digest of its tag, and show what changed.
 
 Usage: image_pins.py [FOLDER]
 
 Reads Pulumi.yaml and each Pulumi.STACK.yaml of the folder. An image NAME:TAG, with or without a
-digest, is pulled by its tag and written back as NAME:TAG@sha256:...; for another version, change
+digest, is pulled by its tag and written back as NAME:TAG@sha256:... For another version, change
 the tag first.
 """
 
@@ -29,7 +29,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Image:
-    """What one reference means on this machine's Docker, once pulled."""
+    """A pulled image on this machine's Docker."""
 
     digest: str
     created: str
@@ -53,12 +53,12 @@ def _docker(*words: str) -> bytes:
 
 
 def look_at(reference: str) -> Image:
-    """Pull the image. Raises subprocess.CalledProcessError when it cannot be had."""
+    """Pull the image. Raises subprocess.CalledProcessError if that fails."""
     _docker("pull", "--quiet", reference)
     found = json.loads(_docker("image", "inspect", reference))[0]
     name = re.split(r"[@]|:(?=[^/]*$)", reference)[0]
     digests = [digest.split("@")[1] for digest in found["RepoDigests"] if _same(digest, name)]
-    # Engine 29 leaves out what is empty.
+    # Engine 29 leaves out empty fields.
     config = found.get("Config") or {}
     return Image(
         digest=digests[0],
@@ -70,7 +70,7 @@ def look_at(reference: str) -> Image:
 
 
 def _same(digest: str, name: str) -> bool:
-    """Docker shortens the names of its own hub."""
+    """Whether a digest belongs to the name; Docker shortens the names of Docker Hub."""
     return digest.split("@")[0].removeprefix("docker.io/").removeprefix("library/") == (
         name.removeprefix("docker.io/").removeprefix("library/")
     )
@@ -96,7 +96,7 @@ def _packages(identifier: str) -> dict[str, str]:
 
 
 def changes(old: Image, new: Image) -> list[str]:
-    """What is different, a line each."""
+    """What is different, one line each."""
     lines = [f"created {old.created[:19]} -> {new.created[:19]}"]
     lines.append(f"size {old.size / 1e6:.1f} MB -> {new.size / 1e6:.1f} MB")
     for what, before, after in (
@@ -110,27 +110,27 @@ def changes(old: Image, new: Image) -> list[str]:
 
 
 def _update(setting: str, reference: str) -> str:
-    """The reference with the digest of now; says what it found."""
+    """The reference with the current digest; prints what changed."""
     tagged, _, pinned = reference.partition("@")
     if ":" not in tagged.rsplit("/", 1)[-1]:
-        print(f"{setting}: {reference} has no tag to follow; it stays")
+        print(f"{setting}: {reference} has no tag to follow; it stays as it is")
         return reference
     new = look_at(tagged)
-    anew = f"{tagged}@{new.digest}"
-    if anew == reference:
-        print(f"{setting}: {tagged} still is {new.digest}")
+    updated = f"{tagged}@{new.digest}"
+    if updated == reference:
+        print(f"{setting}: {tagged} is still {new.digest}")
         return reference
     print(f"{setting}: {tagged} {pinned or '(no digest)'} -> {new.digest}")
     if pinned:
         try:
             print("".join(f"    {line}\n" for line in changes(look_at(reference), new)), end="")
         except subprocess.CalledProcessError:
-            print("    the old one cannot be had any more, so there is nothing to compare with")
+            print("    the old image can no longer be pulled, so there is nothing to compare with")
     else:
         print(
             f"    {len(new.packages)} packages, {new.size / 1e6:.1f} MB, created {new.created[:19]}"
         )
-    return anew
+    return updated
 
 
 def write_reference(path: Path, old: str, new: str) -> None:
@@ -140,19 +140,19 @@ def write_reference(path: Path, old: str, new: str) -> None:
 
 
 def main(folder: str = ".") -> int:
-    """Update the files; 1 when an image could not be had, whose reference then stays."""
+    """Update the files; returns 1 if an image cannot be pulled, whose reference then stays."""
     root, failed = Path(folder), 0
     for path in sorted(root.glob("Pulumi*.yaml")):
         for setting, reference in references(path.read_text()).items():
             try:
-                anew = _update(setting, reference)
+                updated = _update(setting, reference)
             except subprocess.CalledProcessError as error:
-                said = error.stderr.decode().strip().splitlines()[-1:]
-                print(f"{setting}: {reference} cannot be had, it stays as it is: {' '.join(said)}")
+                reason = error.stderr.decode().strip().splitlines()[-1:]
+                print(f"{setting}: {reference} cannot be pulled, it stays: {' '.join(reason)}")
                 failed = 1
                 continue
-            if anew != reference:
-                write_reference(path, reference, anew)
+            if updated != reference:
+                write_reference(path, reference, updated)
     return failed
 
 

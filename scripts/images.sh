@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# The images of daemon and gateway, of the guard where there is one, and the base image of the first
-# build.
+# The images for daemon and gateway, for the guard if there is one, and the base image of the first build.
 
 FIRST_BUILD_BASE=alpine:3.22
 
@@ -34,7 +33,7 @@ have_images() {
 		have_packages gcc libc6-dev libcap2-bin libseccomp-dev mmdebstrap pkg-config
 		have_go
 		local built
-		built=$("$ROOT/offline/images/build" daemon gateway "$@" busybox) || fail 'the images could not be built; next: see the lines above'
+		built=$("$ROOT/offline/images/build" daemon gateway "$@" busybox) || fail 'the images could not be built; the lines above say why'
 		daemon_image=$(sed -n 's/^daemon //p' <<<"$built")
 		gateway_image=$(sed -n 's/^gateway //p' <<<"$built")
 		[[ $# -eq 0 ]] || guard_image=$(sed -n 's/^guard //p' <<<"$built")

@@ -1,24 +1,24 @@
 # shellcheck shell=bash
-# An earlier `pulumi up` that was killed: its lock, and what it made without noting it down.
+# Repairs after a `pulumi up` that was killed: its lock, and what it created without recording it.
 
 . scripts/host.sh
 
-# Nobody else may be at work on the stack.
-# Containers and networks hold nothing of their own, so what the state does not know is removed.
-mend_interruption() {
+# Nobody else may work on the stack meanwhile. Containers and networks hold no data, so those that the state
+# does not have are removed.
+repair_interruption() {
 	local state
 	if stack_is_locked; then
-		quietly 'Lift the lock of an interrupted pulumi' cancel_update
+		quietly 'Remove the lock of an interrupted pulumi' cancel_update
 	fi
 	state=$(cd "$ROOT" && pulumi stack export --stack "$STACK")
 	pending_operations <<<"$state" || return 0
-	step 'Mend an interrupted pulumi up'
+	step 'Repair after an interrupted pulumi up'
 	remove_unknown "$state"
-	quietly 'Read what there is' stack refresh --parallel 8 --yes --skip-preview --clear-pending-creates
+	quietly 'Read the current state of the host' stack refresh --parallel 8 --yes --skip-preview --clear-pending-creates
 }
 
-# remove_unknown STATE: what the host has of this stack and its state does not name. In a shell of its
-# own, for docker is the host's here.
+# remove_unknown STATE: removes what belongs to this stack on the host and is not in its state. In a
+# subshell, because docker uses the host in here.
 remove_unknown() (
 	reach_host "$(setting host)" "$(setting hostKey)" "${STATE:?}/host"
 	owner=docker-build-machine/$STACK/builder
@@ -26,7 +26,7 @@ remove_unknown() (
 		every=() force=()
 		[[ $kind == network ]] || { every=(--all) && force=(--force --volumes); }
 		listed=$(docker "$kind" ls "${every[@]}" --quiet --no-trunc --filter "label=docker-build-machine.owner=$owner") ||
-			fail "the ${kind}s on $DOCKER_HOST cannot be listed (the lines above say why); next: mend that and run this again"
+			fail "the ${kind}s on $DOCKER_HOST cannot be listed (the lines above say why); next: repair that and run this again"
 		for id in $listed; do
 			[[ $1 == *"$id"* ]] || quietly "Remove the $kind ${id:0:12}" docker "$kind" rm "${force[@]}" "$id"
 		done

@@ -1,11 +1,11 @@
-"""The packages of an image, read from its own package database: Alpine's or Debian's."""
+"""The packages of an image, read from its package database: Alpine's or Debian's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 PACKAGE_DATABASES = {"/lib/apk/db/installed": "apk", "/var/lib/dpkg/status": "deb"}
-"""Where each distribution keeps it, and the type of its package URLs (purl-spec)."""
+"""The path of each distribution's database, and the type of its package URLs (purl-spec)."""
 
 
 @dataclass(frozen=True)
@@ -13,11 +13,11 @@ class Package:
     name: str
     version: str
     license: str
-    """As the database has it; Debian's has none."""
+    """The text in the database; Debian's has none."""
 
 
 def packages_of(path: str, text: str) -> list[Package]:
-    """The installed packages of a database of this path, by name."""
+    """The installed packages in the text of the database at this path, sorted by name."""
     if PACKAGE_DATABASES[path] == "apk":
         names = ("P", "V", "L")
         entries = [

@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# The Pulumi CLI and its plugins: already there, from Pulumi, or stand-ins from package registries.
+# The Pulumi CLI and its plugins: installed already, from Pulumi, or stand-ins from package registries.
 
 PULUMI_VERSION=3.259.0
 GO_VERSION=1.26.6
 pulumi_source=https://get.pulumi.com
 
-# Asked once a run: where nothing answers, each time would cost the whole wait.
+# Checked once per run, because each check waits its full time if nothing answers.
 pulumi_answers() {
 	[[ -n ${pulumi_reached:-} ]] || { reachable "$pulumi_source" && pulumi_reached=yes || pulumi_reached=no; }
 	[[ $pulumi_reached == yes ]]

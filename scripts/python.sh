@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The virtual environment with what the program and its tests import.
+# The virtual environment with the packages of the program and its tests.
 
 have_python() {
 	local python

@@ -1,10 +1,10 @@
 """Write what runs, and what the program itself is made of, as CycloneDX files.
 
-Usage: sbom.py OWNER FOLDER, with the builder's owner label, into FOLDER/ROLE.cdx.json.
+Usage: sbom.py OWNER FOLDER: writes FOLDER/ROLE.cdx.json for each container with this owner label.
 
-Packages are read from the running containers' own databases (apk or dpkg). What an image brought
-without one, such as binaries that were copied into it, is only known by the image's digest; of the
-daemon's it is asked by `docker version`.
+Packages are read from the running containers' databases (apk or dpkg). Files that an image has
+without a package, such as copied binaries, are identified only by the image's digest; the versions
+of the daemon's parts come from `docker version`.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ OWNER_LABEL = "docker-build-machine.owner"
 
 
 def _docker(*words: str) -> bytes:
-    asked = subprocess.run(("docker", *words), check=False, stdout=subprocess.PIPE)
-    if asked.returncode:
+    result = subprocess.run(("docker", *words), check=False, stdout=subprocess.PIPE)
+    if result.returncode:
         sys.exit(f"error: docker {words[0]} failed (the lines above say why)")
-    return asked.stdout
+    return result.stdout
 
 
 def _read(container: str, path: str) -> str | None:
-    """A file of a running container, without running anything in it."""
+    """A file of a running container, read without running anything in it; None if it is missing."""
     copied = subprocess.run(
         ("docker", "cp", "--follow-link", f"{container}:{path}", "-"),
         check=False,
         capture_output=True,
     )
     if copied.returncode:
-        said = copied.stderr.decode(errors="replace")
-        if re.search("no such|could not find", said, re.IGNORECASE):
+        message = copied.stderr.decode(errors="replace")
+        if re.search("no such|could not find", message, re.IGNORECASE):
             return None
-        sys.exit(f"error: {path} in {container} cannot be read: {said.strip()}")
+        sys.exit(f"error: {path} in {container} cannot be read: {message.strip()}")
     with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as packed:
         file = packed.extractfile(packed.getmembers()[0])
         return file.read().decode() if file else None
@@ -79,9 +79,9 @@ def _library(package: Package, kind: str, system: str) -> Component:
 
 
 def _engine(container: str) -> list[Component]:
-    """dockerd and what came with it."""
+    """dockerd and the programs that belong to it."""
     command = ("docker", "version", "--format", "{{json .Server.Components}}")
-    asked = _docker("exec", "--user", "1000:1000", container, *command)
+    result = _docker("exec", "--user", "1000:1000", container, *command)
     return [
         Component(
             name=part["Name"],
@@ -89,12 +89,12 @@ def _engine(container: str) -> list[Component]:
             type=ComponentType.APPLICATION,
             bom_ref=f"engine:{part['Name']}",
         )
-        for part in json.loads(asked)
+        for part in json.loads(result)
     ]
 
 
 def of_container(found: dict[str, Any]) -> Bom:
-    """What one container runs, by its `docker inspect`."""
+    """What one container runs; `found` is its `docker inspect`."""
     image = json.loads(_docker("image", "inspect", found["Image"]))[0]
     name, digests = found["Name"].lstrip("/"), image["RepoDigests"] or []
     bom = Bom()
@@ -113,7 +113,7 @@ def of_container(found: dict[str, Any]) -> Bom:
 
 
 def of_program() -> Bom:
-    """The Python packages of the environment that this runs in."""
+    """The Python packages of this environment."""
     bom = Bom()
     bom.metadata.component = Component(
         name="docker-build-machine", type=ComponentType.APPLICATION, bom_ref="docker-build-machine"

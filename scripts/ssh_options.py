@@ -1,4 +1,4 @@
-"""Print the options of every ssh to a builder's host, quoted for a shell.
+"""Print the options for every ssh to a builder's host, quoted for a shell.
 
 Usage: ssh_options.py HOST_KEY
 """

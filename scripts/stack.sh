@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The stack of this run. The configuration of `dev` is this machine's alone and kept in .state; that
-# of a team is Pulumi.<team>.yaml, for git. The state of all is in .state.
+# The stack of this run. The configuration of `dev` belongs to this machine and is in .state; that of a team
+# is Pulumi.<team>.yaml, for git. The state of all stacks is in .state.
 
-# choose_stack: sets the configuration file and the client of STACK, and the words that a `make` command
-# needs to name it. Each stack has a client of its own: one team's key is not another's.
+# choose_stack: sets the configuration file and the client folder of STACK, and of_stack, the words that name
+# it in a `make` command. Each stack has its own client, because teams do not share keys.
 choose_stack() {
 	stack_config=$STATE/Pulumi.$STACK.yaml CLIENT=$STATE/client of_stack=''
 	[[ $STACK == dev ]] || stack_config=$ROOT/Pulumi.$STACK.yaml CLIENT=$STATE/clients/$STACK of_stack=" STACK=$STACK"
@@ -32,8 +32,8 @@ have_stack() {
 		return
 	fi
 	mkdir -p "$STATE/project"
-	# `stack init` writes the encryption salt beside Pulumi.yaml; a project folder of its own keeps
-	# the committed Pulumi.dev.yaml clean.
+	# `stack init` writes the encryption salt beside Pulumi.yaml; a separate project folder keeps the
+	# committed Pulumi.dev.yaml clean.
 	if ! ls "$STATE"/backend/.pulumi/stacks/*/"$STACK".json >/dev/null 2>&1; then
 		printf 'name: docker-build-machine\nruntime: python\n' >"$STATE/project/Pulumi.yaml"
 		quietly "Stack $STACK" pulumi --cwd "$STATE/project" --non-interactive stack init "$STACK" --no-select
@@ -42,7 +42,7 @@ have_stack() {
 		"$CLIENT/id_ed25519.pub" "$daemon_image" "$gateway_image" "$guard_image"
 }
 
-# stack COMMAND...: pulumi on this stack.
+# stack COMMAND...: runs pulumi COMMAND on this stack.
 stack() {
 	local command=$1
 	shift

@@ -1,4 +1,4 @@
-"""Write this machine's stack configuration: the committed one, its own values, the local facts.
+"""Write this machine's stack configuration: committed settings, its own settings, key and images.
 
 Usage: stack_config.py COMMITTED LOCAL PUBLIC_KEY_FILE DAEMON_IMAGE GATEWAY_IMAGE GUARD_IMAGE
 """
@@ -16,7 +16,7 @@ _PROJECT = "docker-build-machine"
 def merged(
     committed: dict, local: dict, name: str, public_key: str, images: dict[str, str]
 ) -> dict:
-    """The committed settings, those set on this machine on top, a first key, and the images."""
+    """The committed settings, overridden by this machine's, with a first key and the images."""
     config = {**committed.get("config", {}), **local.get("config", {})}
     config.setdefault(f"{_PROJECT}:keys", [{"name": name, "publicKey": public_key}])
     config |= {f"{_PROJECT}:{setting}": image for setting, image in images.items()}
@@ -24,7 +24,7 @@ def merged(
 
 
 def main(committed: str, local: str, key_file: str, daemon: str, gateway: str, guard: str) -> None:
-    """Merge the files; the encryption salt of the local one is kept."""
+    """Merge the files; the local file keeps its encryption salt."""
     target = Path(local)
     before = yaml.safe_load(target.read_text()) if target.exists() else {}
     name = re.sub(r"[^a-zA-Z0-9._-]", "-", getpass.getuser())

@@ -1,7 +1,7 @@
-"""Write a new team's stack configuration: its differences from Pulumi.yaml's defaults, no more.
+"""Write a new team's stack configuration: only its differences from the defaults in Pulumi.yaml.
 
 Usage: team.py ROOT LOCAL NAME HOST HOST_KEY PUBLIC_KEY_FILE...
-  LOCAL  folder with other configurations of this machine's stacks
+  LOCAL  folder with more stack configurations of this machine
   HOST   empty for this machine
 """
 
@@ -21,10 +21,10 @@ _NAME = re.compile(r"^[a-z][a-z0-9-]{0,39}$")
 _LISTENING = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; docker ps --format '{{.Ports}}'\n"
 
 
-def listening(said: str) -> set[int]:
-    """TCP ports of /proc/net/tcp (proc(5): state 0A) and of published `docker ps` ports."""
-    ports = {int(port) for port in re.findall(r":(\d+)->", said)}
-    for line in said.splitlines():
+def listening(output: str) -> set[int]:
+    """The listening TCP ports in /proc/net/tcp (proc(5): state 0A) and `docker ps`."""
+    ports = {int(port) for port in re.findall(r":(\d+)->", output)}
+    for line in output.splitlines():
         words = line.split()
         if len(words) > 3 and words[3] == "0A":
             ports.add(int(words[1].rpartition(":")[2], 16))
@@ -32,7 +32,7 @@ def listening(said: str) -> set[int]:
 
 
 def taken_ports(configs: Iterable[dict], host: str, default_host: str, default: int) -> set[int]:
-    """The ports of the stacks that are on this host."""
+    """The ports of the stacks on this host."""
     taken = set()
     for config in configs:
         settings = config.get("config") or {}
@@ -42,12 +42,12 @@ def taken_ports(configs: Iterable[dict], host: str, default_host: str, default: 
 
 
 def main(root: str, local: str, name: str, host: str, host_key: str, *key_files: str) -> None:
-    """Write Pulumi.<name>.yaml, or leave the one that is there."""
+    """Write Pulumi.<name>.yaml, unless it exists."""
     target = Path(root, f"Pulumi.{name}.yaml")
     if not _NAME.match(name):
         sys.exit(
-            f"NAME = {name!r} must be 1 to 40 small letters, digits and dashes, and start with a "
-            "letter; next: make team NAME=web"
+            f"NAME = {name!r} must be 1 to 40 lowercase letters, digits and dashes, and start with "
+            "a letter; next: make team NAME=web"
         )
     if target.exists():
         return
@@ -59,20 +59,20 @@ def main(root: str, local: str, name: str, host: str, host_key: str, *key_files:
             "ed25519` with what the host's owner tells you, then HOST_KEY='ssh-ed25519 AAAA...'"
         )
     host = host or default_host
-    looked = subprocess.run(
+    listing = subprocess.run(
         ["sh", "-c", DockerHost(host, host_key).shell()],
         input=_LISTENING,
         text=True,
         stdout=subprocess.PIPE,
         check=False,
     )
-    if looked.returncode:
+    if listing.returncode:
         sys.exit(f"HOST = {host} does not answer (the lines above say why)")
     files = {
         path.name: path for folder in (root, local) for path in Path(folder).glob("Pulumi.*.yaml")
     }
     configs = [yaml.safe_load(path.read_text()) or {} for path in files.values()]
-    taken = taken_ports(configs, host, default_host, first) | listening(looked.stdout)
+    taken = taken_ports(configs, host, default_host, first) | listening(listing.stdout)
     settings: dict[str, object] = {}
     if host != default_host:
         settings |= {"host": host, "hostKey": host_key}

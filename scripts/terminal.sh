@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What a person sees: one line a step, with its seconds, and errors with the next step.
+# What a person sees: one line for each step, with its seconds, and errors with the next step.
 
 step() { printf '\033[1m==>\033[0m %s\n' "$1" >&2; }
 note() { printf '    %s\n' "$1" >&2; }
@@ -8,7 +8,7 @@ fail() {
 	exit 1
 }
 
-# quietly WHAT COMMAND...: runs COMMAND with its output in a log; shows the log's end if it fails.
+# quietly WHAT COMMAND...: runs COMMAND with its output in a log; shows the end of the log if it fails.
 quietly() {
 	local what=$1 log start=$SECONDS
 	shift
@@ -17,7 +17,7 @@ quietly() {
 	step "$what"
 	if ! "$@" >"$log" 2>&1; then
 		tail -n 20 "$log" >&2
-		fail "$what: failed; the whole log is ${log#"$ROOT"/}"
+		fail "$what: failed; the full log is ${log#"$ROOT"/}"
 	fi
 	note "done ($((SECONDS - start)) s)"
 }
@@ -28,18 +28,18 @@ as_root() {
 	elif command -v sudo >/dev/null; then
 		sudo "$@"
 	else
-		fail "root is needed for: $*; next: run this as root or install sudo"
+		fail "this needs root: $*; next: run this as root or install sudo"
 	fi
 }
 
-# have_packages PACKAGE...: Debian packages, installed where they are missing.
+# have_packages PACKAGE...: installs those of these Debian packages that are missing.
 have_packages() {
 	local package missing=()
 	for package in "$@"; do
 		[[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == 'install ok installed' ]] || missing+=("$package")
 	done
 	[[ ${#missing[@]} -gt 0 ]] || return 0
-	command -v apt-get >/dev/null || fail "these are missing and there is no apt-get: ${missing[*]}; next: install them"
+	command -v apt-get >/dev/null || fail "missing programs, and no apt-get to install them: ${missing[*]}; next: install them"
 	[[ -n ${apt_updated:-} ]] || quietly 'Package lists' as_root apt-get update
 	apt_updated=yes
 	quietly "Install ${missing[*]}" as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"

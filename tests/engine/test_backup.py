@@ -142,7 +142,7 @@ def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
 def test_a_container_that_is_no_rootless_daemon_is_refused(builder: Builder) -> None:
     said = run(str(ROOT / "scripts" / "cache"), "save", builder.container("gateway"))
     assert said.returncode == 1
-    assert "is not that of a rootless daemon; next: carry images over" in said.stderr
+    assert "so it is not a rootless daemon; next: copy images with docker save" in said.stderr
 
 
 def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_pa
     daemon = builder.container_id("daemon")
     said = load(builder, half)
     assert said.returncode == 1
-    assert "no whole archive of scripts/cache save; the cache is as it was" in said.stderr
+    assert "not a complete archive of scripts/cache save; the cache is unchanged" in said.stderr
     assert builder.container_id("daemon") == daemon
     assert builder.build().count("CACHED") == 3
 
@@ -163,7 +163,7 @@ def test_the_cache_of_another_image_store_is_refused(builder: Builder, tmp_path:
     passed(run("tar", "--create", "--file", str(archive), "-C", str(tmp_path), f"./{note.name}"))
     said = load(builder, archive)
     assert said.returncode == 1
-    assert "of the storage driver overlayfs (overlayfs is containerd's image store)" in said.stderr
+    assert "storage driver overlayfs (overlayfs is containerd's image store)" in said.stderr
     assert "docker save and docker load" in said.stderr
     assert builder.build().count("CACHED") == 3
 
@@ -175,7 +175,7 @@ def test_an_older_release_does_not_get_a_newer_cache(
     older.up()
     said = load(older, archive)
     assert said.returncode == 1
-    assert "which may not read it; the cache is as it was" in said.stderr
+    assert "which may not be able to read it; the cache is unchanged" in said.stderr
     assert "200 OK" in older.ping().stdout
 
 
@@ -241,7 +241,7 @@ def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> N
     unknown = run(*command, env=env)
     assert unknown.returncode == 1
     assert "Host key verification failed" in unknown.stderr
-    assert "or give HOST_KEY=" in unknown.stderr
+    assert "or set HOST_KEY=" in unknown.stderr
 
 
 def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> None:

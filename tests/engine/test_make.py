@@ -80,7 +80,7 @@ def test_a_word_that_is_about_no_stack_refuses_one(clone: Clone, word: str) -> N
     refused = clone.make(word, "STACK=web")
     assert refused.returncode != 0
     assert "STACK = web: make " in refused.stderr
-    assert "is about no single stack" in refused.stderr
+    assert "does not work on a single stack" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_down_keeps_the_cache_and_says_so(clone: Clone, teams: tuple[str, str]) 
     first, second = teams
     said = clone.make("down", f"STACK={first}")
     passed(said)
-    assert f"The cache volume stays; make up STACK={first} takes it up again" in said.stderr
+    assert f"The cache volume stays; make up STACK={first} uses it again" in said.stderr
     assert clone.containers(first) == []
     assert clone.has_cache(first)
     assert len(clone.containers(second)) == 3

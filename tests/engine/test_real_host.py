@@ -273,7 +273,7 @@ def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
         said = machine.ssh("tree/scripts/word", user="sudoer")
         assert said.returncode == 0, said.stderr
         assert re.fullmatch(r"Docker [0-9].*\n.*\bdocker\b.*\n", said.stdout)
-        assert ("sudoer joins the group docker" in said.stderr) == joins
+        assert ("adding sudoer to the group docker" in said.stderr) == joins
     passed(machine.ssh("gpasswd -d sudoer docker; rm -r ~sudoer/tree"))
 
 

@@ -107,7 +107,7 @@ def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
     assert settings.read_text() == pinned
     assert f"daemonImage: {daemon} (no digest) -> {first}" in said
 
-    assert f"daemonImage: {daemon} still is {first}" in passed(engine.pin(tmp_path))
+    assert f"daemonImage: {daemon} is still {first}" in passed(engine.pin(tmp_path))
     assert settings.read_text() == pinned
 
     second = engine.publish(daemon, build, "2.42", release="2.42")
@@ -116,7 +116,7 @@ def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
     assert f"daemonImage: {daemon} {first} -> {second}" in said
     assert "    package libc6 2.41 -> 2.42\n" in said
     assert "    label release - -> 2.42\n" in said
-    assert f"gatewayImage: {gateway} still is {other}" in said
+    assert f"gatewayImage: {gateway} is still {other}" in said
 
 
 def test_an_image_that_cannot_be_had_keeps_its_reference(engine: Engine, tmp_path: Path) -> None:
@@ -128,10 +128,7 @@ def test_an_image_that_cannot_be_had_keeps_its_reference(engine: Engine, tmp_pat
     settings.write_text(text)
     refused = engine.pin(tmp_path)
     assert refused.returncode == 1
-    assert (
-        f"daemonImage: {engine.registry}/nothing:1 cannot be had, it stays as it is"
-        in refused.stdout
-    )
+    assert f"daemonImage: {engine.registry}/nothing:1 cannot be pulled, it stays" in refused.stdout
     assert "gatewayImage" in refused.stdout
     assert "no tag to follow" in refused.stdout
     assert settings.read_text() == text

@@ -75,7 +75,7 @@ def test_a_team_file_holds_differences_alone_and_a_port_of_its_own(
     assert written["api"][f"{project}:sshPort"] == 2225
     assert written["far"][f"{project}:host"] == "ssh://ops@build.example"
     assert written["far"][f"{project}:sshPort"] == 2223
-    with pytest.raises(SystemExit, match="must be 1 to 40 small letters"):
+    with pytest.raises(SystemExit, match="must be 1 to 40 lowercase letters"):
         main(str(tmp_path), str(tmp_path), "A b", "", "", *keys)
     with pytest.raises(SystemExit, match="needs HOST_KEY"):
         main(str(tmp_path), str(tmp_path), "x", "ssh://a@b", "", *keys)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from pulumi.provider.experimental.component import ComponentProvider  # noqa: E4
 
 from components import DockerBuilder  # noqa: E402
 
-_NAME, _VERSION = "docker-build-machine", "0.1.0"
-
 
 def provider() -> ComponentProvider:
-    """The provider; its schema has the defaults of Pulumi.yaml."""
-    hosting = ComponentProvider([DockerBuilder], _NAME, version=_VERSION)
+    """The provider, with the version in pyproject.toml and the defaults in Pulumi.yaml."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    hosting = ComponentProvider([DockerBuilder], project["name"], version=project["version"])
     schema = _one_line_each(json.loads(hosting.schema or "{}"))
     settings = yaml.safe_load((_ROOT / "Pulumi.yaml").read_text())["config"]
     for resource in schema["resources"].values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -55,6 +56,12 @@ def test_a_setting_with_few_values_is_an_enum_of_them(schema: Any) -> None:
         frozenset(values) for values in listed.values()
     }
     assert all(member["description"] for about in enums.values() for member in about["enum"])
+
+
+def test_the_version_is_that_of_pyproject(schema: Any) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert schema["version"] == project["version"]
+    assert schema["name"] == project["name"]
 
 
 def test_what_a_machine_of_the_same_program_tells_may_be_an_output(schema: Any) -> None:

@@ -1,0 +1,227 @@
+"""The pages: links lead somewhere, and commands, options and settings exist."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import pytest
+import yaml
+
+from client.__main__ import VERBS
+from tests.unit.conftest import KEY, ROOT, Run
+
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "offline").glob("*.md"),
+        *(ROOT / "examples").glob("*.md"),
+        ROOT / "client" / "kit.md",
+    ]
+)
+_FOLDERS = "bench client components docs examples offline package policy review scripts tests"
+_FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"`([^`]+)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
+_PATH = re.compile(rf"(?<![\w./~-])(?:\.\./)?((?:{_FOLDERS.replace(' ', '|')})/[\w./*-]*)")
+# What is made later, and what stands for any version.
+_MADE = re.compile(r"/\.venv|X\.Y\.Z")
+_MAKE = re.compile(r"\bmake ([a-z]+)")
+_CLIENT = re.compile(r"python -m client ([a-z]+)([^\n|#>]*)")
+_KIT = re.compile(r"(?:^|[\s/(])builder ([a-z]+)", re.MULTILINE)
+_CONFIG = re.compile(r"pulumi config (?:set|rm|get) (?:--path |--secret )*'?([A-Za-z.\[\]0-9]+)")
+_OUTPUT = re.compile(r"pulumi stack output ([A-Za-z]+)")
+_COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
+_OPTION = re.compile(r"(?<!\S)--([a-z-]+)")
+# Of Pulumi, Docker and the stand-in plugins' inputs: camelCase that is none of ours.
+_FOREIGN = {"memorySwap", "mustRun", "pulumiConfig", "virtualenv"}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, and the parts of it that are code."""
+
+    path: Path
+    text: str
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls(path, path.read_text())
+
+    @property
+    def prose(self) -> str:
+        return _FENCE.sub("", self.text)
+
+    @property
+    def spans(self) -> list[str]:
+        return [" ".join(span.split()) for span in _SPAN.findall(self.prose)]
+
+    @property
+    def code(self) -> str:
+        """All code without its comments, one command per line."""
+        blocks = [block.replace("\\\n", " ") for block in _FENCE.findall(self.text)]
+        return _COMMENT.sub("", "\n".join([*blocks, *self.spans]))
+
+    @property
+    def anchors(self) -> set[str]:
+        """Of its headings, as GitHub and GitLab make them."""
+        plain = (
+            re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", h) for h in _HEADING.findall(self.prose)
+        )
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def page(request: pytest.FixtureRequest) -> Page:
+    return Page.read(request.param)
+
+
+@cache
+def tracked() -> frozenset[str]:
+    """The repository's files and folders."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    files = [Path(name) for name in listed if (ROOT / name).exists()]
+    return frozenset(str(part) for file in files for part in (file, *file.parents))
+
+
+def exists(path: Path) -> bool:
+    return str(path.resolve().relative_to(ROOT)) in tracked()
+
+
+def test_links_lead_to_files_and_headings(page: Page) -> None:
+    dead = []
+    for link in _LINK.findall(page.prose):
+        if link.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.path.parent / name
+        there = not name or exists(target)
+        if anchor and there:
+            there = anchor in (Page.read(target) if name else page).anchors
+        if not there:
+            dead.append(link)
+    assert not dead
+
+
+def test_paths_exist(page: Page) -> None:
+    def is_there(path: str) -> bool:
+        pattern = path.rstrip("./") if not path.endswith("*") else path
+        places = [(ROOT, pattern), (page.path.parent, pattern)]
+        return any(exists(found) for place, name in places for found in place.glob(name))
+
+    named = [path for path in _PATH.findall(page.code) if not _MADE.search(path)]
+    assert not [path for path in named if not is_there(path)]
+
+
+@cache
+def make_words() -> frozenset[str]:
+    makefile = (ROOT / "Makefile").read_text()
+    return frozenset(re.findall(r"^([a-z]+): ##", makefile, re.MULTILINE))
+
+
+def test_make_words_exist(page: Page) -> None:
+    removed = {"who"} if page.path.name == "CHANGELOG.md" else set()
+    assert set(_MAKE.findall(page.code)) <= make_words() | removed
+
+
+def test_client_verbs_and_their_options_exist(page: Page) -> None:
+    for verb, rest in _CLIENT.findall(page.code):
+        assert verb in VERBS
+        parser = argparse.ArgumentParser()
+        VERBS[verb].add_arguments(parser)
+        known = {"--stack", "--config-file", *parser._option_string_actions}
+        assert {f"--{option}" for option in _OPTION.findall(rest)} <= known
+
+
+def kit_words() -> set[str]:
+    """The verbs in the usage of the kit's command."""
+    (usage,) = (
+        text[text.index("Usage: builder VERB") :]
+        for path in (ROOT / "client").rglob("*")
+        if path.is_file() and "Usage: builder VERB" in (text := path.read_text(errors="replace"))
+    )
+    return set(re.findall(r"^  ([a-z]+)  +", usage.partition("\nTEXT")[0], re.MULTILINE))
+
+
+def test_words_of_the_kit_exist(page: Page) -> None:
+    words = kit_words()
+    assert {"on", "off", "doctor", "install"} <= words
+    assert set(_KIT.findall(page.code)) <= words
+
+
+@cache
+def settings() -> dict[str, str]:
+    """The description of each setting."""
+    config = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    return {name: about["description"] for name, about in config.items()}
+
+
+@cache
+def parts() -> set[str]:
+    """The names inside of settings that are maps or lists: their descriptions have them all."""
+    return set(re.findall(r"[A-Za-z]+", " ".join(settings().values())))
+
+
+@pytest.fixture
+def exports(run_program: Callable[..., Run]) -> set[str]:
+    """All that a stack can export."""
+    hosts = [{"name": name, "host": f"ssh://a@{name}", "hostKey": KEY} for name in ("one", "two")]
+    registry = {"host": "one", "name": "10.0.0.5"}
+    return set(run_program(host=None, hosts=hosts, registry=registry).exports)
+
+
+def test_settings_and_exports_exist(page: Page, exports: set[str]) -> None:
+    for path in _CONFIG.findall(page.code):
+        first, *rest = re.sub(r"\[\d+\]", "", path).split(".")
+        assert first in settings(), path
+        assert set(rest) <= parts(), path
+    assert set(_OUTPUT.findall(page.code)) <= exports
+    named = {span for span in page.spans if re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)+", span)}
+    assert named <= {*settings(), *parts(), *exports, *_FOREIGN}
+    given = {span.partition(":")[0] for span in page.spans if re.fullmatch(r"[a-z]\w*: \S+", span)}
+    yaml_of_ci = {"run", "services", "image"}
+    assert given <= {*settings(), *parts(), *yaml_of_ci}
+
+
+def test_every_make_word_is_on_a_page() -> None:
+    shown = {word for path in PAGES for word in _MAKE.findall(Page.read(path).code)}
+    assert make_words() - shown <= {"help"}
+
+
+BAD_PAGES: list[tuple[str, Callable[[Page], None]]] = [
+    ("[a](nowhere.md)", test_links_lead_to_files_and_headings),
+    ("# A b\n\n[a](#a-c)", test_links_lead_to_files_and_headings),
+    ("`scripts/nothing`", test_paths_exist),
+    ("```\nmake coffee\n```\n", test_make_words_exist),
+    ("`python -m client lunch`", test_client_verbs_and_their_options_exist),
+    ("`python -m client kit --keys ada`", test_client_verbs_and_their_options_exist),
+    ("`builder up`", test_words_of_the_kit_exist),
+]
+
+
+@pytest.mark.parametrize(("text", "check"), BAD_PAGES)
+def test_the_checks_find_what_is_wrong(text: str, check: Callable[[Page], None]) -> None:
+    with pytest.raises(AssertionError):
+        check(Page(ROOT / "docs" / "page.md", text))
+
+
+@pytest.mark.parametrize(
+    "text", ["`pulumi config set colour red`", "`pulumi stack output colour`", "`hostColour`"]
+)
+def test_the_check_of_settings_finds_what_is_wrong(text: str, exports: set[str]) -> None:
+    with pytest.raises(AssertionError):
+        test_settings_and_exports_exist(Page(ROOT / "docs" / "page.md", text), exports)

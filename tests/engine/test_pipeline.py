@@ -8,11 +8,13 @@ import re
 import subprocess
 import threading
 import venv
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 import yaml
@@ -179,12 +181,13 @@ def test_gitlab_gets_a_job_for_each_stack_that_starts_by_hand(
 ) -> None:
     stack = repository.builder.stack
     for words, when in (({}, "manual"), ({"APPLY": "automatic"}, "on_success")):
-        env = {**repository.builder.env, **words}
+        env = {**repository.builder.env, "PULUMI_ORG": "acme", **words}
         child = tmp_path / f"{when}.yml"
         child.write_text(passed(repository.pipeline("gitlab", repository.base, env=env)))
         job = yaml.safe_load(child.read_text())[f"up {stack}"]
         assert (job["when"], job["resource_group"]) == (when, f"stack-{stack}")
         assert job["script"][-1] == f"review/pipeline up {stack}"
+        assert job["id_tokens"]["PULUMI_ID_TOKEN"]["aud"] == "urn:pulumi:org:acme"
     none = tmp_path / "none.yml"
     none.write_text(passed(repository.pipeline("gitlab", repository.head)))
     passed(
@@ -280,3 +283,102 @@ def test_there_is_one_comment_and_it_is_edited_in_place(platform: str) -> None:
     assert len(_Comments.comments) == 101
     assert _Comments.comments[100]["body"].endswith("second")
     assert all(header.endswith("t0ken") for header in _Comments.headers_seen)
+
+
+class _Cloud(BaseHTTPRequestHandler):
+    """What Pulumi Cloud and GitHub answer while a job logs in."""
+
+    forms: list[dict[str, str]]
+    asked: list[tuple[str, str]]
+
+    def _answer(self, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Authorization", "")))
+        if self.path.startswith("/github"):
+            self._answer({"value": identity("github")})
+        else:
+            self._answer({"id": "1", "githubLogin": "acme", "name": "acme", "organizations": []})
+
+    def do_POST(self) -> None:
+        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if self.path == "/api/oauth/token":
+            self.forms.append(dict(parse_qsl(text)))
+            self._answer({"access_token": "short-lived", "expires_in": 3600})
+        else:
+            self._answer({})
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+def identity(subject: str) -> str:
+    """An unsigned JSON web token, as the CLI accepts it; the real cloud checks signatures."""
+    parts: tuple[dict[str, str], ...] = (
+        {"alg": "none", "typ": "JWT"},
+        {"sub": subject, "aud": "urn:pulumi:org:acme"},
+    )
+    coded = [urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*coded, ""])
+
+
+@pytest.mark.parametrize("platform", ["github", "gitlab", "none"])
+def test_a_job_logs_in_with_its_identity_in_place_of_a_stored_token(
+    platform: str, tmp_path: Path
+) -> None:
+    _Cloud.forms, _Cloud.asked = [], []
+    with HTTPServer(("127.0.0.1", 0), _Cloud) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        env = {
+            "PULUMI_ORG": "acme",
+            "PULUMI_BACKEND_URL": url,
+            "PULUMI_ACCESS_TOKEN": "",
+            "PULUMI_HOME": str(tmp_path),
+            "TMPDIR": str(tmp_path / "tmp"),
+        }
+        (tmp_path / "tmp").mkdir()
+        if platform == "github":
+            env |= {
+                "ACTIONS_ID_TOKEN_REQUEST_URL": f"{url}/github?api-version=2.0",
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "of-the-job",
+            }
+        if platform == "gitlab":
+            env["PULUMI_ID_TOKEN"] = identity("gitlab")
+        said = run(str(ROOT / "review" / "pipeline"), "login", env=env)
+        server.shutdown()
+    assert said.returncode == 0, said.stderr
+    credentials = tmp_path / "credentials.json"
+    if platform == "none":
+        assert not credentials.exists()
+        return
+    (form,) = _Cloud.forms
+    assert form["audience"] == "urn:pulumi:org:acme"
+    assert form["subject_token"] == identity(platform)
+    assert form["requested_token_type"] == "urn:pulumi:token-type:access_token:organization"
+    assert json.loads(credentials.read_text())["accessTokens"][url] == "short-lived"
+    assert not [path for path in (tmp_path / "tmp").iterdir() if path.is_file()]
+    if platform == "github":
+        assert ("/github?api-version=2.0&audience=urn:pulumi:org:acme", "bearer of-the-job") in (
+            _Cloud.asked
+        )
+
+
+def test_the_jobs_that_need_the_state_have_an_identity() -> None:
+    jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
+    for name, job in jobs.items():
+        has_state = "PULUMI_BACKEND_URL" in job["env"]
+        assert has_state == (name in ("preview", "up", "drift"))
+        assert (job["permissions"].get("id-token") == "write") == has_state
+        assert ("PULUMI_ORG" in job["env"]) == has_state
+    gitlab = yaml.safe_load(GITLAB.read_text())
+    assert (
+        gitlab[".identity"]["id_tokens"]["PULUMI_ID_TOKEN"]["aud"] == "urn:pulumi:org:$PULUMI_ORG"
+    )
+    assert all(gitlab[name]["extends"] == ".identity" for name in ("preview", "drift"))

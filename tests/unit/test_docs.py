@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from client.__main__ import VERBS
+from components.settings import StackSettings
 from tests.unit.conftest import KEY, ROOT, Run
 
 PAGES = sorted(
@@ -36,7 +37,7 @@ _PATH = re.compile(rf"(?<![\w./~-])(?:\.\./)?((?:{_FOLDERS.replace(' ', '|')})/[
 _MADE = re.compile(r"/\.venv|X\.Y\.Z")
 _MAKE = re.compile(r"\bmake ([a-z]+)")
 _CLIENT = re.compile(r"python -m client ([a-z]+)([^\n|#>]*)")
-_KIT = re.compile(r"(?:^|[\s/(])builder ([a-z]+)", re.MULTILINE)
+_KIT = re.compile(r"(?:^|[/(]|sh |&& )builder ([a-z]+)", re.MULTILINE)
 _CONFIG = re.compile(r"pulumi config (?:set|rm|get) (?:--path |--secret )*'?([A-Za-z.\[\]0-9]+)")
 _OUTPUT = re.compile(r"pulumi stack output ([A-Za-z]+)")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
@@ -225,3 +226,104 @@ def test_the_checks_find_what_is_wrong(text: str, check: Callable[[Page], None])
 def test_the_check_of_settings_finds_what_is_wrong(text: str, exports: set[str]) -> None:
     with pytest.raises(AssertionError):
         test_settings_and_exports_exist(Page(ROOT / "docs" / "page.md", text), exports)
+
+
+WRONG: dict[str, str] = {
+    "buildkitImage": "buildkit:",
+    "cacheSize": "plenty",
+    "cpus": "many",
+    "daemonImage": "docker:",
+    "drainTime": "soon",
+    "gatewayImage": "Gateway",
+    "guardImage": "python:",
+    "host": "build.example",
+    "hostKey": "SHA256:abc",
+    "hostKeys": "[1, 1]",
+    "hosts": '[{"name": "eu1", "host": "ssh://ops@eu1.example"}]',
+    "imageAge": "14",
+    "insecureRegistries": '["http://registry:5000"]',
+    "isolation": "rootless",
+    "keepCache": "maybe",
+    "keepImages": '[""]',
+    "keys": "[]",
+    "leftoverAge": "1 day",
+    "memory": "100MB",
+    "minFreeSpace": "200%",
+    "platforms": '["amd64"]',
+    "prepare": "sometimes",
+    "privateNetworks": "deny",
+    "privateNetworksExcept": '["registry"]',
+    "processes": "100",
+    "registry": '{"size": "big"}',
+    "registryImage": "registry:",
+    "revoked": '[{"serial": 1}]',
+    "sshAddress": "everywhere",
+    "sshHost": "ssh://build.example",
+    "sshPort": "0",
+    "transport": "tcp",
+}
+
+
+def errors_on_page() -> dict[str, str]:
+    """The first two columns of the tables of docs/settings.md: each setting or message."""
+    rows = re.findall(
+        r"^\| `([^`]+)`(?: \(from ssh\))? \| `?([^`|]+)`? \|",
+        (ROOT / "docs" / "settings.md").read_text(),
+        re.MULTILINE,
+    )
+    return dict(rows)
+
+
+def test_the_error_of_each_setting_leads_to_its_page() -> None:
+    assert set(WRONG) == set(settings()) <= set(errors_on_page())
+    good = {
+        "host": "unix:///var/run/docker.sock",
+        "keys": f'[{{"name": "a", "publicKey": "{KEY}"}}]',
+    }
+    for name, value in WRONG.items():
+        with pytest.raises(ValueError, match=name) as caught:
+            StackSettings.parse({**good, name: value})
+        assert errors_on_page()[name] in str(caught.value)
+
+
+def test_the_messages_on_the_page_are_those_of_the_program() -> None:
+    of_ssh = {"Host key verification failed", "Permission denied (publickey)"}
+    messages = set(errors_on_page()) - set(settings()) - of_ssh
+    assert messages
+    folders = ("client", "components", "scripts", "review")
+    sources = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
+    # Python joins the parts of a long text.
+    text = "".join(
+        path.read_text(errors="ignore") for path in sources if "__pycache__" not in path.parts
+    )
+    joined = re.sub(r'"\n\s*f?"', "", text)
+    assert not [message for message in messages if message not in joined]
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = Page.read(ROOT / "docs" / "README.md")
+    linked = {
+        (index.path.parent / link.partition("#")[0]).resolve()
+        for link in _LINK.findall(index.prose)
+    }
+    pages = {path.resolve() for path in PAGES if path.parent.name != "client"}
+    assert pages - linked == {(ROOT / "README.md").resolve(), index.path.resolve()}
+
+
+def test_pages_for_a_job_begin_with_commands() -> None:
+    jobs = "access backends cache changes ci clients hosts migrating running supply-chain teams"
+    for name in jobs.split():
+        title, _, rest = (ROOT / "docs" / f"{name}.md").read_text().partition("\n\n")
+        assert title.startswith("# ")
+        assert rest.startswith("```\n"), name
+
+
+def test_the_files_of_a_ci_on_the_page_are_valid(tmp_path: Path) -> None:
+    blocks = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "ci.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    kinds = ["vendor.github-workflows", "vendor.gitlab-ci"]
+    for block, kind in zip(blocks, kinds, strict=True):
+        file = tmp_path / f"{kind}.yml"
+        file.write_text(block)
+        subprocess.run(["check-jsonschema", "--builtin-schema", kind, str(file)], check=True)

@@ -94,30 +94,30 @@ class BuilderArgs(TypedDict, total=False):
     host: pulumi.Input[str]
     """Where Docker runs: unix:///path/to/docker.sock or ssh://user@host[:port]."""
     host_key: pulumi.Input[str]
-    """Public SSH host key of an ssh:// host ("ssh-ed25519 AAAA..."). An ssh:// host needs it, so
-    that it is known before the first connection."""
+    """Public SSH host key of an ssh:// host ("ssh-ed25519 AAAA..."), checked at every connection,
+    also the first. Required for ssh:// hosts."""
     ssh_host: pulumi.Input[str]
-    """Name or address by which clients reach the gateway. Empty: the host of an ssh:// host,
-    127.0.0.1 for a local one."""
+    """Name or address that clients use for the gateway. Empty: the host in an ssh:// URL, or
+    127.0.0.1 for a local host."""
     platforms: list[str]
-    """Platforms that the host builds for, such as linux/arm64. They are checked against what the
-    host is and emulates. Empty: its own architecture."""
+    """Platforms that the host builds for, such as linux/arm64. The host must have them or emulate
+    them. Empty: its own architecture."""
     prepare: bool
-    """Whether `pulumi up` may mend what a host lacks, as root or by sudo without a password, where
-    that needs no restart: kernel modules, /dev/net/tun, refused user namespaces. It says what it
-    did, and a preview what it would do."""
+    """Whether `pulumi up` may set up what is missing on a host, as root or with sudo without a
+    password, if that needs no restart: kernel modules, /dev/net/tun, user namespaces. It prints
+    what it ran; a preview prints what it would run."""
     ssh_address: str
     """Address of the Docker host on which the gateway listens."""
     ssh_port: int
     """Port of the Docker host on which the gateway listens, 1 to 65535."""
     keys: Required[pulumi.Input[list[pulumi.Input[Key]]]]
     """Who may use the builder: a list of {name, publicKey} with optional `from` (a list of
-    addresses or CIDR ranges) and `until` (last day, YYYY-MM-DD, UTC). With `principals`, a list,
-    the key is a certificate authority: a certificate that it signed for one of them gets in. With
-    `role: build` a key may only build, pull, push, tag and read; the default role is admin."""
+    addresses or CIDR ranges) and `until` (last day, YYYY-MM-DD, UTC). With `principals` (a list)
+    the key is a certificate authority: certificates that it signed for one of them get in. A key
+    with `role: build` may only build, pull, push, tag and read; the default role is admin."""
     revoked: list[RevokedKey]
-    """Keys and certificates that never get in, whoever signed them: a list of {fingerprint}, {ca,
-    serial} or {ca, id}, where `ca` is the name of a key with principals."""
+    """Keys and certificates that never get in: a list of {fingerprint}, {ca, serial} or {ca, id},
+    where `ca` is the name of a key with principals."""
     host_keys: list[int]
     """Generations of the gateway's host key, 1 to 3 of them. The gateway presents the first;
     knownHosts lists all. [1] -> [1, 2] -> [2, 1] -> [2] rotates the key while clients accept both.
@@ -126,8 +126,8 @@ class BuilderArgs(TypedDict, total=False):
     """How gateway and daemon talk: socket (a Unix socket in a shared volume, no TCP port) or tls
     (mutual TLS on TCP 2376 of the private network)."""
     isolation: AnyIsolation
-    """What the daemon's container may do on its host: unprivileged (two capabilities, one device,
-    its own seccomp profile) or privileged (everything, as its image documents)."""
+    """What the daemon's container may do on its host: unprivileged (a few capabilities, one device,
+    its own seccomp profile) or privileged (everything, as the image's documentation asks for)."""
     private_networks: AnyPrivateNetworks
     """Whether builds reach private, link-local and metadata addresses around the host: allow or
     block. Registries on the Internet and name servers stay reachable. `block` needs `isolation:
@@ -136,11 +136,11 @@ class BuilderArgs(TypedDict, total=False):
     """Addresses or CIDR ranges that stay reachable with `privateNetworks: block`, such as your own
     registry."""
     daemon_image: str
-    """Image of the daemon; must behave like docker:<version>-dind-rootless."""
+    """Image for the daemon; must behave like docker:<version>-dind-rootless."""
     gateway_image: str
-    """Image of the gateway; must behave like linuxserver/openssh-server."""
+    """Image for the gateway; must behave like linuxserver/openssh-server."""
     guard_image: str
-    """Image of the guard, which runs when a key has the role build; must behave like
+    """Image for the guard, which runs if a key has the role build; must behave like
     python:<version>-alpine, 3.11 or newer."""
     cache_size: str
     """How large the build cache may get before the least recently used part is deleted: a size such
@@ -168,8 +168,8 @@ class BuilderArgs(TypedDict, total=False):
     cpus: str
     """CPUs for the daemon and all builds together, such as 2 or 1.5. Empty: no limit."""
     processes: int
-    """Processes and threads that all build steps and containers may have together, 500 to 1000000;
-    fewer where the host lets the daemon's container have fewer. With `memory` set, give each some
-    0.3 MB of it."""
+    """Processes and threads for all build steps and containers together, 500 to 1000000. A host may
+    allow fewer to a container; builds then get fewer. With `memory` set, count about 0.3 MB for
+    each."""
     insecure_registries: list[str]
     """Registries (host[:port]) that builds may reach over plain HTTP."""

@@ -226,23 +226,23 @@ def test_the_key_is_not_there_or_another(laptop: Laptop) -> None:
         with changed(laptop, f"ssh-keygen -q -t ed25519 -N '' -f {KEY}", f"rm {KEY} {KEY}.pub"):
             told = findings(laptop)
     assert "is another key than the builder knows" in told["key"][1]
-    assert told["access"][:2] == ("error", "the builder does not let this key in")
+    assert told["access"][:2] == ("error", "the builder does not accept this key")
 
 
 def test_a_dead_agent_is_a_warning(laptop: Laptop) -> None:
     told = findings(laptop, before="SSH_AUTH_SOCK=/nowhere")
     assert told.keys() == {"agent"}
-    assert told["agent"][:2] == ("warning", "SSH_AUTH_SOCK=/nowhere leads to no agent")
+    assert told["agent"][:2] == ("warning", "there is no agent at SSH_AUTH_SOCK=/nowhere")
 
 
 def test_a_variable_hides_the_context(builder: Builder, laptop: Laptop) -> None:
     told = findings(laptop, before="DOCKER_HOST=unix:///elsewhere")
     assert told["context"][0] == "error"
-    assert told["context"][1].startswith("DOCKER_HOST=unix:///elsewhere of this shell hides")
+    assert told["context"][1].startswith("DOCKER_HOST=unix:///elsewhere in this shell overrides")
     assert told["context"][2].startswith("unset DOCKER_HOST")
     check, found, next_step = the_error(laptop, before="DOCKER_CONTEXT=default")
     assert (check, next_step) == ("context", "unset DOCKER_CONTEXT")
-    assert found == f"DOCKER_CONTEXT=default of this shell hides the context {name(builder)}"
+    assert found == f"DOCKER_CONTEXT=default in this shell overrides the context {name(builder)}"
 
 
 def test_a_variable_of_another_daemon_is_left(builder: Builder, laptop: Laptop) -> None:
@@ -263,7 +263,7 @@ def test_nobody_is_behind_the_socket(builder: Builder, laptop: Laptop) -> None:
     with changed(laptop, stop, "~/.builder/builder on"):
         check, found, next_step = the_error(laptop)
     assert (check, next_step) == ("way", "builder on")
-    assert found.startswith("nobody is behind unix://")
+    assert found.startswith("nothing answers at unix://")
 
 
 def test_plain_ssh_is_a_warning(builder: Builder, laptop: Laptop) -> None:
@@ -290,7 +290,7 @@ def test_the_name_or_the_port_is_wrong(builder: Builder, laptop: Laptop) -> None
     kept = f"~/.builder/{name(builder)}/ssh_config"
     for change, expected in (
         ("s/HostName .*/HostName nowhere.invalid/", "the name of nowhere.invalid:"),
-        (f"s/Port .*/Port {free_port()}/", "is there, but no gateway listens"),
+        (f"s/Port .*/Port {free_port()}/", "answers, but no gateway listens there"),
     ):
         with changed(laptop, f"cp {kept} ~/kept; sed -i '{change}' {kept}", f"cp ~/kept {kept}"):
             check, found, next_step = the_error(laptop)
@@ -329,7 +329,7 @@ def test_the_key_is_not_let_in(builder: Builder, laptop: Laptop) -> None:
         check, found, next_step = the_error(laptop)
     finally:
         passed(run("docker", "exec", gateway, "sh", "-c", f"sed -i 1d {config}; {reload}"))
-    assert (check, found) == ("access", "the builder does not let this key in")
+    assert (check, found) == ("access", "the builder does not accept this key")
     fingerprint = passed(run("ssh-keygen", "-lf", str(builder.folder / "ada.pub"))).split()[1]
     assert fingerprint in next_step
 

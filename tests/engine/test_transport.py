@@ -19,7 +19,7 @@ def test_tls_builds_and_lets_nobody_in_without_a_certificate(new_builder: NewBui
         passed(laptop.install(write_kit(builder)))
         opened = laptop.builder("on")
         assert opened.returncode == 0
-        assert "its socket is not forwarded (transport tls" in opened.stderr
+        assert "the socket cannot be forwarded (transport tls" in opened.stderr
         assert "Server" in passed(laptop.sh("docker version"))
         assert passed(laptop.builder("list")) == f"{builder.stack}-builder\tplain ssh\n"
 

@@ -59,7 +59,7 @@ def shown(**changes: Any) -> status.Status:
 def test_a_kit_has_these_files_and_no_others() -> None:
     files = kit.kit_files(stack(), stack().key("ada"))
     assert set(files) == {
-        "builder",
+        *kit.COMMAND_FILES,
         "README.md",
         "team-a-builder/ssh_config",
         "team-a-builder/known_hosts",
@@ -83,7 +83,7 @@ def test_a_kit_of_a_fleet_has_each_of_its_builders() -> None:
     fleet = Stack({**OUTPUTS, "builders": entries}, stack().settings)
     files = kit.kit_files(fleet, fleet.key("ada"))
     assert {name.split("/")[0] for name in files} == {
-        "builder",
+        *kit.COMMAND_FILES,
         "README.md",
         "team-eu1",
         "team-arm",

@@ -1,7 +1,8 @@
-"""Write a client kit: all that one person needs to build on the builder, but the private key.
+"""Write a client kit: what one person needs to build on the builder, except the private key.
 
-The kit is a folder (or a tar of it): the command `builder`, a POSIX shell script, a page to read,
-and for each builder a folder with its ssh configuration, pinned host keys and the public key.
+A kit is a folder (or a tar of it) with the command `builder` and the shell files that it sources, a
+README, and for each builder a folder with its ssh configuration, pinned host keys and the public
+key.
 """
 
 from __future__ import annotations
@@ -13,24 +14,26 @@ from pathlib import Path
 
 from client.stack import Key, Stack, StackError
 
-_COMMAND = Path(__file__).parent / "builder.sh"
-_PAGE = Path(__file__).parent / "kit.md"
+COMMAND_FILES = ("builder", "connection.sh", "setup.sh", "doctor.sh")
+"""The command and what it sources: POSIX shell, the same in every kit."""
+
+_FOLDER = Path(__file__).parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.add_argument(
-        "--key", required=True, help="name of the person's or job's key in `keys`, or its .pub file"
+        "--key", required=True, help="the key's name in the setting keys, or its .pub file"
     )
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder to write, or a file that ends in .tar; without it, ALIAS-KEY in this folder",
+        help="folder to write, or a file that ends in .tar; default: the folder ALIAS-KEY here",
     )
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
-    """Write the kit. Raises StackError when its place is taken by something else."""
+    """Write the kit. Raises StackError if `--out` is a folder that is no kit."""
     key = stack.key(options.key)
     out = options.out or Path(f"{stack.alias}-{key.name}")
     files = kit_files(stack, key)
@@ -38,40 +41,41 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
         out.write_bytes(_archive(out.stem, files))
     else:
         if out.exists() and not (out / "builder").is_file():
-            raise StackError(f"--out {out} is there and is no kit; next: name another folder")
+            raise StackError(f"--out {out} exists and is no kit; next: name another folder")
         for name, text in files.items():
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
         (out / "builder").chmod(0o755)
-    print(f"{out} is the kit for {key.name}. It holds no secret. On their machine, in the kit:")
+    print(f"{out} is the kit for {key.name}. It holds no secret. In the kit, on their machine:")
     print("  sh builder install && ~/.builder/builder on")
     return 0
 
 
 def kit_files(stack: Stack, key: Key) -> dict[str, str]:
     """The files of a kit for this key, by their path in it."""
-    files = {
-        "builder": _COMMAND.read_text(),
-        "README.md": _PAGE.read_text()
+    files = {name: (_FOLDER / name).read_text() for name in COMMAND_FILES}
+    files["README.md"] = (
+        (_FOLDER / "README.template.md")
+        .read_text()
         .replace("@alias@", stack.alias)
         .replace("@key@", f"{key.name} ({key.public_key.fingerprint})")
-        .replace("@windows@", windows_config(stack)),
-    }
+        .replace("@windows@", windows_config(stack))
+    )
     for one in stack.each:
         files[f"{one.alias}/ssh_config"] = ssh_config(one)
         files[f"{one.alias}/known_hosts"] = one.known_hosts
-        # What logs in with an authority is a certificate, whose key the stack does not know.
+        # People of an authority log in with certificates, whose keys the stack does not know.
         if not key.is_authority:
             files[f"{one.alias}/key.pub"] = f"{key.public_key} {key.name}\n"
     return files
 
 
 def ssh_config(stack: Stack) -> str:
-    """The Host block (ssh_config(5)), to which `builder install` adds the paths of this home.
+    """The Host block (ssh_config(5)), to which `builder install` adds the paths of that machine.
 
-    Key exchange is left to both sides' preferences: the gateway offers only fast ones, and a list
-    here would end the ssh of whoever has an older release.
+    It lists no key exchange algorithms: the gateway offers only fast ones, and an older ssh refuses
+    a list with a name that it does not know.
     """
     user, host, port = stack.address
     return f"""\
@@ -92,7 +96,7 @@ Host {stack.alias}
 
 
 def windows_config(stack: Stack) -> str:
-    """The same for Windows' own OpenSSH, which shares no connections and takes its known_hosts."""
+    """The same for the OpenSSH of Windows, which cannot share a connection."""
     left_out = ("GlobalKnownHostsFile", "Control", "StreamLocal")
     lines = ssh_config(stack).splitlines()
     return "\n".join(line for line in lines if not line.strip().startswith(left_out))

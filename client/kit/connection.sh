@@ -76,8 +76,9 @@ find_master() {
 	[ -n "$master_pid" ]
 }
 
-# Opens the shared connection unless it is open.
-connect() { find_master || ssh -fNT "$name" </dev/null; }
+# Opens the shared connection unless it is open. Old releases of ssh (7.5) keep their standard output
+# open in the background, and $(builder env) would wait for its end.
+connect() { find_master || ssh -fNT "$name" </dev/null >/dev/null; }
 
 # The gateway has one socket for keys of role admin, docker.sock, and one for keys of role build,
 # guard.sock. A key gets through to its own only, which shows when docker asks for the version.

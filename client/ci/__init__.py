@@ -1,8 +1,8 @@
-"""Files with which a CI builds on the builder.
+"""Write the files with which a CI builds on the builder.
 
-Every kind's job sources the same ci/builder.sh (builder.sh here) and runs the same lines (job.sh);
-what differs is the envelope, a plain file in templates/. `@name@` in them stands for a value; where
-it is alone on its line, each line of the value gets that line's indentation.
+The job of every kind of CI sources the same ci/builder.sh (from builder.sh) and runs the same lines
+(job.sh); the file around them is one of templates/. In all of them `@name@` stands for a value. If
+it is alone on its line, every line of the value gets the indentation of that line.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import re
 from pathlib import Path
 
 from client.stack import Stack, StackError
+from components.layout import GATEWAY_SOCKETS
 
 JOB_IMAGE = "docker:29-cli"
-"""Image of the jobs that run in a container: docker, buildx, ssh and git."""
-
-SOCKETS = "/run/builder"
-"""Where the sockets that clients may forward are in the gateway."""
+"""Image of the jobs that run in a container; it has docker, buildx, ssh and git."""
 
 _FOLDER = Path(__file__).parent
 _SNIPPET = {"ci/builder.sh": "builder.sh"}
@@ -39,25 +37,25 @@ KINDS: dict[str, dict[str, str]] = {
     "woodpecker": {".woodpecker/image.yml": "templates/woodpecker.yml", **_SNIPPET},
     "drone": {".drone.yml": "templates/drone.yml", **_SNIPPET},
 }
-"""For each kind of CI, where its files lie in a repository, and the template of each."""
+"""The files of each kind of CI: path in the repository, and the template in this folder."""
 
 
 def render(kind: str, stack: Stack, image: str) -> dict[str, str]:
-    """The files of one kind, by their path in the repository that is built.
+    """The files of one kind, by their path in the repository.
 
-    `image` is what jobs push, without a tag, where the CI has no registry of its own.
+    `image` is the image that jobs push, without a tag; a CI with its own registry does not need it.
     """
     values = {
         "alias": stack.alias,
         "ssh_config": str(stack.outputs["sshConfig"]).strip(),
         "known_hosts": stack.known_hosts.strip(),
-        "sockets": SOCKETS,
+        "sockets": GATEWAY_SOCKETS,
         "image": image,
         "registry": image.split("/")[0],
         "job_image": JOB_IMAGE,
         "job": (_FOLDER / "job.sh").read_text().strip(),
     }
-    if kind == "buildkite":  # its agent fills in what a single $ names before the job runs
+    if kind == "buildkite":  # its agent replaces $NAME before the job runs, and $$ by $
         values["job"] = values["job"].replace("$", "$$")
     return {
         path: _fill((_FOLDER / template).read_text(), values)
@@ -83,19 +81,19 @@ def _image(text: str) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the verb takes beside the stack."""
+    """Options of `python -m client ci`."""
     parser.add_argument("kind", choices=KINDS, help="the CI")
-    parser.add_argument("--out", type=Path, help="folder of the repository; without it, print them")
+    parser.add_argument("--out", type=Path, help="folder of the repository; default: print them")
     parser.add_argument(
         "--image",
         type=_image,
         default="registry.example.com/team/app",
-        help="what is pushed, without a tag; GitLab knows it by itself",
+        help="the image to push, without a tag; GitLab needs none",
     )
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
-    """Print the files, or write those that are not there yet."""
+    """Print the files, or write them. Raises StackError if one exists and differs."""
     files = render(options.kind, stack, options.image)
     if options.out is None:
         for path, text in files.items():
@@ -105,8 +103,8 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     for target, text in targets.items():
         if target.exists() and target.read_text() != text:
             raise StackError(
-                f"{target} is there and differs, so nothing was written; next: move it away, or "
-                "print the new one without --out and merge them"
+                f"{target} exists and differs, so nothing was written; next: move it away, or "
+                "print the new file without --out and merge them"
             )
     for target, text in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,20 @@
 # shellcheck shell=sh
-# The way from a CI job to the builder @alias@. Source it at the start of a job's script, in any
-# POSIX shell with ssh and docker: DOCKER_HOST leads to the builder until that shell ends, and then
-# nothing is left behind. Rendered by docker-build-machine; it holds no secret.
+# Lets docker in a CI job build on the builder @alias@. Source this file at the start of a job's script,
+# in any POSIX shell with ssh and docker: DOCKER_HOST leads to the builder until that shell ends, and
+# then all that this file made is removed. Written by docker-build-machine; it holds no secret.
 #   BUILDER_KEY  the private key, from the CI's secret store: the path of its file, its text, or its
 #                text in base64 for a store that keeps no line breaks
 
 { set +x; } 2>/dev/null # a traced script would print the job's secrets, here and in what follows
 
+# builder_fail MESSAGE: ends the job with this message.
 builder_fail() {
 	printf 'builder @alias@: %s\n' "$1" >&2
 	[ -z "${builder_dir:-}" ] || rm -rf "$builder_dir"
 	exit 1
 }
 
+# Prints the private key.
 builder_key() {
 	if [ -f "$BUILDER_KEY" ]; then
 		cat "$BUILDER_KEY"
@@ -22,9 +24,10 @@ builder_key() {
 		*) printf '%s\n' "$BUILDER_KEY" | base64 -d ;;
 		esac
 	fi | tr -d '\r'
-	echo # stores like to drop the last line break, without which ssh refuses the key
+	echo # secret stores often drop the last line break, and ssh refuses a key without it
 }
 
+# Writes the configuration of ssh and docker; fails if the key cannot be used.
 builder_configure() {
 	umask 077
 	builder_key >"$builder_dir/key" 2>/dev/null
@@ -32,7 +35,7 @@ builder_configure() {
 	cat >"$builder_dir/known_hosts" <<'KNOWN_HOSTS'
 @known_hosts@
 KNOWN_HOSTS
-	# Of each option ssh takes the first value; KnownHostsCommand is unknown before OpenSSH 8.5.
+	# ssh takes the first value of each option; before 8.5 it does not know KnownHostsCommand.
 	cat >"$builder_dir/config" <<CONFIG
 IgnoreUnknown KnownHostsCommand
 Host @alias@
@@ -53,14 +56,14 @@ Match all
   Include ~/.ssh/config
   Include /etc/ssh/ssh_config
 CONFIG
-	# Logins of this job stay in its own folder; those that were there before go on working.
+	# docker login in this job writes to this folder only; earlier logins keep working.
 	mkdir "$builder_dir/docker"
 	[ ! -f "$builder_docker/config.json" ] || cp "$builder_docker/config.json" "$builder_dir/docker/"
 	[ ! -d "$builder_docker/cli-plugins" ] || ln -s "$builder_docker/cli-plugins" "$builder_dir/docker/"
 }
 
-# Keeps the sockets forwarded for as long as the job's shell lives, however that ends. The gateway
-# lets a key through to one of them: the daemon's, or with the role build the guard's.
+# Keeps the sockets forwarded while the job's shell lives, however that ends. The gateway lets a key
+# through to one of them: the daemon's or, for a key of role build, the guard's.
 builder_hold() {
 	while :; do
 		ssh -F "$builder_dir/config" -N -o ControlMaster=no -o ControlPath=none \
@@ -72,13 +75,14 @@ builder_hold() {
 			kill -0 "$builder_ssh" || break
 		done
 		kill "$builder_ssh" || :
-		# What never came about is for the job to report.
+		# If the first connection failed, the job reports it.
 		[ -e "$builder_dir/open" ] || return 1
 		kill -0 $$ || break
 	done
 	builder_off
 }
 
+# Removes all that this file made.
 builder_off() {
 	ssh -F "$builder_dir/config" -O exit @alias@ 2>/dev/null || :
 	rm -rf "$builder_dir"
@@ -87,43 +91,43 @@ builder_off() {
 if [ -z "${builder_dir:-}" ]; then
 	for builder_tool in ssh ssh-keygen docker; do
 		command -v "$builder_tool" >/dev/null ||
-			builder_fail "$builder_tool is missing in the job's image; next: take docker:29-cli, or install openssh-client and docker-cli"
+			builder_fail "$builder_tool is missing in the job's image; next: use docker:29-cli, or install openssh-client and docker-cli"
 	done
 	[ -n "${BUILDER_KEY:-}" ] ||
-		builder_fail 'BUILDER_KEY is not set; next: put the private key into the secret store of the CI and let this job have it (jobs of forks and of unprotected branches often do not)'
+		builder_fail 'BUILDER_KEY is not set; next: put the private key into the secret store of the CI and let this job read it (jobs of forks and of unprotected branches often may not)'
 	builder_dir=$(mktemp -d /tmp/builder.XXXXXX)
 	builder_docker=${DOCKER_CONFIG:-${HOME:-}/.docker}
 	(builder_configure) ||
-		builder_fail 'BUILDER_KEY is no private key without passphrase; next: store the whole file, or what base64 makes of it, in the secret store'
+		builder_fail 'BUILDER_KEY is no private key without passphrase; next: store the whole file, or its text in base64, in the secret store'
 	(builder_hold) </dev/null >/dev/null 2>&1 &
 	builder_holder=$!
 	trap builder_off EXIT
 	while [ ! -S "$builder_dir/guard.sock" ]; do
 		kill -0 "$builder_holder" 2>/dev/null ||
-			builder_fail "no way in: $(cat "$builder_dir/log"); next: if the key was refused, let the stack's keys list it; if the host key was, render this file anew from the stack"
+			builder_fail "ssh cannot log in: $(cat "$builder_dir/log"); next: if the key was refused, add it to the stack's keys; if the host key was, write this file again from the stack"
 		sleep 0.1
 	done
 	: >"$builder_dir/open"
 
-	# What a job or its image may say of another daemon or another buildx builder.
+	# A job or its image may set these for another daemon or another buildx builder.
 	unset BUILDER_KEY DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH BUILDX_BUILDER
 	export DOCKER_CONFIG="$builder_dir/docker" DOCKER_BUILDKIT=1
+	builder_way='forwarded socket'
 	for builder_socket in docker guard; do
 		export DOCKER_HOST="unix://$builder_dir/$builder_socket.sock"
 		builder_version=$(docker version --format '{{.Server.Version}}' 2>/dev/null) && break
 		builder_version=
 	done
-	builder_way='forwarded socket'
 	if [ -z "$builder_version" ]; then
-		# A daemon that starts, or transport: tls. Over plain ssh the gateway waits for the one and
-		# knows the other.
+		# The daemon is starting, or the builder has transport: tls. Plain ssh works with both, as the
+		# gateway waits for a daemon that starts.
 		mkdir "$builder_dir/bin"
 		printf '#!/bin/sh\nexec %s -F %s/config "$@"\n' "$(command -v ssh)" "$builder_dir" >"$builder_dir/bin/ssh"
 		chmod 0755 "$builder_dir/bin/ssh"
 		export PATH="$builder_dir/bin:$PATH" DOCKER_HOST=ssh://@alias@
 		builder_way='plain ssh'
 		builder_version=$(docker version --format '{{.Server.Version}}') ||
-			builder_fail "the gateway lets this job in, but docker gets no answer (the line above says why); next: take a docker CLI nearer to the daemon's release, or ask who runs the builder"
+			builder_fail "the gateway accepts this job's key, but docker gets no answer (the line above says why); next: use a docker CLI closer to the daemon's release, or ask who runs the builder"
 	fi
 	printf 'builder @alias@: Docker %s, %s\n' "$builder_version" "$builder_way" >&2
 fi

@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this verb."""
+    """Options of `python -m client kit`."""
     parser.add_argument(
         "--key", required=True, help="the key's name in the setting keys, or its .pub file"
     )

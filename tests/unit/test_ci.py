@@ -15,7 +15,7 @@ import tree_sitter_groovy
 import yaml
 from click.testing import CliRunner, Result
 
-from client import ci
+from client import ci, kit
 from client.stack import Stack, StackError
 
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMVQGDzXmV"
@@ -131,7 +131,7 @@ def test_files_are_written_once_and_those_of_others_are_left_alone(tmp_path: Pat
     workflow = tmp_path / ".github" / "workflows" / "image.yml"
     workflow.write_text("mine\n")
     (tmp_path / "ci" / "builder.sh").unlink()
-    with pytest.raises(StackError, match=r"image\.yml is there and differs"):
+    with pytest.raises(StackError, match=r"image\.yml exists and differs"):
         ci.run(STACK, options(out=tmp_path))
     assert workflow.read_text() == "mine\n"
     assert not (tmp_path / "ci" / "builder.sh").exists()
@@ -148,8 +148,11 @@ def test_an_image_needs_a_registry_and_no_tag(image: str) -> None:
 
 
 def test_the_sockets_are_forwarded_from_where_the_gateway_has_them() -> None:
-    from components.layout import DAEMON_SOCKET_NAME, GATEWAY_SOCKETS
+    from components.layout import DAEMON_SOCKET_NAME, GATEWAY_SOCKETS, GUARD_SOCKET_NAME
 
-    assert GATEWAY_SOCKETS == ci.SOCKETS
-    snippet = (Path(ci.__file__).parent / "builder.sh").read_text()
-    assert f"@sockets@/{DAEMON_SOCKET_NAME}" in snippet
+    snippet = ci.render("gitlab", STACK, IMAGE)["ci/builder.sh"]
+    connection = (Path(kit.__file__).parent / "connection.sh").read_text()
+    for name in (DAEMON_SOCKET_NAME, GUARD_SOCKET_NAME):
+        assert f":{GATEWAY_SOCKETS}/{name}" in snippet
+    assert f":{GATEWAY_SOCKETS}/$2" in connection
+    assert f"in {DAEMON_SOCKET_NAME} {GUARD_SOCKET_NAME};" in connection

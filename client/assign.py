@@ -1,11 +1,11 @@
-"""Which builder of a fleet a project lives on, so that its cache is warm there.
+"""Print on which builder of a fleet a project builds: always the same, so that its cache is warm.
 
 Rendezvous hashing (Thaler and Ravishankar, 1998): every builder draws a number for the project, and
-the highest wins. No state is kept; when a builder leaves, only its own projects move, and when one
-comes, only those move that it wins. A builder of weight w draws w times.
+the highest number wins. Nothing is stored. When a builder leaves, only its own projects move; when
+one joins, only the projects that it wins move. A builder of weight w draws w times.
 
-The number of the n-th draw is SHA-256 of "PROJECT NAME n", read as hexadecimal text; assign.sh is
-the same for a CI job without Python.
+The number of the n-th draw is the SHA-256 of "PROJECT NAME n" in hexadecimal digits. assign.sh does
+the same for CI jobs without Python.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from client.stack import Stack, StackError
 
 
 def draw(project: str, name: str, weight: int = 1) -> str:
-    """The builder's highest draw for the project: 64 hexadecimal digits."""
+    """The builder's highest number for the project: 64 hexadecimal digits."""
     return max(
         hashlib.sha256(f"{project} {name} {number}".encode()).hexdigest()
         for number in range(1, weight + 1)
@@ -33,9 +33,9 @@ def assign(
     platform: str = "",
     labels: Mapping[str, str] | None = None,
 ) -> Mapping[str, Any]:
-    """The builder that the project lives on, of those with the platform and all the labels.
+    """The project's builder, out of those with the platform and all the labels.
 
-    `builders` is the export of that name. Raises LookupError when none fits.
+    `builders` is the stack's export of that name. Raises LookupError if no builder fits.
     """
     builders = list(builders)
     wanted = dict(labels or {}).items()
@@ -45,26 +45,26 @@ def assign(
         if (not platform or platform in entry["platforms"]) and wanted <= entry["labels"].items()
     ]
     if not fitting:
-        asked = [f"platform {platform}"] if platform else []
-        asked += [f"label {name}={value}" for name, value in wanted]
+        conditions = [f"platform {platform}"] if platform else []
+        conditions += [f"label {name}={value}" for name, value in wanted]
         names = ", ".join(entry["name"] for entry in builders)
-        raise LookupError(f"no builder has {' and '.join(asked) or 'a name'}; there are: {names}")
+        raise LookupError(f"no builder has {' and '.join(conditions)}; there are: {names}")
     return max(fitting, key=lambda entry: draw(project, entry["name"], entry["weight"]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m client assign`."""
-    parser.add_argument("project", help="the project's name, always written the same: acme/web")
-    parser.add_argument("--platform", default="", help="only builders with it, as linux/arm64")
+    parser.add_argument("project", help="the project's name, always spelled the same: acme/web")
+    parser.add_argument("--platform", default="", help="only builders with it: linux/arm64")
     parser.add_argument(
         "--label",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="only builders with this label; may be given again",
+        help="only builders with this label; can be repeated",
     )
     parser.add_argument(
-        "--alias", action="store_true", help="as ssh://<alias>, for a client that has sshConfig"
+        "--alias", action="store_true", help="print ssh://ALIAS, for a client that has sshConfig"
     )
 
 

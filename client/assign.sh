@@ -1,19 +1,28 @@
 #!/bin/sh
-# Prints which builder of a fleet a project lives on (client/assign.py says how), with sha256sum alone.
+# Prints the builder of a fleet on which a project builds, as client/assign.py does; needs only sha256sum.
 # Usage: assign.sh PROJECT NAME[=WEIGHT]...
-#   as in: DOCKER_HOST=ssh://team-builder-$(assign.sh acme/web eu1 eu2=2)
+#   for example: DOCKER_HOST=ssh://team-builder-$(assign.sh acme/web eu1 eu2=2)
 set -eu
-[ $# -ge 2 ] || {
+if [ $# -lt 2 ]; then
 	sed -n '2,4s/^# //p' "$0" >&2
 	exit 2
-}
+fi
 project=$1
 shift
-for builder in "$@"; do
-	name=${builder%%=*} weight=1 number=0
-	case $builder in *=*) weight=${builder#*=} ;; esac
-	while [ "$number" -lt "$weight" ]; do
-		number=$((number + 1))
-		printf '%s %s\n' "$(printf '%s %s %s' "$project" "$name" "$number" | sha256sum | cut -d ' ' -f 1)" "$name"
+
+# draws NAME WEIGHT: prints one line for each draw, its number and the name.
+draws() {
+	draw=1
+	while [ "$draw" -le "$2" ]; do
+		number=$(printf '%s %s %s' "$project" "$1" "$draw" | sha256sum | cut -d ' ' -f 1)
+		printf '%s %s\n' "$number" "$1"
+		draw=$((draw + 1))
 	done
+}
+
+for builder in "$@"; do
+	name=${builder%%=*}
+	weight=${builder#"$name"}
+	weight=${weight#=}
+	draws "$name" "${weight:-1}"
 done | LC_ALL=C sort | sed -n '$s/.* //p'

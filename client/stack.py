@@ -1,9 +1,7 @@
-"""One deployed stack as Pulumi tells it: its exports and its settings."""
+"""One deployed stack: its exports and its settings."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,7 @@ from urllib.parse import urlsplit
 
 from components.docker_host import DockerHost
 from components.ssh_key import PublicKey
-
-ROOT = Path(__file__).parents[1]
-_PROJECT = "docker-build-machine"
-_PULUMI_SECONDS = 120
-
-
-class StackError(Exception):
-    """What is wrong, and the next step."""
+from stacks.commands import StackCommands, StackError
 
 
 @dataclass(frozen=True)
@@ -43,30 +34,20 @@ class Stack:
 
     @classmethod
     def read(cls, name: str | None = None, config_file: str | None = None) -> Stack:
-        """Ask the Pulumi CLI. Raises StackError when it cannot tell, or nothing is deployed."""
-        stack = ["--stack", name] if name else []
-        outputs = _pulumi("stack", "output", *stack)
+        """Ask Pulumi. Raises StackError when it cannot answer, or nothing is deployed."""
+        commands = StackCommands(name, config_file)
+        outputs = commands.outputs()
         if "sshAlias" not in outputs:
             raise StackError("this stack is not deployed; next: pulumi up (or make up)")
-        config = _pulumi("config", *stack, *(["--config-file", config_file] if config_file else []))
-        return cls(
-            outputs,
-            {
-                setting.removeprefix(f"{_PROJECT}:"): entry.get("objectValue", entry.get("value"))
-                for setting, entry in config.items()
-            },
-            name,
-        )
+        return cls(outputs, commands.settings(), name)
 
     def secret(self, name: str) -> Any:
-        """The value of a secret export, in the open."""
-        stack = ["--stack", self.name] if self.name else []
-        return _pulumi("stack", "output", name, "--show-secrets", *stack)
+        """The plain value of a secret export."""
+        return StackCommands(self.name).secret_output(name)
 
     def resources(self) -> list[dict[str, Any]]:
         """The resources of the stack's state; secrets stay encrypted."""
-        exported = _pulumi("stack", "export", *(["--stack", self.name] if self.name else []))
-        return list(exported["deployment"]["resources"])
+        return StackCommands(self.name).resources()
 
     @property
     def each(self) -> list[Stack]:
@@ -119,23 +100,3 @@ class Stack:
                 f"{', '.join(sorted(keys))}; next: name one of them, or add it to the setting keys"
             )
         return keys[name]
-
-
-def _pulumi(*words: str) -> dict[str, Any]:
-    command = ["pulumi", "--non-interactive", *words]
-    if words[:2] != ("stack", "export"):
-        command.append("--json")
-    try:
-        result = subprocess.run(
-            command, cwd=ROOT, text=True, capture_output=True, timeout=_PULUMI_SECONDS, check=False
-        )
-    except FileNotFoundError:
-        raise StackError("pulumi is not on PATH; next: install it, or use the make words") from None
-    except subprocess.TimeoutExpired:
-        raise StackError(
-            f"`{' '.join(command)}` took longer than {_PULUMI_SECONDS} seconds; next: run it by "
-            "itself"
-        ) from None
-    if result.returncode != 0:
-        raise StackError(f"`{' '.join(command)}` failed: {result.stderr.strip()}")
-    return dict(json.loads(result.stdout))

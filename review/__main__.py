@@ -12,9 +12,10 @@ from policy.rules import violations
 from review.drift import Drift, drift_of, mending
 from review.page import code, page
 from review.plan import Plan
-from review.preview import ROOT, affected_stacks, all_stacks, plan_of
-from review.state import StateError, builders_of
+from review.preview import affected_stacks, all_stacks, plan_of
+from review.state import builders_of
 from review.without_state import plan_without_state
+from stacks.commands import StackError, run
 
 _FAILED = 2
 
@@ -42,7 +43,16 @@ def main() -> int:
     verbs.add_parser("stacks", parents=[stacks], help="the stacks, one a line")
     # What is not known here is an option of pulumi, such as --config-file.
     options, for_pulumi = parser.parse_known_args()
+    try:
+        return _run(parser, options, for_pulumi)
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
 
+
+def _run(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, for_pulumi: list[str]
+) -> int:
     try:
         chosen = affected_stacks(options.base) if options.base else all_stacks()
     except subprocess.CalledProcessError:
@@ -77,7 +87,7 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     print(f"### Stack {code(stack)}\n")
     try:
         by_host = [(HostDocker(b.host), drift_of(b)) for b in builders_of(stack)]
-    except (StateError, HostError) as error:
+    except (StackError, HostError) as error:
         print(f"Drift cannot be told: {error}", flush=True)
         return _FAILED
     found = [drift for _, of_host in by_host for drift in of_host]
@@ -103,7 +113,7 @@ def _mend(stack: str, by_host: list[tuple[HostDocker, list[Drift]]], for_pulumi:
                 host.said(*command[1:])
     found = [drift for _, of_host in by_host for drift in of_host]
     for command in mending(stack, found, for_pulumi):
-        if command[0] == "pulumi" and subprocess.call(command, cwd=ROOT):
+        if command[0] == "pulumi" and run(command[1:], show=True).failure:
             return _FAILED
     return 0
 

@@ -1,14 +1,12 @@
-"""Ask Pulumi for plans: which stacks a change affects, and what each would do."""
+"""Which stacks a change affects, and the plan of each."""
 
 from __future__ import annotations
 
-import json
 import subprocess
-from pathlib import Path
 
 from review.plan import Plan
+from stacks.commands import ROOT, StackCommands
 
-ROOT = Path(__file__).parents[1]
 # The stack of `make up`; its state is on one machine alone.
 _OF_ONE_MACHINE = "dev"
 # A change to one of these is a change to every stack.
@@ -45,19 +43,8 @@ def affected_stacks(base: str) -> list[str]:
 
 def plan_of(stack: str, *options: str, destroy: bool = False) -> Plan:
     """The plan of `pulumi up`, or of `pulumi destroy`; nothing is touched."""
-    command = ["destroy", "--preview-only"] if destroy else ["preview", "--show-sames"]
-    said = subprocess.run(
-        ["pulumi", "--non-interactive", *command, "--json", "--stack", stack, *options],
-        cwd=ROOT,
-        check=False,
-        text=True,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        plan = Plan.of(json.loads(said.stdout))
-    except json.JSONDecodeError:
-        plan = Plan.of({})
-    if said.returncode and not plan.errors:
-        plan.errors.append(said.stderr.strip() or f"pulumi ended with {said.returncode}")
+    preview, failure = StackCommands(stack).preview(*options, destroy=destroy)
+    plan = Plan.of(preview)
+    if failure and not plan.errors:
+        plan.errors.append(failure)
     return plan

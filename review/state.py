@@ -1,17 +1,13 @@
-"""What a stack's state says that there should be: inputs as they were applied last."""
+"""What a stack's state says should be there: the inputs of the last update."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import dataclass
 from typing import Any
 
 from components.docker_host import DockerHost
 from policy.rules import BUILDER, CONTAINER, REGISTRY
-from review.preview import ROOT
-
-_SIGNATURE = "4dabf18193072939515e22adb298388d"
+from stacks.commands import StackCommands, StackError
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,7 @@ class Managed:
     name: str
     id: str
     inputs: dict[str, Any]
-    """Plain values, secrets opened: never to be printed."""
+    """Plain values, also of secrets: never print them."""
 
     @property
     def runs_once(self) -> bool:
@@ -48,27 +44,13 @@ class BuilderState:
         return {role: child for role, child in self.children.items() if child.type == CONTAINER}
 
 
-class StateError(Exception):
-    """The state cannot be read; its text is for people."""
-
-
 def builders_of(stack: str) -> list[BuilderState]:
     """The builders in the state of a stack, and its registry, which is compared as they are.
 
-    Raises StateError, with Pulumi's words, when the state cannot be read or is of a version that
-    did not note the settings.
+    Raises StackError when Pulumi cannot read the state, or when a version of the program wrote it
+    that did not record the settings.
     """
-    said = subprocess.run(
-        ["pulumi", "--non-interactive", "stack", "export", "--show-secrets", "--stack", stack],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
-    if said.returncode:
-        raise StateError(said.stderr.strip())
-    resources = json.loads(said.stdout)["deployment"].get("resources") or []
+    resources = StackCommands(stack).resources_with_secrets()
     parents = {resource["urn"]: resource.get("parent", "") for resource in resources}
     managed = [
         Managed(
@@ -76,7 +58,7 @@ def builders_of(stack: str) -> list[BuilderState]:
             type=resource["type"],
             name=resource["urn"].rsplit("::", 1)[-1],
             id=resource.get("id", ""),
-            inputs=_opened(resource.get("inputs") or {}),
+            inputs=resource.get("inputs") or {},
         )
         for resource in resources
         if not resource.get("delete")
@@ -86,8 +68,8 @@ def builders_of(stack: str) -> list[BuilderState]:
         if component.type not in (BUILDER, REGISTRY):
             continue
         if not component.inputs:
-            raise StateError(
-                "the state was written by a version that did not note the settings; next: pulumi up"
+            raise StackError(
+                "the state is of a version that did not record the settings; next: pulumi up"
             )
         builders.append(
             BuilderState(
@@ -100,11 +82,3 @@ def builders_of(stack: str) -> list[BuilderState]:
             )
         )
     return builders
-
-
-def _opened(value: Any) -> Any:
-    if isinstance(value, dict):
-        if _SIGNATURE in value:
-            return json.loads(value["plaintext"])
-        return {name: _opened(item) for name, item in value.items()}
-    return [_opened(item) for item in value] if isinstance(value, list) else value

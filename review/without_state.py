@@ -7,11 +7,11 @@ what the provider would replace is then told by its rules, as it cannot be asked
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 
 from policy.rules import CONTAINER
 from review.plan import NETWORK, UNKNOWN, Plan, Step
-from review.preview import ROOT
+from stacks.commands import PROJECT, ROOT, StackCommands
 
 # Of a container, what the provider changes in place (pulumi-docker 5.2); all else replaces it.
 _IN_PLACE = frozenset(
@@ -104,43 +104,28 @@ def _from_nothing(stack: str, program: Path, folder: Path) -> Json:
     (folder / "config.yaml").write_text(
         yaml.safe_dump({"config": _public(config.get("config") or {}, places)})
     )
-    (folder / "project" / "Pulumi.yaml").write_text("name: docker-build-machine\nruntime: python\n")
-    environment = {name: value for name, value in os.environ.items() if "PULUMI_ACCESS" not in name}
-    environment |= {
-        "PULUMI_BACKEND_URL": f"file://{folder}/backend",
-        "PULUMI_CONFIG_PASSPHRASE": "nothing is kept",
-    }
-    environment.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
-    pulumi = ["pulumi", "--non-interactive"]
-    subprocess.run(
-        [*pulumi, "stack", "init", stack, "--no-select"],
-        cwd=folder / "project",
-        env=environment,
-        check=True,
-        capture_output=True,
+    (folder / "project" / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
+    commands = StackCommands(
+        stack,
+        str(folder / "config.yaml"),
+        program,
+        {
+            "PULUMI_BACKEND_URL": f"file://{folder}/backend",
+            "PULUMI_CONFIG_PASSPHRASE": "nothing is kept",
+            "PULUMI_CONFIG_PASSPHRASE_FILE": "",
+            "PULUMI_ACCESS_TOKEN": "",
+        },
     )
-    said = subprocess.run(
-        [
-            *pulumi,
-            "preview",
-            "--json",
-            "--show-sames",
-            "--stack",
-            stack,
-            "--config-file",
-            str(folder / "config.yaml"),
-        ],
-        cwd=program,
-        env=environment,
-        check=False,
-        text=True,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-    ).stdout
+    # The new stack's own file of settings is written beside Pulumi.yaml: not into the program.
+    replace(commands, folder=folder / "project").create()
+    preview, failure = commands.preview()
+    said = json.dumps(preview)
     for place, url in places.items():
         said = said.replace(place, url)
-    preview: Json = json.loads(said)
-    return preview
+    shown: Json = json.loads(said)
+    if failure and not preview:
+        shown["diagnostics"] = [{"severity": "error", "message": failure}]
+    return shown
 
 
 def _public(value: Any, places: dict[str, str]) -> Any:

@@ -1,0 +1,100 @@
+"""How Pulumi's answers and failures reach people; a shell script stands in for its CLI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stacks import commands
+from stacks.commands import StackCommands, StackError
+
+Install = Callable[[str], Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Put a `pulumi` of this script on PATH; returns the file with the words of each call."""
+    calls = tmp_path / "calls"
+
+    def install(script: str) -> Path:
+        pulumi = tmp_path / "bin" / "pulumi"
+        pulumi.parent.mkdir()
+        pulumi.write_text(
+            "#!/bin/sh\n[ $1 != version ] || { echo v3.259.0; exit; }\n"
+            f'echo "$*" >>{calls}\n{script}\n'
+        )
+        pulumi.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{pulumi.parent}:/usr/bin:/bin")
+        return calls
+
+    commands._command.cache_clear()
+    yield install
+    commands._command.cache_clear()
+
+
+def test_a_missing_pulumi_is_one_line_with_the_next_step(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StackError, match=r"pulumi is not on PATH; next: install it"):
+        StackCommands("dev").outputs()
+
+
+def test_a_failure_tells_what_pulumi_said_on_standard_error_alone(install: Install) -> None:
+    install("echo hunter2; echo 'error: no stack named dev' >&2; exit 255")
+    with pytest.raises(StackError) as raised:
+        StackCommands("dev").resources_with_secrets()
+    assert str(raised.value) == (
+        "`pulumi stack export --show-secrets --stack dev` failed: error: no stack named dev"
+    )
+
+
+def test_a_pulumi_that_does_not_answer_is_not_waited_for(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("sleep 5")
+    monkeypatch.setattr(commands, "_READ_SECONDS", 0.2)
+    with pytest.raises(StackError, match=r"took longer than 0.2 seconds; next: run it by itself"):
+        StackCommands("dev").outputs()
+
+
+def test_settings_come_from_the_file_and_values_as_they_are(install: Install) -> None:
+    calls = install(
+        """echo '{"docker-build-machine:sshPort": {"value": "2222"},
+        "docker-build-machine:keys": {"value": "[]", "objectValue": [{"name": "ada"}]}}'"""
+    )
+    settings = StackCommands("dev", "/x/config.yaml").settings()
+    assert settings == {"sshPort": "2222", "keys": [{"name": "ada"}]}
+    assert calls.read_text() == (
+        "--non-interactive config --json --config-file /x/config.yaml --stack dev\n"
+    )
+
+
+def test_secrets_are_opened_where_they_are_asked_for_alone(install: Install) -> None:
+    calls = install(
+        """echo '{"deployment": {"resources": [{"urn": "u", "inputs": {"envs": ["A=1"], "key": {
+        "4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270",
+        "plaintext": "\\"hunter2\\""}}}]}}'"""
+    )
+    [resource] = StackCommands().resources_with_secrets()
+    assert resource["inputs"] == {"envs": ["A=1"], "key": "hunter2"}
+    StackCommands().resources()
+    assert calls.read_text().splitlines() == [
+        "--non-interactive stack export --show-secrets",
+        "--non-interactive stack export",
+    ]
+
+
+def test_a_plan_that_failed_comes_with_its_diagnostics(install: Install) -> None:
+    install("""echo '{"diagnostics": [{"severity": "error"}]}'; echo why >&2; exit 1""")
+    assert StackCommands("dev").preview() == ({"diagnostics": [{"severity": "error"}]}, "why")
+
+
+def test_what_a_long_command_prints_is_shown_as_it_comes(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("echo updating; echo warning >&2")
+    assert not commands.run(["up"], show=True).failure
+    assert capsys.readouterr() == ("updating\n", "warning\n")

@@ -9,7 +9,7 @@ import sys
 
 from components.docker_host import HostDocker, HostError
 from policy.rules import violations
-from review.drift import Drift, drift_of, mending
+from review.drift import Drift, drift_of, repairs
 from review.page import code, page
 from review.plan import Plan
 from review.preview import affected_stacks, all_stacks, plan_of
@@ -39,7 +39,7 @@ def main() -> int:
         help="by what the commit of --base would make: without secrets, state and host",
     )
     drift = verbs.add_parser("drift", parents=[stacks], help="what on the host differs")
-    drift.add_argument("--fix", action="store_true", help="mend it")
+    drift.add_argument("--fix", action="store_true", help="repair it")
     verbs.add_parser("stacks", parents=[stacks], help="the stacks, one a line")
     # What is not known here is an option of pulumi, such as --config-file.
     options, for_pulumi = parser.parse_known_args()
@@ -88,7 +88,7 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     try:
         by_host = [(HostDocker(b.host), drift_of(b)) for b in builders_of(stack)]
     except (StackError, HostError) as error:
-        print(f"Drift cannot be told: {error}", flush=True)
+        print(f"Drift cannot be checked: {error}", flush=True)
         return _FAILED
     found = [drift for _, of_host in by_host for drift in of_host]
     if not found:
@@ -97,8 +97,8 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     for drift in found:
         print(f"- {code(drift.name)} {drift.what}")
     if fix:
-        return _mend(stack, by_host, for_pulumi)
-    commands = mending(stack, found, for_pulumi)
+        return _repair(stack, by_host, for_pulumi)
+    commands = repairs(stack, found, for_pulumi)
     if commands:
         print("\nNext, `docker` on the host:\n\n```")
         print("\n".join(shlex.join(command) for command in commands))
@@ -106,13 +106,15 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     return 1
 
 
-def _mend(stack: str, by_host: list[tuple[HostDocker, list[Drift]]], for_pulumi: list[str]) -> int:
+def _repair(
+    stack: str, by_host: list[tuple[HostDocker, list[Drift]]], for_pulumi: list[str]
+) -> int:
     for host, of_host in by_host:
-        for command in mending(stack, of_host, []):
+        for command in repairs(stack, of_host, []):
             if command[0] == "docker":
                 host.said(*command[1:])
     found = [drift for _, of_host in by_host for drift in of_host]
-    for command in mending(stack, found, for_pulumi):
+    for command in repairs(stack, found, for_pulumi):
         if command[0] == "pulumi" and run(command[1:], show=True).failure:
             return _FAILED
     return 0

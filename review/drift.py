@@ -1,8 +1,8 @@
-"""What on the host differs from the state, with what `pulumi refresh` cannot see.
+"""What on the host differs from the state, including what `pulumi refresh` cannot see.
 
-The provider never reads back a container's environment, labels, volumes and uploaded files, and
-knows nothing of what runs inside. Values are never printed where they could be secret: of files
-there are hashes, of variables names.
+A container that still has its id has the image, command, environment, mounts and ports that it was
+created with. This compares what can differ nevertheless: what `docker update` and `docker network`
+change, files, and what sshd and dockerd run with. Output has hashes of files, never their content.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from components.layout import ACCESS_DIRECTORY, GATEWAY_USER, OWNER_LABEL
@@ -26,6 +26,20 @@ _LIBRARY = "/usr/local/lib/gateway"
 _DOCKERD_CONFIG = "/etc/docker-build-machine/daemon.json"
 _HOST_KEY = "/config/ssh_host_keys/ssh_host_ed25519_key"
 
+# What `docker update` changes: by input, its name in HostConfig and its value there. Without
+# memorySwap Docker chooses a value, which is not compared.
+_SET_BY_UPDATE: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "memory": ("Memory", lambda value: int(value or 0) * _MIB),
+    "memorySwap": ("MemorySwap", lambda value: value and int(value) * _MIB),
+    "cpus": ("NanoCpus", lambda value: round(float(value or 0) * 1e9)),
+    "restart": ("RestartPolicy", lambda value: value or "no"),
+}
+# The same for what no container of the program sets.
+_UNSET = (
+    *("BlkioWeight", "CpuPeriod", "CpuQuota", "CpuShares", "CpusetCpus", "CpusetMems"),
+    *("MemoryReservation", "PidsLimit"),
+)
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -35,296 +49,126 @@ class Drift:
     """The resource, as Pulumi calls it."""
     what: str
     replace: tuple[str, ...] = ()
-    """URNs by whose replacement `pulumi up` mends it."""
+    """URNs of what `pulumi up` has to replace to repair it."""
     remove: tuple[str, ...] = ()
-    """What must go from the host before, `KIND NAME`, for it has the name or the label of ours."""
+    """What has to leave the host first, `KIND NAME`: it has a name or the label of ours."""
     refresh: bool = False
-    """Whether the state must first notice."""
-
-
-@dataclass
-class _Comparison:
-    builder: BuilderState
-    host: HostReader
-    found: list[Drift] = field(default_factory=list)
-
-    def differs(self, of: Managed, what: str, **mending: Any) -> None:
-        self.found.append(Drift(of.name, what, **mending))
-
-
-# How an input is read off `docker container inspect`: from the input, from what is there, and what
-# it is when it is not given (None: then it is not compared).
-_Read = tuple[Callable[[Any], Any], Callable[[dict[str, Any]], Any], Any]
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _config(name: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda there: there["Config"].get(name)
-
-
-def _host_config(name: str) -> Callable[[dict[str, Any]], Any]:
-    return lambda there: there["HostConfig"].get(name)
-
-
-def _capabilities(value: Any) -> tuple[set[str], set[str]]:
-    adds, drops = (
-        {str(name).removeprefix("CAP_") for name in (value or {}).get(field) or []}
-        for field in ("adds", "drops")
-    )
-    return adds, drops
-
-
-_READ: dict[str, _Read] = {
-    "image": (_as_it_is, lambda there: there["Image"], None),
-    "command": (_as_it_is, _config("Cmd"), None),
-    "entrypoints": (_as_it_is, _config("Entrypoint"), None),
-    "user": (_as_it_is, _config("User"), None),
-    "hostname": (_as_it_is, _config("Hostname"), None),
-    "stopTimeout": (_as_it_is, _config("StopTimeout"), None),
-    "healthcheck": (
-        lambda value: value["tests"],
-        lambda there: (there["Config"].get("Healthcheck") or {}).get("Test"),
-        None,
-    ),
-    "privileged": (bool, _host_config("Privileged"), False),
-    "readOnly": (bool, _host_config("ReadonlyRootfs"), False),
-    "restart": (_as_it_is, lambda there: there["HostConfig"]["RestartPolicy"]["Name"], None),
-    "memory": (lambda value: int(value) * _MIB, _host_config("Memory"), 0),
-    "memorySwap": (lambda value: int(value) * _MIB, _host_config("MemorySwap"), None),
-    "cpus": (lambda value: round(float(value) * 1e9), _host_config("NanoCpus"), 0),
-    "tmpfs": (_as_it_is, lambda there: there["HostConfig"].get("Tmpfs") or {}, {}),
-    "logDriver": (_as_it_is, lambda there: there["HostConfig"]["LogConfig"]["Type"], None),
-    "logOpts": (_as_it_is, lambda there: there["HostConfig"]["LogConfig"]["Config"], None),
-    "networkMode": (
-        lambda mode: {"default": "bridge"}.get(mode, mode),
-        lambda there: {"default": "bridge"}.get(mode := there["HostConfig"]["NetworkMode"], mode),
-        None,
-    ),
-    "pidMode": (_as_it_is, _host_config("PidMode"), ""),
-    "capabilities": (
-        _capabilities,
-        lambda there: _capabilities(
-            {"adds": there["HostConfig"]["CapAdd"], "drops": there["HostConfig"]["CapDrop"]}
-        ),
-        (set(), set()),
-    ),
-    "init": (bool, lambda there: bool(there["HostConfig"].get("Init")), False),
-    "sysctls": (dict, lambda there: there["HostConfig"].get("Sysctls") or {}, {}),
-    "ulimits": (
-        lambda value: {(u["name"], int(u["soft"]), int(u["hard"])) for u in value},
-        lambda there: {
-            (u["Name"], u["Soft"], u["Hard"]) for u in there["HostConfig"]["Ulimits"] or []
-        },
-        set(),
-    ),
-    # The provider makes of systempaths=unconfined what it stands for, two empty lists.
-    "securityOpts": (
-        lambda value: set(value) - {"systempaths=unconfined"},
-        lambda there: set(there["HostConfig"]["SecurityOpt"] or []),
-        None,
-    ),
-    "devices": (
-        lambda value: {device["hostPath"] for device in value},
-        lambda there: {d["PathOnHost"] for d in there["HostConfig"]["Devices"] or []},
-        set(),
-    ),
-    "networksAdvanced": (
-        lambda value: {network["name"] for network in value},
-        lambda there: set(there["NetworkSettings"]["Networks"]),
-        None,
-    ),
-    "ports": (
-        lambda value: {
-            (f"{int(p['internal'])}/{p.get('protocol', 'tcp')}", p.get("ip"), int(p["external"]))
-            for p in value
-        },
-        lambda there: {
-            (port, bound["HostIp"], int(bound["HostPort"]))
-            for port, bindings in (there["HostConfig"]["PortBindings"] or {}).items()
-            for bound in bindings or []
-        },
-        set(),
-    ),
-    "volumes": (
-        lambda value: {
-            (v.get("volumeName") or v.get("hostPath"), v["containerPath"], bool(v.get("readOnly")))
-            for v in value
-        },
-        lambda there: {
-            (m.get("Name") or m["Source"], m["Destination"], not m["RW"])
-            for m in there["Mounts"]
-            if m["Type"] in ("volume", "bind") and not _is_anonymous(m)
-        },
-        set(),
-    ),
-}
-# Compared otherwise, or of no meaning on the host.
-_OTHERWISE = frozenset({"envs", "labels", "uploads", "mustRun", "name"})
-_PULUMI_ALONE = frozenset(
-    {"attach", "destroyGraceSeconds", "logs", "removeVolumes", "rm", "start", "wait", "waitTimeout"}
-)
-COMPARED = frozenset({*_READ, *_OTHERWISE})
-
-
-def _is_anonymous(mount: dict[str, Any]) -> bool:
-    """Whether it is a volume that the image asks for, with a name that Docker made up."""
-    name = mount.get("Name") or ""
-    return len(name) == 64 and all(letter in "0123456789abcdef" for letter in name)
-
-
-def not_compared(container: Managed) -> set[str]:
-    """Inputs of a container that drift says nothing about."""
-    return set(container.inputs) - COMPARED - _PULUMI_ALONE
+    """Whether `pulumi refresh` has to run first."""
 
 
 def drift_of(builder: BuilderState) -> list[Drift]:
     """Everything that differs. Raises HostError when the host does not answer."""
-    comparison = _Comparison(builder, HostReader(builder.host))
-    comparison.host.said("version")
-    for child in builder.children.values():
+    host = HostReader(builder.host)
+    host.said("version")
+    found: list[Drift] = []
+    for role, child in builder.children.items():
         if child.type == VOLUME:
-            _compare_volume(comparison, child)
+            found += _volume(host, child)
         elif child.type == NETWORK:
-            _compare_network(comparison, child)
-    whole = {role for role, child in builder.containers.items() if _compare(comparison, child)}
-    if "gateway" in whole:
-        _compare_access(comparison)
-        _compare_sshd(comparison)
-    if "daemon" in whole:
-        _compare_dockerd(comparison)
-    _find_strangers(comparison)
-    return comparison.found
+            found += _network(host, child)
+        elif role in builder.containers:
+            found += _container(host, builder, role)
+    return [*found, *_strangers(host, builder)]
 
 
-def _compare_volume(comparison: _Comparison, volume: Managed) -> None:
-    there = comparison.host.inspect("volume", volume.inputs["name"])
+def _volume(host: HostReader, volume: Managed) -> Iterator[Drift]:
+    # A volume has no id: one that was removed and made again can only differ by its labels.
+    there = host.inspect("volume", volume.inputs["name"])
     if there is None:
-        comparison.differs(volume, "is gone", refresh=True)
-    elif _labels(volume) != (there["Labels"] or {}):
-        comparison.differs(volume, "its labels differ; nothing mends them while it keeps its data")
+        yield Drift(volume.name, "is gone", refresh=True)
+    elif (there["Labels"] or {}) != {
+        pair["label"]: pair["value"] for pair in volume.inputs.get("labels") or []
+    }:
+        yield Drift(volume.name, "its labels differ; nothing repairs them while it keeps its data")
 
 
-def _compare_network(comparison: _Comparison, network: Managed) -> None:
-    there = comparison.host.inspect("network", network.inputs["name"])
-    if there is None or there["Id"] != network.id:
-        how = "is gone" if there is None else "was made anew by somebody else"
-        remove = () if there is None else (f"network {network.inputs['name']}",)
-        comparison.differs(network, how, remove=remove, refresh=True)
-        return
-    if _labels(network) != (there["Labels"] or {}):
-        comparison.differs(network, "its labels differ", replace=(network.urn,))
-    wanted = network.inputs.get("options") or {}
-    if {name: (there["Options"] or {}).get(name) for name in wanted} != wanted:
-        comparison.differs(network, "its options differ", replace=(network.urn,))
+def _network(host: HostReader, network: Managed) -> Iterator[Drift]:
+    name = network.inputs["name"]
+    yield from _identity(network, f"network {name}", host.inspect("network", name))
 
 
-def _labels(of: Managed) -> dict[str, str]:
-    return {pair["label"]: pair["value"] for pair in of.inputs.get("labels") or []}
+def _identity(of: Managed, what: str, there: dict[str, Any] | None) -> Iterator[Drift]:
+    """Whether a thing with an id is still the one that Pulumi created."""
+    if there is None:
+        yield Drift(of.name, "is gone", refresh=True)
+    elif there["Id"] != of.id:
+        yield Drift(of.name, "was made anew outside Pulumi", remove=(what,), refresh=True)
 
 
-def _compare(comparison: _Comparison, container: Managed) -> bool:
-    """Compare one container; whether what runs inside can be looked at."""
+def _container(host: HostReader, builder: BuilderState, role: str) -> Iterator[Drift]:
+    container = builder.children[role]
     name = container.inputs["name"]
-    there = comparison.host.inspect("container", name)
-    if there is None:
-        comparison.differs(container, "is gone", refresh=True)
-        return False
-    mending: dict[str, Any] = {"replace": _replacing(comparison, container)}
-    if there["Id"] != container.id:
-        comparison.differs(
-            container, "was made anew by somebody else", remove=(f"container {name}",), refresh=True
-        )
-        mending = {}
-    for field_, (of_input, of_host, absent) in _READ.items():
-        if container.inputs.get(field_) is None and absent is None:
-            continue
-        if field_ == "networkMode" and container.inputs.get("networksAdvanced"):
-            continue  # the provider takes it off that network again
-        value = container.inputs.get(field_)
-        wanted = absent if value is None else of_input(value)
-        if wanted != of_host(there):
-            comparison.differs(container, f"{field_} differs", **mending)
-    image = (comparison.host.inspect("image", there["Image"]) or {}).get("Config") or {}
-    _compare_environment(comparison, container, there, image, mending)
-    own = {
-        k: v
-        for k, v in (there["Config"]["Labels"] or {}).items()
-        if (image.get("Labels") or {}).get(k) != v
-    }
-    if own != _labels(container):
-        comparison.differs(container, "its labels differ", **mending)
-    if container.runs_once:
-        return False
+    there = host.inspect("container", name)
+    another = list(_identity(container, f"container {name}", there))
+    yield from another
+    if there is None or another or container.runs_once:
+        return
+    replace = _replacing(builder, container)
+    yield from _updated(container, there, replace)
     for upload in container.inputs.get("uploads") or []:
-        _compare_file(
-            comparison,
-            container,
-            name,
-            upload["file"],
-            _content(upload),
-            int(str(upload.get("permissions") or "0644"), 8),
-            mending,
-        )
+        mode = int(str(upload.get("permissions") or "0644"), 8)
+        yield from _file(host, container, name, upload["file"], _content(upload), mode, replace)
     if not there["State"]["Running"]:
-        comparison.differs(container, "is stopped", refresh=True)
-        return False
-    return True
+        yield Drift(container.name, "is stopped", refresh=True)
+    elif role == "gateway":
+        yield from _access(host, builder, name)
+        yield from _sshd(host, container, replace)
+    elif role == "daemon":
+        yield from _dockerd(host, container, replace)
 
 
-def _replacing(comparison: _Comparison, container: Managed) -> tuple[str, ...]:
-    """What to replace for it; the daemon is drained before."""
-    children = comparison.builder.children
+def _replacing(builder: BuilderState, container: Managed) -> tuple[str, ...]:
+    """What to replace to repair it; the builds of a daemon get time to end first."""
+    children = builder.children
     if children.get("daemon") == container and "drain" in children:
         return (children["drain"].urn, container.urn)
     return (container.urn,)
 
 
-def _compare_environment(
-    comparison: _Comparison,
-    container: Managed,
-    there: dict[str, Any],
-    image: dict[str, Any],
-    mending: dict[str, Any],
-) -> None:
-    wanted = _variables([*(image.get("Env") or []), *(container.inputs.get("envs") or [])])
-    found = _variables(there["Config"]["Env"] or [])
-    names = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-    if names:
-        comparison.differs(container, f"its environment differs: {', '.join(names)}", **mending)
+def _updated(
+    container: Managed, there: dict[str, Any], replace: tuple[str, ...]
+) -> Iterator[Drift]:
+    """What `docker update` and `docker network connect` change."""
+    host_config = {
+        **there["HostConfig"],
+        "RestartPolicy": there["HostConfig"]["RestartPolicy"]["Name"] or "no",
+    }
+    for name, (field, expected) in _SET_BY_UPDATE.items():
+        value = expected(container.inputs.get(name))
+        if value is not None and value != host_config[field]:
+            what = f"{name} is {host_config[field]}, expected {value}"
+            yield Drift(container.name, what, replace=replace)
+    for field in _UNSET:
+        if host_config.get(field):
+            what = f"{field} is {host_config[field]}, expected none"
+            yield Drift(container.name, what, replace=replace)
+    wanted = {network["name"] for network in container.inputs.get("networksAdvanced") or []}
+    networks = set(there["NetworkSettings"]["Networks"])
+    if wanted and wanted != networks:
+        what = f"networks: {_shown(networks)}, expected {_shown(wanted)}"
+        yield Drift(container.name, what, replace=replace)
 
 
-def _variables(lines: list[str]) -> dict[str, str]:
-    pairs = (str(line).partition("=") for line in lines)
-    return {name: value for name, _, value in pairs}
-
-
-def _compare_file(
-    comparison: _Comparison,
+def _file(
+    host: HostReader,
     of: Managed,
     container: str,
     path: str,
     content: bytes,
-    mode: int | None,
-    mending: dict[str, Any],
-) -> None:
-    there = comparison.host.file(container, path)
+    mode: int,
+    replace: tuple[str, ...],
+) -> Iterator[Drift]:
+    there = host.file(container, path)
     if there is None:
-        comparison.differs(of, f"{path} is gone", **mending)
+        yield Drift(of.name, f"{path} is gone", replace=replace)
     elif there.content != content:
-        comparison.differs(
-            of,
-            f"{path} differs: {_hash(there.content)} is there, {_hash(content)} is meant",
-            **mending,
+        what = f"{path} is {_hash(there.content)}, expected {_hash(content)}"
+        yield Drift(of.name, what, replace=replace)
+    elif (there.mode, there.owner) != (mode, 0):
+        what = (
+            f"{path} has mode {there.mode:04o} and owner {there.owner}, expected {mode:04o} and 0"
         )
-    elif mode is not None and (there.mode, there.owner) != (mode, 0):
-        comparison.differs(
-            of,
-            f"{path} has mode {there.mode:04o} and owner {there.owner}, {mode:04o} and 0 are meant",
-            **mending,
-        )
+        yield Drift(of.name, what, replace=replace)
 
 
 def _hash(content: bytes) -> str:
@@ -337,147 +181,110 @@ def _content(upload: dict[str, Any]) -> bytes:
     return str(upload["content"]).encode()
 
 
-def _upload(of: Managed, path: str) -> str:
+def _upload(of: Managed, path: str) -> bytes:
     files = {upload["file"]: upload for upload in of.inputs.get("uploads") or []}
-    return _content(files[path]).decode() if path in files else ""
+    return _content(files[path]) if path in files else b""
 
 
-def _compare_access(comparison: _Comparison) -> None:
-    """Who gets in: the files in the volume, which the short-lived container wrote."""
-    keys = comparison.builder.children["keys"]
-    gateway = comparison.builder.children["gateway"].inputs["name"]
-    mending = {"replace": (keys.urn,)}
+def _access(host: HostReader, builder: BuilderState, gateway: str) -> Iterator[Drift]:
+    """Who is let in: the files in the volume, which the container `keys` wrote."""
+    keys = builder.children["keys"]
+    replace = (keys.urn,)
     for name in ("authorized_keys", "list"):
-        content = _upload(keys, f"/new/{name}").encode()
-        path = f"{ACCESS_DIRECTORY}/{name}"
-        _compare_file(comparison, keys, gateway, path, content, 0o444, mending)
-    # The binary list is made there; whether it lists anything can be told.
-    revoked = comparison.host.file(gateway, f"{ACCESS_DIRECTORY}/revoked_keys")
+        path, content = f"{ACCESS_DIRECTORY}/{name}", _upload(keys, f"/new/{name}")
+        yield from _file(host, keys, gateway, path, content, 0o444, replace)
+    # ssh-keygen makes this list on the host. Only whether it lists anything can be compared.
+    revoked = host.file(gateway, f"{ACCESS_DIRECTORY}/revoked_keys")
     wanted = any(u["file"].startswith("/new/revoked/") for u in keys.inputs.get("uploads") or [])
     if revoked is None or bool(revoked.content) != wanted:
-        comparison.differs(keys, f"{ACCESS_DIRECTORY}/revoked_keys differs", **mending)
+        yield Drift(keys.name, f"{ACCESS_DIRECTORY}/revoked_keys differs", replace=replace)
 
 
-def _compare_sshd(comparison: _Comparison) -> None:
-    """sshd's configuration with all its defaults, as one that logs in meets it; its host key."""
-    gateway = comparison.builder.children["gateway"]
-    name = gateway.inputs["name"]
+def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Iterator[Drift]:
+    """sshd's options with all defaults, as they are for a login, and its host key."""
+    as_root = ("exec", "--interactive", "--user", "0", gateway.inputs["name"])
     connection = (
         f"user={GATEWAY_USER},host=client.example,addr=192.0.2.1,laddr=192.0.2.2,lport=2222"
     )
+    test = ("/usr/sbin/sshd.pam", "-T", "-C", connection, "-h", f"{_LIBRARY}/host_key", "-f")
 
-    def effective(file: str, stdin: bytes = b"") -> dict[str, str]:
-        said = comparison.host.said(
-            "exec",
-            "--interactive",
-            "--user",
-            "0",
-            name,
-            "/usr/sbin/sshd.pam",
-            "-T",
-            "-C",
-            connection,
-            "-h",
-            f"{_LIBRARY}/host_key",
-            "-f",
-            file,
-            stdin=stdin,
-        )
-        lines = sorted(line.partition(" ")[::2] for line in said.splitlines())
-        options: dict[str, str] = {}
-        for keyword, value in lines:
+    def options(file: str, stdin: bytes = b"") -> dict[str, str]:
+        found: dict[str, str] = {}
+        lines = host.said(*as_root, *test, file, stdin=stdin).splitlines()
+        for keyword, _, value in sorted(line.partition(" ") for line in lines):
             # Releases after 10.3 print some of them as sshd_config(5) writes them.
             option = keyword.lower()
-            options[option] = f"{options.get(option, '')} {value}"
-        return options
+            found[option] = f"{found.get(option, '')} {value}"
+        return found
 
-    wanted = effective("/dev/stdin", _upload(gateway, f"{_LIBRARY}/sshd_config").encode())
-    found = effective(_SSHD_CONFIG)
+    wanted = options("/dev/stdin", _upload(gateway, f"{_LIBRARY}/sshd_config"))
+    found = options(_SSHD_CONFIG)
     for option in sorted({*wanted, *found}):
         if wanted.get(option) != found.get(option):
-            comparison.differs(
-                gateway,
+            what = (
                 f"sshd's {option} is{found.get(option, ' not set')}, "
-                f"meant is{wanted.get(option, ' not set')}",
-                replace=(gateway.urn,),
+                f"expected{wanted.get(option, ' not set')}"
             )
-    # docker cp does not see what is in a tmpfs.
+            yield Drift(gateway.name, what, replace=replace)
+    # It is in a tmpfs, where docker cp sees nothing.
     script = f"[ ! -e {_HOST_KEY} ] || cat {_HOST_KEY}"
-    there = comparison.host.said("exec", "--user", "0", name, "sh", "-c", script).encode()
-    meant = _upload(gateway, f"{_LIBRARY}/host_key").encode()
+    there = host.said(*as_root, "sh", "-c", script).encode()
+    meant = _upload(gateway, f"{_LIBRARY}/host_key")
     if there != meant:
-        comparison.differs(
-            gateway,
-            f"the host key that sshd has is not the stack's: {_hash(there)} is there, "
-            f"{_hash(meant)} is meant",
-            replace=(gateway.urn,),
-        )
+        what = f"sshd's host key is {_hash(there)}, expected {_hash(meant)}"
+        yield Drift(gateway.name, what, replace=replace)
 
 
-def _compare_dockerd(comparison: _Comparison) -> None:
-    """What the daemon says of itself, against its configuration file in the state."""
-    daemon = comparison.builder.children["daemon"]
-    said = comparison.host.said(
-        "exec",
-        "--user",
-        "1000:1000",
-        daemon.inputs["name"],
-        "docker",
-        "info",
-        "--format",
-        "{{json .}}",
-    )
-    info, wanted = json.loads(said), json.loads(_upload(daemon, _DOCKERD_CONFIG))
-    registries = (info.get("RegistryConfig") or {}).get("IndexConfigs") or {}
-    insecure = {name for name, about in registries.items() if not about["Secure"]}
-    for what, meant, found in (
-        ("storage driver", wanted["storage-driver"], info["Driver"]),
-        ("log driver", wanted["log-driver"], info["LoggingDriver"]),
-        ("insecure registries", set(wanted.get("insecure-registries") or []), insecure),
+def _dockerd(host: HostReader, daemon: Managed, replace: tuple[str, ...]) -> Iterator[Drift]:
+    """What dockerd reports, against its configuration file in the state."""
+    as_user = ("exec", "--user", "1000:1000", daemon.inputs["name"])
+    info = json.loads(host.said(*as_user, "docker", "info", "--format", "{{json .}}"))
+    config = json.loads(_upload(daemon, _DOCKERD_CONFIG))
+    registries = info.get("RegistryConfig") or {}
+    indexes = registries.get("IndexConfigs") or {}
+    for what, wanted, found in (
+        ("storage driver", {config["storage-driver"]}, {info["Driver"]}),
+        ("log driver", {config["log-driver"]}, {info["LoggingDriver"]}),
+        (
+            "insecure registries",
+            set(config.get("insecure-registries") or []),
+            {name for name, about in indexes.items() if not about["Secure"]},
+        ),
         (
             "mirrors",
-            {m.rstrip("/") for m in wanted.get("registry-mirrors") or []},
-            {m.rstrip("/") for m in (info.get("RegistryConfig") or {}).get("Mirrors") or []},
+            {mirror.rstrip("/") for mirror in config.get("registry-mirrors") or []},
+            {mirror.rstrip("/") for mirror in registries.get("Mirrors") or []},
         ),
     ):
-        if meant != found:
-            comparison.differs(
-                daemon,
-                f"dockerd's {what}: {_shown(found)}, meant is {_shown(meant)}",
-                replace=_replacing(comparison, daemon),
-            )
+        if wanted != found:
+            differs = f"dockerd's {what}: {_shown(found)}, expected {_shown(wanted)}"
+            yield Drift(daemon.name, differs, replace=replace)
 
 
-def _shown(value: Any) -> str:
-    return ", ".join(sorted(value)) or "none" if isinstance(value, set) else str(value)
+def _shown(values: set[str]) -> str:
+    return ", ".join(sorted(values)) or "none"
 
 
-def _find_strangers(comparison: _Comparison) -> None:
+def _strangers(host: HostReader, builder: BuilderState) -> Iterator[Drift]:
     """What has the builder's label and is not in the state."""
-    builder = comparison.builder
     ours = {child.inputs.get("name") for child in builder.children.values()}
-    owner = next(iter(builder.containers.values())).inputs["labels"]
-    label = next(pair["value"] for pair in owner if pair["label"] == OWNER_LABEL)
+    labels = next(iter(builder.containers.values())).inputs["labels"]
+    owner = next(pair["value"] for pair in labels if pair["label"] == OWNER_LABEL)
     for kind in ("container", "network", "volume"):
-        for name in sorted(comparison.host.labelled(kind, f"{OWNER_LABEL}={label}") - ours):
+        for name in sorted(host.labelled(kind, f"{OWNER_LABEL}={owner}") - ours):
             # A volume may hold what somebody needs.
             remove = () if kind == "volume" else (f"{kind} {name}",)
-            comparison.found.append(
-                Drift(
-                    builder.component.name,
-                    f"has a {kind} {name} that Pulumi does not know",
-                    remove=remove,
-                )
-            )
+            what = f"has a {kind} {name} that Pulumi does not know"
+            yield Drift(builder.component.name, what, remove=remove)
 
 
-def mending(stack: str, found: list[Drift], options: list[str]) -> list[list[str]]:
-    """The commands that mend it: those of docker on the host, then those of pulumi."""
+def repairs(stack: str, found: list[Drift], options: list[str]) -> list[list[str]]:
+    """The commands that repair it: those of docker on the host, then those of pulumi."""
     removals = dict.fromkeys(what for drift in found for what in drift.remove)
     commands = [["docker", *_removal(what)] for what in removals]
     pulumi = ["--stack", stack, *options, "--yes", "--skip-preview"]
     if any(drift.refresh or drift.remove for drift in found):
-        # It reads everything at once, and from ten logins at once on sshd refuses some.
+        # It reads everything at once, and sshd refuses some of more than ten logins at once.
         commands.append(["pulumi", "refresh", "--parallel", "8", *pulumi])
     replaced = dict.fromkeys(urn for drift in found for urn in drift.replace)
     if replaced or len(commands) > len(removals):
@@ -488,5 +295,5 @@ def mending(stack: str, found: list[Drift], options: list[str]) -> list[list[str
 
 def _removal(what: str) -> list[str]:
     kind, name = what.split()
-    # With the volumes without a name that its image asked for.
+    # Volumes without a name, which its image asked for, go with a container.
     return [kind, "rm", *(["--force", "--volumes"] if kind == "container" else []), name]

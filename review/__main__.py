@@ -36,7 +36,7 @@ def main() -> int:
     preview.add_argument(
         "--without-state",
         action="store_true",
-        help="by what the commit of --base would make: without secrets, state and host",
+        help="compare with what the commit of --base declares: without secrets, state and host",
     )
     drift = verbs.add_parser("drift", parents=[stacks], help="what on the host differs")
     drift.add_argument("--fix", action="store_true", help="repair it")
@@ -71,7 +71,10 @@ def _run(
     if options.without_state:
         if not options.base:
             parser.error("--without-state needs --base")
-        print(f"Without the state: against what {options.base} would make.\n")
+        print(
+            f"Compared with what {options.base} declares, without the state and the host. "
+            "A preview with the state shows what restarts.\n"
+        )
         return max(_show(stack, plan_without_state(stack, options.base)) for stack in chosen)
     return max(
         _show(stack, plan_of(stack, *for_pulumi, destroy=options.destroy)) for stack in chosen

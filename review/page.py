@@ -36,11 +36,14 @@ def page(stack: str, plan: Plan) -> str:
     for builder in plan.builders:
         if len(plan.builders) > 1:
             lines += [f"#### {builder.name}", ""]
-        rows = [("**it means**", "<br>".join(effects_of(builder).sentences)), *_changes(builder)]
+        if plan.has_state:
+            first = ("**it means**", "<br>".join(effects_of(builder).sentences))
+        else:
+            first = ("**it changes**", ", ".join(_declared(builder)) or "nothing")
+        rows = [first, *_changes(builder)]
         lines += ["| | |", "| --- | --- |", *(f"| {what} | {how} |" for what, how in rows), ""]
     lines += [
-        f"- **perhaps** {code(name)} restarts too: what it gets depends on the host's disk, "
-        "which is not asked here"
+        f"- **perhaps** {code(name)} changes too: it depends on the host, which is not asked here"
         for name in plan.uncertain
     ]
     for broken in violations(plan.resources):
@@ -58,6 +61,19 @@ def code(value: object) -> str:
         text = text[:_LONGEST] + "…"
     # A backslash hides the bar from the table, in a code span too (GitHub's and GitLab's Markdown).
     return "`" + text.replace("`", "'").replace("|", r"\|") + "`"
+
+
+def _declared(builder: BuilderPlan) -> Iterator[str]:
+    """The parts of a builder that two commits declare otherwise, and by which inputs."""
+    verbs = {"create": "adds", "delete": "removes"}
+    if builder.component.op in verbs:
+        yield f"{verbs[builder.component.op]} {code(builder.name)}"
+        return
+    for role, step in builder.steps.items():
+        if step.op in verbs:
+            yield f"{verbs[step.op]} {code(role)}"
+        elif step.op == "update":
+            yield f"{code(role)} ({', '.join(step.changed)})"
 
 
 def _changes(builder: BuilderPlan) -> Iterator[Row]:

@@ -30,6 +30,8 @@ class Step:
     """The resource as the state has it; empty for a new one."""
     new: Values
     """The resource as it will be; empty for one that goes."""
+    changed: tuple[str, ...] = ()
+    """Names of the inputs that differ."""
 
     @property
     def type(self) -> str:
@@ -97,11 +99,19 @@ class Plan:
     """Why there is no whole plan, in Pulumi's words."""
     uncertain: list[str] = field(default_factory=list)
     """Containers of which this plan cannot tell whether they stay."""
+    has_state: bool = True
+    """False where two commits were compared: then an update may be a replacement."""
 
     @classmethod
     def of(cls, preview: Values) -> Plan:
         steps = [
-            Step(step["op"], step["urn"], step.get("oldState") or {}, step.get("newState") or {})
+            Step(
+                step["op"],
+                step["urn"],
+                step.get("oldState") or {},
+                step.get("newState") or {},
+                tuple(step.get("diffReasons") or ()),
+            )
             for step in preview.get("steps") or []
         ]
         shown = (BUILDER, REGISTRY)

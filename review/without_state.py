@@ -1,7 +1,7 @@
-"""A plan for those who may not read the state: what a commit would make, against what another does.
+"""What a change declares, for those who may not read the state: one commit against another.
 
-Both are previewed from nothing, with a throw-away backend, without secrets and without the host;
-what the provider would replace is then told by its rules, as it cannot be asked.
+Pulumi previews both from nothing, with a backend that is thrown away, without secrets and without
+the host. Only the providers know what an update replaces, and they need the state for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,45 +19,25 @@ from typing import Any
 import yaml
 
 from policy.rules import CONTAINER
-from review.plan import NETWORK, UNKNOWN, Plan, Step
+from review.plan import UNKNOWN, Plan, Step
 from stacks.commands import PROJECT, ROOT, StackCommands
 
-# Of a container, what the provider changes in place (pulumi-docker 5.2); all else replaces it.
-_IN_PLACE = frozenset(
-    {
-        "attach",
-        "cpuSet",
-        "cpuShares",
-        "destroyGraceSeconds",
-        "logs",
-        "memory",
-        "memorySwap",
-        "mustRun",
-        "removeVolumes",
-        "restart",
-        "rm",
-        "start",
-        "wait",
-        "waitTimeout",
-    }
-)
 _NOT_SHOWN = "not shown here"
+_SECRET = "[secret]"
 
 Json = dict[str, Any]
 
 
 def plan_without_state(stack: str, base: str) -> Plan:
-    """What the working copy does to the stack that the commit `base` makes."""
+    """What the working copy declares otherwise than the commit `base`."""
     with tempfile.TemporaryDirectory() as folder, _checked_out(base, Path(folder)) as before:
         old = _from_nothing(stack, before, Path(folder, "old"))
         new = _from_nothing(stack, ROOT, Path(folder, "new"))
     if "steps" not in old or "steps" not in new:
         return Plan.of(new if "steps" not in new else old)
     steps = _steps(old["steps"], new["steps"])
-    counts: dict[str, int] = {}
-    for step in steps:
-        counts[step["op"]] = counts.get(step["op"], 0) + 1
-    plan = Plan.of({**new, "steps": steps, "changeSummary": counts})
+    counts = Counter(step["op"] for step in steps)
+    plan = replace(Plan.of({**new, "steps": steps, "changeSummary": counts}), has_state=False)
     if any(_changes_more_than_access(builder.component) for builder in plan.builders):
         plan.uncertain.extend(
             step["urn"].rsplit("::", 1)[-1] for step in steps if _depends_on_the_host(step)
@@ -99,10 +80,10 @@ def _from_nothing(stack: str, program: Path, folder: Path) -> Json:
         return {"steps": []}
     for part in (folder / "backend", folder / "project"):
         part.mkdir(parents=True)
-    places: dict[str, str] = {}
+    hosts: dict[str, str] = {}
     config = yaml.safe_load(settings.read_text()) or {}
     (folder / "config.yaml").write_text(
-        yaml.safe_dump({"config": _public(config.get("config") or {}, places)})
+        yaml.safe_dump({"config": _public(config.get("config") or {}, hosts)})
     )
     (folder / "project" / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
     commands = StackCommands(
@@ -116,67 +97,70 @@ def _from_nothing(stack: str, program: Path, folder: Path) -> Json:
             "PULUMI_ACCESS_TOKEN": "",
         },
     )
-    # The new stack's own file of settings is written beside Pulumi.yaml: not into the program.
+    # Pulumi writes the new stack's file beside Pulumi.yaml, which must not be the program's.
     replace(commands, folder=folder / "project").create()
     preview, failure = commands.preview()
-    said = json.dumps(preview)
-    for place, url in places.items():
-        said = said.replace(place, url)
-    shown: Json = json.loads(said)
+    text = json.dumps(preview)
+    for place, url in hosts.items():
+        text = text.replace(place, url)
+    shown: Json = json.loads(text)
     if failure and not preview:
         shown["diagnostics"] = [{"severity": "error", "message": failure}]
     return shown
 
 
-def _public(value: Any, places: dict[str, str]) -> Any:
-    """Settings without what is encrypted, and without a host that could be spoken to."""
+def _public(value: Any, hosts: dict[str, str]) -> Any:
+    """Settings without encrypted values, and with a socket that does not exist for each host."""
     if isinstance(value, dict):
         if set(value) == {"secure"}:
             return _NOT_SHOWN
-        return {name: _public(item, places) for name, item in value.items()}
+        return {name: _public(item, hosts) for name, item in value.items()}
     if isinstance(value, list):
-        return [_public(item, places) for item in value]
+        return [_public(item, hosts) for item in value]
     if isinstance(value, str) and value.startswith(("ssh://", "unix://")):
-        place = f"unix:///nowhere/{len(places)}.sock"
-        places[place] = value
+        place = f"unix:///nowhere/{len(hosts)}.sock"
+        hosts[place] = value
         return place
     return value
 
 
 def _steps(old: list[Json], new: list[Json]) -> list[Json]:
-    """Steps as of a preview of the one upon the other; `new` is in the order of dependence."""
+    """The steps from one preview to the other, in the form of Pulumi's; an update is a difference.
+
+    `new` has dependencies first.
+    """
     before = {step["urn"]: step["newState"] for step in old}
     steps: list[Json] = []
-    ops: dict[str, str] = {}
-    for step in new:
-        urn, state = step["urn"], step["newState"]
-        ops[urn] = op = _op(before[urn], state, ops) if urn in before else "create"
-        steps.append({"op": op, "urn": urn, "oldState": before.get(urn), "newState": state})
-    gone = set(before) - set(ops)
-    return [
-        *steps,
-        *({"op": "delete", "urn": urn, "oldState": before[urn], "newState": None} for urn in gone),
+    changed: set[str] = set()
+    for urn, state in ((step["urn"], step["newState"]) for step in new):
+        names = _differing(before[urn], state, changed) if urn in before else []
+        op = "create" if urn not in before else "update" if names else "same"
+        if op != "same":
+            changed.add(urn)
+        about = {"urn": urn, "oldState": before.pop(urn, None), "newState": state}
+        steps.append({"op": op, "diffReasons": names, **about})
+    gone = [
+        {"op": "delete", "urn": urn, "oldState": state, "newState": None}
+        for urn, state in before.items()
     ]
+    return [*steps, *gone]
 
 
-def _op(before: Json, after: Json, ops: Mapping[str, str]) -> str:
+def _differing(before: Json, after: Json, changed: set[str]) -> list[str]:
+    """Inputs with another value or source; where the value is hidden, with a changed source."""
     old, new = before.get("inputs") or {}, after.get("inputs") or {}
-    made_anew = {urn for urn, op in ops.items() if op in ("create", "replace")}
-    changed = {
+    return sorted(
         name
         for name in {*old, *new}
         if old.get(name) != new.get(name)
-        or (UNKNOWN in json.dumps(new.get(name)) and made_anew & _dependencies(after, name))
-    }
-    if not changed:
-        return "same"
-    if not after.get("custom") or "providers" in after["type"]:
-        return "update"
-    if after["type"] == CONTAINER:
-        return "update" if changed <= _IN_PLACE else "replace"
-    if after["type"].startswith("command:"):
-        return "replace" if "triggers" in changed else "update"
-    return "replace" if after["type"] == NETWORK or "name" in changed else "update"
+        or _dependencies(before, name) != _dependencies(after, name)
+        or (_is_hidden(new.get(name)) and changed & _dependencies(after, name))
+    )
+
+
+def _is_hidden(value: Any) -> bool:
+    text = json.dumps(value)
+    return UNKNOWN in text or _SECRET in text
 
 
 def _dependencies(state: Json, name: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from policy.rules import BUILDER, CONTAINER, IMAGE, REGISTRY, VOLUME
 from review import preview
 from review.effects import effects_of
 from review.page import page
-from review.plan import Plan
+from review.plan import UNKNOWN, Plan
+from review.without_state import _steps
 from tests.unit.conftest import KEY, OTHER_KEY
 
 STACK_URN = "urn:pulumi:dev::docker-build-machine::pulumi:pulumi:Stack::docker-build-machine-dev"
@@ -192,3 +194,48 @@ def test_a_registry_has_a_section_of_its_own() -> None:
     shown = page("dev", Plan.of({"steps": [component, replaced], "changeSummary": {}}))
     assert "restarts the store: pushes in flight get 10 s to end" in shown
     assert "| `size` | `20GB` → `30GB` |" in shown
+
+
+def declared(
+    urn: str, sources: dict[str, list[str]] | None = None, **inputs: Any
+) -> dict[str, Any]:
+    state = {"type": CONTAINER, "inputs": inputs, "propertyDependencies": sources or {}}
+    return {"urn": urn, "newState": state}
+
+
+def test_two_commits_differ_by_values_sources_and_what_is_behind_a_hidden_value() -> None:
+    key, other = ({"uploads": [name]} for name in ("key-1", "key-2"))
+    hidden = {"uploads": "[secret]"}
+    old = [
+        declared("image", name="d:1"),
+        declared("daemon", {"image": ["image"]}, image=UNKNOWN, cpus="1.0"),
+        declared("gateway", key, **hidden),
+        declared("same", key, **hidden),
+        declared("gone"),
+    ]
+    new = [
+        declared("key-2"),
+        declared("image", name="d:2"),
+        declared("daemon", {"image": ["image"]}, image=UNKNOWN, memory=5),
+        declared("gateway", other, **hidden),
+        declared("same", key, **hidden),
+    ]
+    steps = _steps(old, new)
+    assert [(step["urn"], step["op"], step.get("diffReasons")) for step in steps] == [
+        ("key-2", "create", []),
+        ("image", "update", ["name"]),
+        ("daemon", "update", ["cpus", "image", "memory"]),
+        ("gateway", "update", ["uploads"]),
+        ("same", "same", []),
+        ("gone", "delete", None),
+    ]
+
+
+def test_a_comparison_of_commits_claims_nothing_about_restarts() -> None:
+    daemon = {**step("update", CONTAINER, "daemon", {"cpus": "1"}, {"cpus": "2"})}
+    janitor = step("create", CONTAINER, "janitor", None, {})
+    compared = plan({"keys": [ADA]}, {"keys": [ADA]}, {**daemon, "diffReasons": ["cpus"]}, janitor)
+    shown = page("dev", replace(compared, has_state=False))
+    assert "| **it changes** | `daemon` (cpus), adds `janitor` |" in shown
+    assert "it means" not in shown
+    assert "restart" not in shown

@@ -1,23 +1,29 @@
-"""The builds that a daemon remembers, from BuildKit's own history.
+"""The builds that a daemon remembers, from BuildKit's history.
 
-buildx of older releases has no word for it, but passes the API through (`buildx dial-stdio`); the
-numbers of the fields are those of moby/buildkit, api/services/control/control.proto.
+`docker buildx history ls` is no help: it counts BuildKit's own steps too (2 of 7 are cached where
+both RUN lines of a Dockerfile are), and it needs an image of Docker 28, where `buildx dial-stdio`
+needs one of 26. So this reads BuildKit's API; the numbers of the fields are those of moby/buildkit,
+api/services/control/control.proto.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
+from google.protobuf.wrappers_pb2 import StringValue
 
 _CONTROL = "/moby.buildkit.v1.Control/"
 _EARLY_EXIT = b"\x18\x01"
@@ -38,7 +44,7 @@ class Build:
     started: float
     """Seconds since 1970."""
     seconds: float | None
-    """How long it took; none while it runs."""
+    """How long it took; None while it runs."""
     steps: int
     cached: int
     failed: bool
@@ -50,10 +56,8 @@ def recent_builds(dial: list[str]) -> list[Build]:
     Builds without steps are left out. `dial` is a command whose standard input and output are a
     connection to BuildKit. Raises OSError when there is none.
     """
-    with tempfile.TemporaryDirectory() as folder, _relayed(dial, Path(folder)) as relayed:
-        channel = grpc.insecure_channel(
-            relayed.address, options=[("grpc.default_authority", "localhost")]
-        )
+    with _connected(dial) as (address, complaints):
+        channel = grpc.insecure_channel(address, [("grpc.default_authority", "localhost")])
         try:
             events = _call(channel, "ListenBuildHistory", _EARLY_EXIT)
             builds = dict(build for event in events for build in parse_event(event))
@@ -61,11 +65,15 @@ def recent_builds(dial: list[str]) -> list[Build]:
             counted = [
                 build
                 if build.seconds is None
-                else with_steps(build, _call(channel, "Status", _field(_REF, ref.encode())))
+                # As a StatusRequest, whose first field is the text `ref`.
+                else with_steps(
+                    build, _call(channel, "Status", StringValue(value=ref).SerializeToString())
+                )
                 for ref, build in recent
             ]
         except grpc.RpcError as error:
-            raise OSError(relayed.said() or str(error.details())) from None
+            why = complaints.read_text(errors="replace").strip()
+            raise OSError(why or str(error.details())) from None
         finally:
             channel.close()
     return [build for build in counted if build.steps or build.seconds is None]
@@ -83,11 +91,10 @@ def parse_event(raw: bytes) -> Iterator[tuple[str, Build]]:
     event = dict(_fields(raw))
     if event.get(_EVENT_TYPE, _STARTED) == _DELETED:
         return
-    record = dict(_fields(_bytes(event, _EVENT_RECORD)))
-    started = _timestamp(_bytes(record, _CREATED))
-    completed = _timestamp(_bytes(record, _COMPLETED)) if _COMPLETED in record else None
-    seconds = None if completed is None else max(0.0, completed - started)
-    yield _bytes(record, _REF).decode(), Build(started, seconds, 0, 0, _ERROR in record)
+    record = dict(_fields(event.get(_EVENT_RECORD, b"")))
+    started = _seconds(record.get(_CREATED, b""))
+    seconds = max(0.0, _seconds(record[_COMPLETED]) - started) if _COMPLETED in record else None
+    yield record.get(_REF, b"").decode(), Build(started, seconds, 0, 0, _ERROR in record)
 
 
 def with_steps(build: Build, answers: Iterator[bytes]) -> Build:
@@ -95,96 +102,50 @@ def with_steps(build: Build, answers: Iterator[bytes]) -> Build:
     cached: dict[str, bool] = {}
     for answer in answers:
         for number, raw in _fields(answer):
-            if number == _VERTEX and isinstance(raw, bytes):
+            if number == _VERTEX:
                 vertex = dict(_fields(raw))
-                name = _bytes(vertex, _VERTEX_NAME).decode(errors="replace")
+                name = vertex.get(_VERTEX_NAME, b"").decode(errors="replace")
                 if _STEP.match(name):
                     cached[name] = cached.get(name, False) or bool(vertex.get(_VERTEX_CACHED))
     return replace(build, steps=len(cached), cached=sum(cached.values()))
 
 
-def _bytes(message: dict[int, int | bytes], number: int) -> bytes:
-    value = message.get(number, b"")
-    return value if isinstance(value, bytes) else b""
+def _fields(raw: bytes) -> list[tuple[int, Any]]:
+    """Number and value of each field of a message: an int, or bytes."""
+    return [(f.field_number, f.data) for f in UnknownFieldSet(Empty.FromString(raw))]
 
 
-def _timestamp(raw: bytes) -> float:
-    fields = dict(_fields(raw))
-    return float(int(fields.get(1, 0))) + int(fields.get(2, 0)) / 1e9
+def _seconds(raw: bytes) -> float:
+    time = Timestamp.FromString(raw)
+    return float(time.seconds + time.nanos / 1e9)
 
 
-def _field(number: int, value: bytes) -> bytes:
-    """A short field of bytes."""
-    return bytes([number << 3 | 2, len(value)]) + value
+@contextmanager
+def _connected(command: list[str]) -> Iterator[tuple[str, Path]]:
+    """The address of a socket whose one connection is the command's standard input and output.
 
+    The second value is the file with the command's standard error.
+    """
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        path, complaints = Path(folder, "socket"), Path(folder, "stderr")
+        complaints.touch()
+        server.bind(str(path))
+        server.listen(1)
+        started: list[subprocess.Popen[bytes]] = []
 
-def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of each field of a message (protobuf.dev, encoding)."""
-    at = 0
+        def start() -> None:
+            with suppress(OSError):  # closed before anything connected
+                client, _ = server.accept()
+                with client, complaints.open("w") as stderr:
+                    stream = client.fileno()
+                    started.append(
+                        subprocess.Popen(command, stdin=stream, stdout=stream, stderr=stderr)
+                    )
 
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = raw[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(raw):
-        key = varint()
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            yield number, varint()
-        else:
-            length = {1: 8, 5: 4}[kind] if kind in (1, 5) else varint()
-            yield number, raw[at : at + length]
-            at += length
-
-
-class _relayed:
-    """A Unix socket that leads to the standard streams of a command, for one connection."""
-
-    def __init__(self, command: list[str], folder: Path) -> None:
-        path, self._said = folder / "s", folder / "said"
-        self.address = f"unix:{path}"
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(path))
-        self._server.listen(1)
-        with self._said.open("w") as said:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
-            )
-
-    def __enter__(self) -> _relayed:
-        threading.Thread(target=self._relay, daemon=True).start()
-        return self
-
-    def said(self) -> str:
-        """What the command said of itself."""
-        return self._said.read_text(errors="replace").strip()
-
-    def _relay(self) -> None:
+        threading.Thread(target=start, daemon=True).start()
         try:
-            client, _ = self._server.accept()
-        except OSError:
-            return
-        threading.Thread(target=self._upwards, args=(client,), daemon=True).start()
-        assert self._process.stdout is not None
-        with client, suppress(OSError):  # one of the sides has ended
-            while data := os.read(self._process.stdout.fileno(), 65536):
-                client.sendall(data)
-
-    def _upwards(self, client: socket.socket) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            while data := client.recv(65536):
-                self._process.stdin.write(data)
-                self._process.stdin.flush()
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._server.close()
+            yield f"unix:{path}", complaints
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()

@@ -360,6 +360,8 @@ def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: 
     )
     stranger = passed(laptop.sh("ssh-keygen -lf ~/stranger")).split()[1]
     assert until(lambda: any(stranger in line for line in builder.audit()))
+    states = ("docker", "ps", "--filter", f"name=^{name(builder)}-", "--format", "{{.Status}}")
+    assert until(lambda: "starting" not in passed(run(*states)), 60)
     shown = json.loads(passed(builder.client("status", "--json")))
     assert [(b["steps"], b["cached"], b["failed"]) for b in shown["builds"][-3:]] == [
         (2, 0, False),

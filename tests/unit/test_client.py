@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client import kit, status, words
-from client.history import Build, parse_event, with_steps
+from client.history import Build, parse_event, recent_builds, with_steps
 from client.page import page
 from client.stack import Stack, StackError
 from tests.unit.conftest import KEY, OTHER_KEY
@@ -210,6 +210,13 @@ def test_only_a_dockerfile_s_own_steps_count() -> None:
         yield field(1, field(3, b"[2/3] RUN make"))
 
     assert with_steps(Build(0, 1, 0, 0, False), answers()) == Build(0, 1, 2, 1, False)
+
+
+def test_a_daemon_that_passes_no_api_through_says_why() -> None:
+    with pytest.raises(OSError, match=r"^docker: 'buildx' is not a docker command\.$"):
+        recent_builds(
+            ["sh", "-c", "echo \"docker: 'buildx' is not a docker command.\" >&2; exit 1"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Show a builder at a glance: version, cache, disk, builds, keys and their last use, host keys.
 
-For who runs the builder: it asks the Docker host, where clients have no business.
+For the admin of the builder: it reads the Docker host, to which clients have no access.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from humanize import naturalsize, naturaltime
+
 from client.history import Build, recent_builds
-from client.page import page
 from client.stack import Stack, StackError
-from client.words import ago, size
 from components.docker_host import HostDocker, HostError
 from components.layout import DATA_DIRECTORY
 from components.settings import Size
@@ -31,7 +31,7 @@ _OLD_KEY_DAYS = 365
 
 @dataclass(frozen=True)
 class KeyUse:
-    """One key of the stack and who came with it."""
+    """One key of the stack, and how it is used."""
 
     name: str
     fingerprint: str
@@ -42,24 +42,24 @@ class KeyUse:
     is_authority: bool
     connected: int
     last_login: str
-    """As the gateway's log says it (UTC), empty when it does not remember one."""
+    """ISO 8601, UTC; empty when the gateway's log has none."""
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One login or refusal, as the gateway's log tells it."""
+    """One login or refusal in the gateway's log."""
 
     time: str
     """ISO 8601, UTC."""
     refused: bool
     name: str
-    """Of the key, - for one that the stack does not know."""
+    """Of the key; - when the stack does not know it."""
     fingerprint: str
     address: str
 
     @classmethod
     def parse(cls, log: str) -> list[Visit]:
-        """Those in the log's lines, in their order."""
+        """The logins and refusals in a log, in its order."""
         found = [match for line in log.splitlines() if (match := _VISIT.match(line))]
         return [cls(match[1], match[2] == "refused", *match.groups()[2:]) for match in found]
 
@@ -75,17 +75,16 @@ class HostKeyAge:
 
 @dataclass(frozen=True)
 class Status:
-    """What there is to know about a builder at one moment."""
+    """A builder at one moment; sizes in bytes, times in seconds since 1970."""
 
     builder: str
     asked: float
-    """When, in seconds since 1970."""
+    """When it was read."""
     version: str
     up_since: float
     containers: dict[str, str]
     """State of each container, by role."""
     cache: int
-    """Bytes."""
     cache_cap: int
     images: int
     limits: str
@@ -94,17 +93,17 @@ class Status:
     disk_free: int
     builds: list[Build]
     no_history: str
-    """Why the daemon does not tell its builds; empty when it does."""
+    """Why the builds are not known; empty when they are."""
     keys: list[KeyUse]
     connections: list[Visit]
-    """Those that are open now."""
+    """Those that are open."""
     refusals: list[Visit]
-    """The last five that the gateway remembers."""
+    """The last five in the gateway's log."""
     host_keys: list[HostKeyAge]
     certificate_until: str
     """Last day of the certificates between gateway and daemon, empty without TLS."""
     notices: list[str]
-    """What somebody should look at."""
+    """What needs attention."""
 
     @property
     def running(self) -> int:
@@ -116,7 +115,7 @@ class Status:
 
     @property
     def hit_ratio(self) -> float | None:
-        """Cached steps among all steps of the builds that have ended, 0 to 1."""
+        """Share of cached steps in the builds that have ended, 0 to 1; None without builds."""
         steps = sum(build.steps for build in self.ended)
         return sum(build.cached for build in self.ended) / steps if steps else None
 
@@ -134,11 +133,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
-    """Print or write the status; 1 when something needs somebody's attention."""
+    """Print or write the status; returns 1 when something needs attention."""
     status = gather(stack)
     if options.json:
         print(json.dumps(as_json(status), indent=2))
     elif options.html:
+        # Only this form needs the template engine.
+        from client.status_page import page
+
         options.html.write_text(page(status))
         print(f"{options.html} shows {status.builder}")
     else:
@@ -147,13 +149,17 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    """The status with what follows from it."""
+    """The status, with the figures that are computed from it."""
     derived = {"running": status.running, "hit_ratio": status.hit_ratio}
     return {**asdict(status), **derived, "median_seconds": status.median_seconds}
 
 
 def gather(stack: Stack) -> Status:
-    """Ask the Docker host and the stack's state. Raises StackError when nobody answers."""
+    """Read the Docker host and the stack's state.
+
+    Raises StackError when the stack has several hosts or Pulumi cannot answer, and HostError when
+    the host cannot.
+    """
     if stack.settings.get("hosts"):
         raise StackError(
             "the status is for stacks of one host, and this one has several; next: look at each "
@@ -177,7 +183,7 @@ def gather(stack: Stack) -> Status:
         if not re.match(r"running( \(healthy\)| \(starting\))?$", state)
     ]
 
-    def told(*words: str) -> str:
+    def printed(*words: str) -> str:
         try:
             return host.said(*words)
         except HostError as error:
@@ -185,7 +191,7 @@ def gather(stack: Stack) -> Status:
             return ""
 
     def in_daemon(*words: str) -> str:
-        return told("exec", "--user", "1000:1000", f"{alias}-daemon", *words)
+        return printed("exec", "--user", "1000:1000", f"{alias}-daemon", *words)
 
     usage = {
         (line := json.loads(text))["Type"]: Size.parse(line["Size"]).bytes
@@ -199,17 +205,17 @@ def gather(stack: Stack) -> Status:
         dial = (*into, "docker", "buildx", "dial-stdio")
         builds, no_history = recent_builds(host.command_line(*dial)), ""
     except OSError as error:
-        builds, no_history = [], f"the daemon does not tell ({error})"
+        builds, no_history = [], f"not known ({error})"
     host_keys = _host_keys(stack, asked)
     gateway = f"{alias}-gateway"
-    visits = Visit.parse(told("logs", "--tail", str(_LOG_LINES), gateway))
-    who = told("exec", gateway, "session-monitor", "who").split("lately")[0]
+    visits = Visit.parse(printed("logs", "--tail", str(_LOG_LINES), gateway))
+    who = printed("exec", gateway, "session-monitor", "who").split("lately")[0]
     connections = Visit.parse(who)
     status = Status(
         builder=alias,
         asked=asked,
         version=in_daemon("docker", "version", "--format", "{{.Server.Version}}").strip(),
-        up_since=_timestamp(inspected["daemon"]["State"]["StartedAt"]),
+        up_since=timestamp(inspected["daemon"]["State"]["StartedAt"]),
         containers=containers,
         cache=usage.get("Build Cache", 0),
         cache_cap=int(str(gc.get("defaultKeepStorage", "0B")).removesuffix("B")),
@@ -228,8 +234,8 @@ def gather(stack: Stack) -> Status:
     )
     if status.disk and status.disk_free < status.disk * 0.05:
         notices.append(
-            f"the disk is nearly full, {size(status.disk_free)} free; next: a larger disk, a "
-            "smaller cacheSize, or fewer keepImages"
+            f"the disk is nearly full, {naturalsize(status.disk_free)} free; next: a larger disk, "
+            "a smaller cacheSize, or fewer keepImages"
         )
     notices += [
         f"host key {key.generation} is {key.days} days old; next: rotate it (docs/access.md)"
@@ -246,19 +252,24 @@ def _state(inspected: dict[str, Any]) -> str:
     return f"{state['Status']} ({health})" if health and running else str(state["Status"])
 
 
-def _timestamp(text: str) -> float:
-    """Of Docker's and Pulumi's times, which have nanoseconds."""
+def ago(seconds: float) -> str:
+    """How long ago; the clocks of two machines may differ a little."""
+    return naturaltime(max(0.0, seconds))
+
+
+def timestamp(text: str) -> float:
+    """Seconds since 1970 of a time of Docker, Pulumi or the gateway, which may have nanoseconds."""
     return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
 
 
 def _host_keys(stack: Stack, asked: float) -> list[HostKeyAge]:
-    """By the time at which the stack's state says that each was made."""
+    """The generations in use; their ages come from the stack's state."""
     generations = stack.settings.get("hostKeys") or [1]
     ages = []
     for resource in stack.resources():
         match = re.search(r"::builder-host-key-(\d+)$", resource["urn"])
         if match and int(match[1]) in generations:
-            days = int((asked - _timestamp(resource["created"])) // 86400)
+            days = int((asked - timestamp(resource["created"])) // 86400)
             ages.append(HostKeyAge(int(match[1]), int(match[1]) == generations[0], days))
     return sorted(ages, key=lambda key: not key.presented)
 
@@ -282,14 +293,14 @@ def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[K
 
 
 def _limits(stack: Stack, in_daemon: Any, notices: list[str]) -> str:
-    """Where they could work and do not, somebody should look."""
+    """Whether limits of single containers work; a notice where they could and do not."""
     driver, _, version = (
         in_daemon("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}}")
         .strip()
         .partition(" ")
     )
     if not driver:
-        return "the daemon does not tell"
+        return "not known"
     if driver != "none":
         return "containers keep to theirs"
     if version == "1":
@@ -322,10 +333,10 @@ def as_text(status: Status) -> str:
     up = f"Docker {status.version}, up since {since:%Y-%m-%d %H:%M} UTC"
     share = f" ({status.cache / status.cache_cap:.0%})" if status.cache_cap else ""
     rows = [
-        ("cache", f"{size(status.cache)} of {size(status.cache_cap)}{share}"),
-        ("images", size(status.images)),
+        ("cache", f"{naturalsize(status.cache)} of {naturalsize(status.cache_cap)}{share}"),
+        ("images", naturalsize(status.images)),
         ("limits", status.limits),
-        ("disk", f"{size(status.disk_free)} of {size(status.disk)} free"),
+        ("disk", f"{naturalsize(status.disk_free)} of {naturalsize(status.disk)} free"),
         ("builds", f"{status.running} now; {builds_text(status)}"),
         *(("key", f"{key.name:12} {key_text(key, status.asked)}") for key in status.keys),
         *(
@@ -346,7 +357,7 @@ def as_text(status: Status) -> str:
 
 
 def builds_text(status: Status) -> str:
-    """The recent builds in a few words."""
+    """The recent builds, in one line."""
     if status.hit_ratio is None or status.median_seconds is None:
         return status.no_history or "none remembered"
     failed = sum(build.failed for build in status.ended)
@@ -364,7 +375,7 @@ def key_text(key: KeyUse, asked: float) -> str:
     if key.connected:
         words.append(f"{key.connected} connected")
     words.append(
-        f"last login {ago(asked - _timestamp(key.last_login))}"
+        f"last login {ago(asked - timestamp(key.last_login))}"
         if key.last_login
         else "no login remembered"
     )

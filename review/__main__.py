@@ -10,7 +10,7 @@ import sys
 from components.docker_host import HostDocker, HostError
 from policy.rules import violations
 from review.drift import Drift, drift_of, repairs
-from review.page import code, page
+from review.markdown import code, page
 from review.plan import Plan
 from review.preview import affected_stacks, all_stacks, plan_of
 from review.state import builders_of

@@ -13,7 +13,7 @@ from components.ssh_key import PublicKey
 from policy.rules import BUILDER, CONTAINER, IMAGE, REGISTRY, VOLUME
 from review import preview
 from review.effects import effects_of
-from review.page import page
+from review.markdown import page
 from review.plan import UNKNOWN, Plan
 from review.without_state import _steps
 from tests.unit.conftest import KEY, OTHER_KEY

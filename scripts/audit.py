@@ -1,9 +1,11 @@
-"""Ask an advisory service about the Python packages of this environment, with pip-audit.
+"""Audit the program's Python packages with pip-audit.
 
-Usage: audit.py
+Usage: audit.py, in the environment to audit
 
-Exit code 1: a package has a known vulnerability. Exit code 0: none has, or the service cannot tell,
-which the output says.
+pip-audit itself reports "No known vulnerabilities found" when the service knows none of the
+packages, and ends with a traceback when there is no service. This says NOT AUDITED in both cases.
+
+Exit code 1: a package is vulnerable; else 0.
 """
 
 from __future__ import annotations
@@ -31,23 +33,23 @@ def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
     ]
     if lines:
         return 1, [*lines, "next: raise the versions in the requirements files"]
-    summary = f"{len(known)} packages audited, nothing known"
-    return 0, [summary + (f"; not audited: {', '.join(unknown)}" if unknown else "")]
+    audited = f"{len(known)} packages audited, nothing known"
+    return 0, [audited + (f"; not audited: {', '.join(unknown)}" if unknown else "")]
 
 
 def main() -> int:
     """Audit the packages of this environment; returns the exit code."""
     command = [sys.executable, "-m", "pip_audit", "--local", "--format=json"]
     try:
-        audit = subprocess.run(
+        answer = subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=_SECONDS
         )
-        report = json.loads(audit.stdout)
+        report = json.loads(answer.stdout)
     except subprocess.TimeoutExpired:
         print(f"NOT AUDITED: the advisory service has not answered within {_SECONDS} s")
         return 0
     except ValueError:
-        why = (audit.stderr.strip().splitlines() or ["no answer"])[-1]
+        why = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
         print(f"NOT AUDITED: the advisory service cannot be reached ({why[:200]})")
         return 0
     code, lines = verdict(report)

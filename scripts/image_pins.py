@@ -3,22 +3,21 @@
 Usage: image_pins.py [FOLDER]
 
 Reads Pulumi.yaml and each Pulumi.STACK.yaml of the folder. An image NAME:TAG, with or without a
-digest, is pulled by its tag and written back as NAME:TAG@sha256:... For another version, change
-the tag first.
+digest, is pulled by its tag and written back as NAME:TAG@sha256:...; for another version, change
+the tag first. `docker buildx imagetools` finds digests without pulling, but neither the unpacked
+size nor the packages, which are what changed behind a tag.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
 import sys
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.packages import PACKAGE_DATABASES, packages_of
+from scripts.packages import packages_in
 
 _LINE = re.compile(
     r"^(?:  (?P<default>\w+Image):\n(?:    .*\n)*?    default: (?P<of_default>\S+)"
@@ -79,18 +78,7 @@ def _same(digest: str, name: str) -> bool:
 def _packages(identifier: str) -> dict[str, str]:
     container = _docker("create", identifier, "none").decode().strip()
     try:
-        for path in PACKAGE_DATABASES:
-            copied = subprocess.run(
-                ("docker", "cp", "--follow-link", f"{container}:{path}", "-"),
-                check=False,
-                capture_output=True,
-            )
-            if copied.returncode == 0:
-                with tarfile.open(fileobj=io.BytesIO(copied.stdout)) as packed:
-                    file = packed.extractfile(packed.getmembers()[0])
-                    text = file.read().decode() if file else ""
-                return {package.name: package.version for package in packages_of(path, text)}
-        return {}
+        return {package.name: package.version for package in packages_in(container)[1]}
     finally:
         _docker("rm", "--volumes", container)
 

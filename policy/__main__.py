@@ -14,7 +14,7 @@ from policy import rules
 
 
 def _plain(value: Any) -> Any:
-    """What is known of a value; the pack's own mappings raise where something is not."""
+    """The known parts of a value; the pack's own mappings raise for the others."""
     if isinstance(value, Mapping):
         known = {}
         for name in value:
@@ -34,7 +34,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# Rules of stacks are about inputs too; for them Pulumi has the outputs alone.
+# Inputs by URN. Rules of stacks need them, and Pulumi passes outputs alone to these.
 _inputs: dict[str, Mapping[str, Any]] = {}
 
 
@@ -68,13 +68,13 @@ def _of_stacks(rule: rules.StackRule, level: pack.EnforcementLevel) -> pack.Poli
     return pack.StackValidationPolicy(rules.name_of(rule), str(rule.__doc__), validate, level)
 
 
-_REFUSE, _TELL = pack.EnforcementLevel.MANDATORY, pack.EnforcementLevel.ADVISORY
+_REFUSE, _WARN = pack.EnforcementLevel.MANDATORY, pack.EnforcementLevel.ADVISORY
 pack.PolicyPack(
     "docker-build-machine",
     [
         *(_of_resources(rule, _REFUSE) for rule in rules.MANDATORY),
-        *(_of_resources(rule, _TELL) for rule in rules.ADVISORY),
+        *(_of_resources(rule, _WARN) for rule in rules.ADVISORY),
         *(_of_stacks(rule, _REFUSE) for rule in rules.MANDATORY_OF_STACKS),
-        *(_of_stacks(rule, _TELL) for rule in rules.ADVISORY_OF_STACKS),
+        *(_of_stacks(rule, _WARN) for rule in rules.ADVISORY_OF_STACKS),
     ],
 )

@@ -1,4 +1,4 @@
-"""The rules as plain functions: what they are given is wrong where they yield a sentence."""
+"""The rules, as plain functions that yield a sentence for each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REGISTRY = "docker-build-machine:index:Registry"
 _SSHD_PORT = 2222
 _REGISTRY_PORT = 5000
 _UNPINNED = re.compile(r"^(?!sha256:)[^@]*?(/|^)[^:/@]+(:latest)?$")
-# Go prints 1m0s, never 60s or 1m; what is written otherwise differs from what is read back.
+# Go prints 1m0s, never 60s or 1m; any other form differs from what the provider reads back.
 _GO_DURATION = re.compile(
     r"^(0s|([0-9]+h[0-5]?[0-9]m|[1-5]?[0-9]m)?[1-5]?[0-9](\.[0-9]*[1-9])?s|[0-9]+ms)$"
 )
@@ -25,12 +25,12 @@ _GO_DURATION = re.compile(
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource as a plan has it."""
+    """One resource of a plan."""
 
     type: str
     name: str
     inputs: Mapping[str, Any]
-    """Plain values by their names in the provider's schema; what is not known yet is left out."""
+    """Plain values by their names in the provider's schema, without those not known yet."""
     protect: bool = False
     parent: str = ""
     """URN of the parent."""
@@ -38,12 +38,12 @@ class Resource:
 
     @property
     def role(self) -> str:
-        """What it is in its builder: the name without the builder's."""
+        """What it is in its builder: its name without the builder's."""
         return self.name.removeprefix(f"{self.parent.rsplit('::', 1)[-1]}-")
 
 
 def type_of(urn: str) -> str:
-    """The type that a URN names, its parents' types included; empty for no URN."""
+    """The type in a URN, with the types of its parents before it; empty without a URN."""
     return "".join(urn.split("::")[2:3])
 
 
@@ -52,7 +52,7 @@ StackRule = Callable[[list[Resource]], Iterator[tuple[Resource, str]]]
 
 
 def images_are_pinned(resource: Resource) -> Iterator[str]:
-    """Each image is named with a version or a digest."""
+    """Every image is named with a version or a digest."""
     field = {IMAGE: "name", CONTAINER: "image"}.get(resource.type, "")
     image = str(resource.inputs.get(field) or "sha256:")
     if _UNPINNED.match(image):
@@ -60,7 +60,7 @@ def images_are_pinned(resource: Resource) -> Iterator[str]:
 
 
 def no_plain_tcp(resource: Resource) -> Iterator[str]:
-    """No Docker API over TCP without mutual TLS, neither served nor used."""
+    """Nothing serves or uses the Docker API over TCP without mutual TLS."""
     if resource.type == PROVIDER and str(resource.inputs.get("host", "")).startswith("tcp:"):
         yield "the host's daemon is reached over TCP: use ssh:// or unix://"
     if resource.type != CONTAINER:
@@ -83,7 +83,7 @@ def no_plain_tcp(resource: Resource) -> Iterator[str]:
 
 
 def nothing_of_the_host_is_mounted(resource: Resource) -> Iterator[str]:
-    """No folder and no socket of the host: whoever has its docker.sock is root there."""
+    """No folder or socket of the host is mounted: its docker.sock makes a container root there."""
     if resource.type != CONTAINER:
         return
     mounted = [volume.get("hostPath") for volume in resource.inputs.get("volumes") or []]
@@ -97,7 +97,7 @@ def nothing_of_the_host_is_mounted(resource: Resource) -> Iterator[str]:
 
 
 def no_namespace_of_the_host(resource: Resource) -> Iterator[str]:
-    """No container lives in the host's network, process or other namespaces."""
+    """No container uses the host's network, process or other namespaces."""
     if resource.type != CONTAINER:
         return
     for field in ("networkMode", "pidMode", "ipcMode", "usernsMode"):
@@ -106,7 +106,7 @@ def no_namespace_of_the_host(resource: Resource) -> Iterator[str]:
 
 
 def only_what_asks_for_keys_is_published(resource: Resource) -> Iterator[str]:
-    """The open ports are the gateway's sshd, and a registry that asks for certificates."""
+    """Only the gateway's sshd, and a registry that asks for certificates, have open ports."""
     if resource.type != CONTAINER:
         return
     if resource.inputs.get("publishAllPorts"):
@@ -125,7 +125,7 @@ def only_what_asks_for_keys_is_published(resource: Resource) -> Iterator[str]:
 
 
 def the_host_is_known(resource: Resource) -> Iterator[str]:
-    """An ssh:// host has a pinned host key."""
+    """A host that is reached by ssh:// has a pinned host key."""
     if resource.type != PROVIDER or not str(resource.inputs.get("host", "")).startswith("ssh:"):
         return
     options = str(resource.inputs.get("sshOpts") or "")
@@ -135,12 +135,12 @@ def the_host_is_known(resource: Resource) -> Iterator[str]:
 
 
 def values_settle(resource: Resource) -> Iterator[str]:
-    """No value that pulumi-docker reads back otherwise, and so applies again on every update."""
+    """No value has a form that pulumi-docker reads back differently and so always applies again."""
     if resource.type != CONTAINER:
         return
     inputs = resource.inputs
     labels = {pair.get("label") for pair in inputs.get("labels") or []}
-    # Where a label stands for them, the options are ignored and it is compared.
+    # With this label the program ignores changes of the options and compares the label.
     if (
         "systempaths=unconfined" in (inputs.get("securityOpts") or [])
         and "docker-build-machine.isolation" not in labels
@@ -169,7 +169,7 @@ def _builders(resources: list[Resource]) -> dict[str, Resource]:
 
 
 def kept_caches_are_protected(resources: list[Resource]) -> Iterator[tuple[Resource, str]]:
-    """The cache volume is protected unless keepCache says that it may go."""
+    """The cache volume is protected, unless keepCache is false."""
     builders = _builders(resources)
     for resource in resources:
         builder = builders.get(resource.parent)
@@ -179,7 +179,7 @@ def kept_caches_are_protected(resources: list[Resource]) -> Iterator[tuple[Resou
 
 
 def caches_are_kept(resources: list[Resource]) -> Iterator[tuple[Resource, str]]:
-    """A stack that does not keep its cache says so in every preview."""
+    """Every preview warns of a cache that is not kept."""
     for builder in _builders(resources).values():
         if builder.inputs.get("keepCache") is False:
             yield builder, "keepCache is false: the next pulumi destroy DELETES the cache"
@@ -219,7 +219,7 @@ def name_of(rule: Rule | StackRule) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """What one rule says of one resource."""
+    """One resource that breaks a rule."""
 
     rule: str
     mandatory: bool
@@ -228,7 +228,7 @@ class Violation:
 
 
 def violations(resources: list[Resource]) -> Iterator[Violation]:
-    """What all rules say, as the policy pack would."""
+    """Everything that breaks a rule, as the policy pack would report it."""
     for rule in (*MANDATORY, *ADVISORY):
         for resource in resources:
             for sentence in rule(resource):

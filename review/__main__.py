@@ -23,8 +23,8 @@ _FAILED = 2
 def main() -> int:
     """Run one verb.
 
-    0 when all is well; 1 when a plan cannot be made or is refused by a mandatory rule, or when
-    something drifted; 2 when that could not be found out.
+    Returns 0 when all is well; 1 when there is no plan, a mandatory rule refuses it, or something
+    has drifted; 2 when that cannot be found out.
     """
     parser = argparse.ArgumentParser(prog="python -m review", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -41,7 +41,7 @@ def main() -> int:
     drift = verbs.add_parser("drift", parents=[stacks], help="what on the host differs")
     drift.add_argument("--fix", action="store_true", help="repair it")
     verbs.add_parser("stacks", parents=[stacks], help="the stacks, one a line")
-    # What is not known here is an option of pulumi, such as --config-file.
+    # Options that are not known here are for pulumi, such as --config-file.
     options, for_pulumi = parser.parse_known_args()
     try:
         return _run(parser, options, for_pulumi)

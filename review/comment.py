@@ -1,4 +1,4 @@
-"""The one comment of a pull or merge request: written once, then edited in place."""
+"""The one comment of a pull or merge request: added once, then edited in place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Comments = list[dict[str, Any]]
 
 
 def main() -> None:
-    """Put standard input into the comment; where, the CI's own variables tell."""
+    """Put standard input into the comment, of the request that the CI's variables name."""
     body = f"{_MARK}\n{sys.stdin.read()}"
     if len(body) > _LONGEST:
         body = body[:_LONGEST] + "\n\n… the rest is in the job's log.\n"

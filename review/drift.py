@@ -92,7 +92,7 @@ def _identity(of: Managed, what: str, there: dict[str, Any] | None) -> Iterator[
     if there is None:
         yield Drift(of.name, "is gone", refresh=True)
     elif there["Id"] != of.id:
-        yield Drift(of.name, "was made anew outside Pulumi", remove=(what,), refresh=True)
+        yield Drift(of.name, "was recreated outside Pulumi", remove=(what,), refresh=True)
 
 
 def _container(host: HostReader, builder: BuilderState, role: str) -> Iterator[Drift]:

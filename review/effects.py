@@ -17,12 +17,12 @@ _REMADE = {
 
 @dataclass(frozen=True)
 class Effects:
-    """The meaning of one builder's plan."""
+    """What one builder's plan means."""
 
     sentences: tuple[str, ...]
-    """For people, the gravest first."""
+    """For people, the worst first."""
     containers_gone: frozenset[str]
-    """Roles of the running containers that go away, for good or to come anew."""
+    """Roles of the running containers that are removed or replaced."""
     drains: bool
     """Whether builds in flight get time to end before the daemon goes."""
     deletes_cache: bool
@@ -42,10 +42,10 @@ def effects_of(plan: BuilderPlan) -> Effects:
     if plan.is_registry:
         sentences = _registry(plan, gone)
     elif plan.component.op == "create":
-        sentences = ["makes a new builder"]
+        sentences = ["adds a builder"]
     elif plan.op("daemon") == plan.op("gateway") == "delete":
         kept = [] if "cache" in plan.steps else ["the cache and the host key stay"]
-        sentences = [*_cache(plan), "takes the builder away: builds in flight fail", *kept]
+        sentences = [*_cache(plan), "removes the builder: builds in flight fail", *kept]
     else:
         sentences = [
             *_cache(plan),
@@ -63,13 +63,13 @@ def effects_of(plan: BuilderPlan) -> Effects:
 
 def _registry(plan: BuilderPlan, gone: frozenset[str]) -> list[str]:
     if plan.component.op == "create":
-        return ["makes a registry"]
+        return ["adds a registry"]
     if plan.component.op == "delete":
-        return ["takes the registry away, with all that it holds"]
+        return ["removes the registry, with everything in it"]
     certificates = plan.op("certificates") in ("update", "replace")
     return [
         *(
-            ["makes the certificates anew: clients with the old ones are refused"]
+            ["makes new certificates: clients with the old ones are refused"]
             if certificates
             else []
         ),
@@ -95,7 +95,7 @@ def _cache(plan: BuilderPlan) -> list[str]:
     if volume.goes:
         return ["the cache leaves the stack, and its volume stays on the host"]
     if was and not will_be:
-        return ["the cache is kept no more: the next pulumi destroy DELETES it, and the host key"]
+        return ["the cache is no longer kept: the next pulumi destroy DELETES it, and the host key"]
     if volume.op != "create" and will_be and not was:
         return ["the cache and the host key are kept from now on"]
     return []
@@ -106,7 +106,7 @@ def _host(plan: BuilderPlan) -> list[str]:
     if was is None or was == will_be:
         return []
     return [
-        f"speaks to another Docker host ({will_be}): nothing is moved there, the builder on {was} "
+        f"uses another Docker host ({will_be}): nothing is moved there, the builder on {was} "
         "is left behind; use a stack of its own for the new host"
     ]
 
@@ -146,9 +146,9 @@ def _host_keys(plan: BuilderPlan) -> list[str]:
     )
     if before and after and before[0] != after[0]:
         known = (
-            "whoever has it in known_hosts connects as before"
+            "clients that have it in known_hosts connect as before"
             if after[0] in before
-            else ("nobody has it in known_hosts yet, so EVERY client refuses the builder")
+            else ("no client has it in known_hosts yet, so EVERY client refuses the builder")
         )
         sentences.append(f"presents host key {int(after[0])} instead of {int(before[0])}: {known}")
     for role, step in plan.steps.items():
@@ -158,9 +158,9 @@ def _host_keys(plan: BuilderPlan) -> list[str]:
         if step.op == "create":
             sentences.append(f"makes host key {number}: hand out the new knownHosts")
         elif step.op == "delete":
-            sentences.append(f"forgets host key {number}: who knows that one alone is cut off")
+            sentences.append(f"removes host key {number}: clients that know no other are refused")
         elif step.op == "replace":
-            sentences.append(f"makes host key {number} ANEW: every client refuses the builder")
+            sentences.append(f"REPLACES host key {number}: every client refuses the builder")
     return sentences
 
 

@@ -33,10 +33,10 @@ class HostReader(HostDocker):
         if result.returncode == 0:
             found: dict[str, Any] = json.loads(result.stdout)[0]
             return found
-        said = result.stderr.decode(errors="replace")
-        if _MISSING.search(said):
+        complaint = result.stderr.decode(errors="replace").strip()
+        if _MISSING.search(complaint):
             return None
-        raise HostError(f"{name} on {self.host.url} cannot be looked at: {said.strip()}")
+        raise HostError(f"{name} on {self.host.url} cannot be inspected: {complaint}")
 
     def labelled(self, kind: str, label: str) -> set[str]:
         """Names of all containers, volumes or networks with the label."""
@@ -50,10 +50,10 @@ class HostReader(HostDocker):
         """A file of a container, running or not; None when it is not there."""
         result = self.run("cp", f"{container}:{path}", "-")
         if result.returncode:
-            said = result.stderr.decode(errors="replace")
-            if _MISSING.search(said):
+            complaint = result.stderr.decode(errors="replace").strip()
+            if _MISSING.search(complaint):
                 return None
-            raise HostError(f"{path} in {container} cannot be looked at: {said.strip()}")
+            raise HostError(f"{path} in {container} cannot be read: {complaint}")
         with tarfile.open(fileobj=io.BytesIO(result.stdout)) as archive:
             entry = archive.next()
             content = archive.extractfile(entry) if entry else None

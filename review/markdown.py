@@ -29,9 +29,9 @@ def page(stack: str, plan: Plan) -> str:
     lines = [f"### Stack {code(stack)}", ""]
     if plan.errors:
         # Shown as it is, in a block that nothing in it can end.
-        said = "\n".join(plan.errors).replace("```", "'''")
+        errors = "\n".join(plan.errors).replace("```", "'''")
         lines += ["**There is no plan:** `pulumi up` would fail and change nothing.", ""]
-        lines += ["```", said, "```", ""]
+        lines += ["```", errors, "```", ""]
         return "\n".join(lines)
     for builder in plan.builders:
         if len(plan.builders) > 1:

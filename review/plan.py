@@ -1,4 +1,4 @@
-"""What `pulumi preview --json --show-sames` says, by builder and role."""
+"""The plan in `pulumi preview --json --show-sames`, by builder and role."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from policy.rules import BUILDER, CONTAINER, REGISTRY, Resource, type_of
 
 NETWORK = "docker:index/network:Network"
 
-# What Pulumi adds to the message that tells why.
+# Messages that Pulumi adds to the one with the reason.
 _SAYS_NOTHING = ("preview failed", "an unhandled error occurred: program exited")
 
-# How Pulumi writes what is known only after the update.
+# How Pulumi writes a value that is known only after the update.
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 Values = Mapping[str, Any]
@@ -21,7 +21,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """What the plan has in mind for one resource."""
+    """What the plan does to one resource."""
 
     op: str
     """same, create, update, replace or delete; a replacement is one step."""
@@ -29,7 +29,7 @@ class Step:
     old: Values
     """The resource as the state has it; empty for a new one."""
     new: Values
-    """The resource as it will be; empty for one that goes."""
+    """The resource as it will be; empty for one that is removed."""
     changed: tuple[str, ...] = ()
     """Names of the inputs that differ."""
 
@@ -56,7 +56,7 @@ class Step:
 
     @property
     def goes(self) -> bool:
-        """Whether what is on the host goes away, for good or to come anew."""
+        """Whether the thing on the host is removed or replaced."""
         return self.op in ("replace", "delete")
 
 
@@ -77,7 +77,7 @@ class BuilderPlan:
         return type_of(self.component.urn) == REGISTRY
 
     def containers(self) -> Iterator[tuple[str, Step]]:
-        """Those that run on; one that runs a script once and ends is none of them."""
+        """The running containers, without those that run a script once and end."""
         for role, step in self.steps.items():
             if step.type == CONTAINER and (step.after or step.before).get("mustRun") is not False:
                 yield role, step
@@ -92,11 +92,11 @@ class Plan:
 
     builders: list[BuilderPlan]
     resources: list[Resource]
-    """Everything that there will be, for the rules."""
+    """Everything that there will be, for the policy rules."""
     counts: dict[str, int]
     """How many resources have each op."""
     errors: list[str]
-    """Why there is no whole plan, in Pulumi's words."""
+    """Why there is no complete plan, in Pulumi's words."""
     uncertain: list[str] = field(default_factory=list)
     """Containers of which this plan cannot tell whether they stay."""
     has_state: bool = True
@@ -140,9 +140,9 @@ class Plan:
             counts={op: int(n) for op, n in (preview.get("changeSummary") or {}).items()},
             errors=[
                 message
-                for said in preview.get("diagnostics") or []
-                if said.get("severity") == "error"
-                and (message := str(said["message"]).strip().removeprefix("error: "))
+                for diagnostic in preview.get("diagnostics") or []
+                if diagnostic.get("severity") == "error"
+                and (message := str(diagnostic["message"]).strip().removeprefix("error: "))
                 and not message.startswith(_SAYS_NOTHING)
             ],
         )

@@ -7,14 +7,14 @@ import subprocess
 from review.plan import Plan
 from stacks.commands import ROOT, StackCommands
 
-# The stack of `make up`; its state is on one machine alone.
+# The stack of `make up`, whose state is on one machine only.
 _OF_ONE_MACHINE = "dev"
 # A change to one of these is a change to every stack.
 _PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.txt", "components")
 
 
 def all_stacks() -> list[str]:
-    """The stacks with a file of settings beside Pulumi.yaml, without that of `make up`."""
+    """The stacks with settings beside Pulumi.yaml, without the stack of `make up`."""
     stacks = {
         path.name.removeprefix("Pulumi.").removesuffix(".yaml")
         for path in ROOT.glob("Pulumi.*.yaml")
@@ -23,18 +23,17 @@ def all_stacks() -> list[str]:
 
 
 def affected_stacks(base: str) -> list[str]:
-    """Those of `all_stacks` that differ from what the commit `base` makes of them.
+    """The stacks of `all_stacks` that a change since the commit `base` affects.
 
     Raises subprocess.CalledProcessError when git does not know the commit.
     """
-    said = subprocess.run(
+    changed = subprocess.run(
         ["git", "diff", "--name-only", "--merge-base", base, "--"],
         cwd=ROOT,
         check=True,
         text=True,
         stdout=subprocess.PIPE,
-    ).stdout
-    changed = said.split()
+    ).stdout.split()
     stacks = all_stacks()
     if any(path.split("/")[0] in _PROGRAM for path in changed):
         return stacks

@@ -52,7 +52,7 @@ def _changes_more_than_access(component: Step) -> bool:
 
 
 def _depends_on_the_host(step: Json) -> bool:
-    """Whether a container that seems to stay has an input that only a command on the host tells."""
+    """Whether a container seems to stay, but has an input that comes from a command on the host."""
     state = step["newState"]
     if step["op"] != "same" or state["type"] != CONTAINER:
         return False

@@ -121,7 +121,7 @@ def tamper(builder: Builder) -> dict[str, str]:
         "the restart policy": "`builder-gateway` restart is no, expected unless-stopped",
         "a network": f"`builder-gateway` networks: bridge, {network}, expected {network}",
         "the authorized keys": "`builder-keys` /access/authorized_keys is sha256 ",
-        "a container made by hand": "`builder-janitor` was made anew outside Pulumi",
+        "a container made by hand": "`builder-janitor` was recreated outside Pulumi",
         "a container with our label": f"`builder` has a container {stranger} that Pulumi does not",
     }
 

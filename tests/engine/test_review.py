@@ -131,7 +131,7 @@ def other_gateway_image() -> Iterator[str]:
         pytest.param(
             setting(hostKeys=[2, 1]),
             GATEWAY,
-            ["presents host key 2 instead of 1: whoever"],
+            ["presents host key 2 instead of 1: clients"],
             id="the second host key first",
         ),
         pytest.param(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,23 +22,29 @@ def git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-class Clone:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files of this tree, as they are now, in a repository of their own."""
+    folder = tmp_path_factory.mktemp("source")
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in listed.split("\0")[:-1]:
+        if (file := ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / name)
+    git(folder, "init", "--quiet", "--initial-branch", "main")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "test")
+    return folder
 
-    def __init__(self, folder: Path) -> None:
+
+class Clone:
+    """A clone of it."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
-        listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        names = listed.split("\0")[:-1]
-        for name in names:
-            if (source := ROOT / name).is_file():
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(source.read_bytes())
-                target.chmod(source.stat().st_mode)
-        git(folder, "init", "--quiet", "--initial-branch", "main")
+        git(source, "clone", "--quiet", str(source), str(folder))
         git(folder, "config", "user.name", "test")
         git(folder, "config", "user.email", "test@localhost")
-        self.commit()
 
     def commit(self) -> None:
         git(self.folder, "add", "--all")
@@ -78,8 +85,8 @@ class Clone:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Clone:
-    return Clone(tmp_path)
+def clone(source: Path, tmp_path: Path) -> Clone:
+    return Clone(source, tmp_path / "clone")
 
 
 @pytest.fixture

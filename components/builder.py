@@ -32,6 +32,7 @@ else:
     # The analyzer reads one type. This program gives settings that it has checked already.
     BuilderInputs = BuilderArgs
 
+_DAEMON_SECONDS = 300
 _READY_SECONDS = 120
 # Where states of version 0.1 have the provider.
 _PROVIDER_ALIASES = {"builder": [pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)]}
@@ -158,6 +159,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 DAEMON_SOCKET,
                 DATA_DIRECTORY,
                 access.sha256,
+                str(_DAEMON_SECONDS),
                 str(_READY_SECONDS),
                 daemon.container.name,
                 gateway.name,

@@ -26,6 +26,9 @@ from components.transport import Transport
 # the one such driver in the official image.
 _NETWORK_DRIVER = "slirp4netns"
 _MTU = 65520
+# Its own addresses, from a range that no real network has (RFC 2544). With slirp4netns' default,
+# 10.0.2.0/24, builds would not reach a host in a network of that name, VirtualBox's among them.
+_CIDR = "198.18.0.0/24"
 # Pid files and the like, gone with every start.
 _STATE_DIRECTORY = "/run/xdg"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
@@ -151,6 +154,7 @@ class Daemon:
                     "DOCKER_TLS_CERTDIR=/certs",
                     f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
                     f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
+                f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cidr={_CIDR}",
                     f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
                     *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                     *isolation.egress.envs,

@@ -32,7 +32,14 @@ from tests.engine.figures import LONG
 MODES = ("unprivileged", "privileged")
 EVERYTHING = ("--privileged", "--pid=host", "--network=host", "--ipc=host", "--volume=/:/host")
 EXCEPTED = "172.31.77.1"
-PRIVATE = ("169.254.169.254", "10.77.0.1", "172.31.78.1", "192.168.77.1", "100.64.77.1")
+PRIVATE = (
+    "169.254.169.254",
+    "10.77.0.1",
+    "10.0.2.77",
+    "172.31.78.1",
+    "192.168.77.1",
+    "100.64.77.1",
+)
 # For documentation only (RFC 5737): stands for the Internet.
 PUBLIC, OUTSIDE = "203.0.113.7", "198.51.100.7"
 LISTENER = """

@@ -121,7 +121,7 @@ for address in $CONTAINERS; do
     for port in 22 2222 2375 2376 5000; do reach "$address" "$port" & done
 done
 for port in $PORTS; do
-    for address in $CONTAINERS $BRIDGES 10.0.2.2; do ask "$address" "$port" & done
+    for address in $CONTAINERS $BRIDGES 198.18.0.2; do ask "$address" "$port" & done
 done
 wait
 find / \\( -path '*/proc' -o -path '*/sys' \\) -prune -o -type s -print 2>/dev/null |

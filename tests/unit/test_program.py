@@ -315,6 +315,7 @@ def test_large_packets_are_set_on_both_sides_of_the_rootless_network(run_program
     envs = run["builder-daemon"].inputs["envs"]
     assert "DOCKERD_ROOTLESS_ROOTLESSKIT_NET=slirp4netns" in envs
     assert f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={daemon_json(run)['mtu']}" in envs
+    assert "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cidr=198.18.0.0/24" in envs
     assert daemon_json(run)["mtu"] == 65520
 
 

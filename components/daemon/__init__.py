@@ -154,7 +154,7 @@ class Daemon:
                     "DOCKER_TLS_CERTDIR=/certs",
                     f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
                     f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
-                f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cidr={_CIDR}",
+                    f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cidr={_CIDR}",
                     f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
                     *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                     *isolation.egress.envs,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.client import Client, run
+from bench.client import Client, put_ssh, run
 from bench.images import Images
 from bench.keys import free_port, make_key, ssh_block
 from bench.peers import close, wait_for
@@ -111,10 +111,7 @@ class Builder:
         )
         client = Client.create(KIT, "", folder / "kit-client")
         home.mkdir()
-        ssh = client.folder / "bin" / "ssh"
-        ssh.write_text(
-            ssh.read_text().replace(f"{client.folder}/ssh_config", f"{home}/.ssh/config")
-        )
+        put_ssh(client.folder / "bin", "-F", f"{home}/.ssh/config")
         env = {
             **client.environment,
             "DOCKER_HOST": "",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,21 @@ def take_cli(image: str, folder: Path) -> None:
     )
 
 
+def put_ssh(folder: Path, *options: str, through: Sequence[str] = ()) -> str:
+    """Write FOLDER/ssh, which runs ssh with these options; returns a PATH that finds it first.
+
+    docker cannot give ssh another configuration, and ssh ignores HOME. `through` is a command that
+    starts ssh elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ssh = shlex.join([*through, shutil.which("ssh") or "ssh", *options])
+    script = folder / "ssh.new"
+    script.write_text(f'#!/bin/sh\nexec {ssh} "$@"\n')
+    script.chmod(0o755)
+    script.replace(folder / "ssh")
+    return f"{folder}:{os.environ['PATH']}"
+
+
 @dataclass(frozen=True)
 class Client:
     """One way of reaching one daemon."""
@@ -81,12 +97,8 @@ class Client:
     @classmethod
     def create(cls, path: str, host: str, folder: Path, ssh_config: str = "") -> Client:
         """A client with a new folder; ssh reads only `ssh_config`."""
-        (folder / "bin").mkdir(parents=True)
+        put_ssh(folder / "bin", "-F", f"{folder}/ssh_config")
         (folder / "ssh_config").write_text(ssh_config)
-        wrapper = folder / "bin" / "ssh"
-        # OpenSSH takes the home from the user database; HOME does not change it.
-        wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/ssh_config "$@"\n')
-        wrapper.chmod(0o755)
         buildx = Path(shutil.which("docker") or "").with_name("docker-buildx")
         if buildx.exists():
             (folder / "cli-plugins").mkdir()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
+from bench.client import put_ssh
 from bench.keys import free_port, make_key
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +63,12 @@ def passed(result: Result) -> str:
     return result.stdout
 
 
+def logs(container: str) -> str:
+    """What a container has written to standard output and standard error."""
+    result = run("docker", "logs", container)
+    return result.stdout + result.stderr
+
+
 def until(condition: Callable[[], object], seconds: float = 15) -> bool:
     """Wait until it holds; whether it did in time."""
     deadline = time.monotonic() + seconds
@@ -94,6 +99,30 @@ class Disk:
         )
         passed(run("/usr/sbin/debugfs", "-w", "-R", "rmdir lost+found", str(image)))
         return cls.attach(image)
+
+
+def take_from_image(image: str, target: Path, *places: str) -> Path:
+    """Copy the first of these files that the image has; returns the target."""
+    container = passed(run("docker", "create", image)).strip()
+    copy = ("docker", "cp", "--follow-link")
+    try:
+        assert any(
+            run(*copy, f"{container}:{place}", str(target)).returncode == 0 for place in places
+        )
+    finally:
+        passed(run("docker", "rm", "--volumes", container))
+    return target
+
+
+def docker_config(folder: Path) -> Path:
+    """Make a folder for DOCKER_CONFIG that has the buildx of the daemon's image; returns it."""
+    plugins = folder / "cli-plugins"
+    plugins.mkdir(parents=True)
+    places = ("/usr/local/libexec/docker/cli-plugins", "/usr/libexec/docker/cli-plugins")
+    take_from_image(
+        DAEMON_IMAGE, plugins / "docker-buildx", *(f"{place}/docker-buildx" for place in places)
+    )
+    return folder
 
 
 @dataclass
@@ -150,7 +179,7 @@ class Builder:
             command, "--stack", self.stack, "--config-file", str(config), *unasked, *options
         )
 
-    def client(self, verb: str, *options: str) -> Result:
+    def client(self, verb: str, *options: str, env: dict[str, str] | None = None) -> Result:
         """`python -m client VERB` as the admin of this stack."""
         return run(
             sys.executable,
@@ -162,7 +191,7 @@ class Builder:
             "--config-file",
             str(self.folder / "config.yaml"),
             *options,
-            env=self.env,
+            env={**self.env, **(env or {})},
             cwd=ROOT,
         )
 
@@ -195,6 +224,7 @@ class Builder:
             f"IdentityFile {self.folder}/ada\nIdentitiesOnly yes\n"
             + self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%n")
         )
+        put_ssh(self.folder / "bin", "-F", f"{self.folder}/ssh_config", through=self.through)
 
     def clear_away(self) -> None:
         """Remove all that the stack has on this machine's Docker, the cache too.
@@ -226,8 +256,13 @@ class Builder:
         """The state as it is stored: secrets encrypted."""
         return passed(self._pulumi("stack", "export", "--stack", self.stack))
 
+    @property
+    def alias(self) -> str:
+        """The builder's name: of its ssh host, its Docker context, its containers."""
+        return f"{self.stack}-builder"
+
     def container(self, role: str) -> str:
-        return f"{self.stack}-builder-{role}"
+        return f"{self.alias}-{role}"
 
     def container_id(self, role: str) -> str:
         return passed(run("docker", "inspect", "--format", "{{.Id}}", self.container(role))).strip()
@@ -314,7 +349,7 @@ class Builder:
         """End the shared connection, if there is one."""
         config = self.folder / "ssh_config"
         if config.exists():
-            run("ssh", "-F", str(config), "-O", "exit", f"{self.stack}-builder")
+            run("ssh", "-F", str(config), "-O", "exit", self.alias)
 
     def docker(self, *arguments: str, **options: Any) -> Result:
         """docker as a client of the builder, over plain DOCKER_HOST=ssh://."""
@@ -335,17 +370,16 @@ class Builder:
             finally:
                 os.killpg(client.pid, signal.SIGKILL)
 
+    @property
+    def path(self) -> str:
+        """A PATH whose ssh reads the exported configuration."""
+        return f"{self.folder}/bin:{os.environ['PATH']}"
+
     def docker_env(self) -> dict[str, str]:
         """Variables with which docker reaches the builder over plain ssh://."""
-        wrapper = self.folder / "bin" / "ssh"
-        if not wrapper.exists():
-            wrapper.parent.mkdir()
-            ssh = shlex.join([*self.through, shutil.which("ssh") or "ssh"])
-            wrapper.write_text(f'#!/bin/sh\nexec {ssh} -F {self.folder}/ssh_config "$@"\n')
-            wrapper.chmod(0o755)
         return {
-            "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
-            "DOCKER_HOST": f"ssh://{self.stack}-builder",
+            "PATH": self.path,
+            "DOCKER_HOST": f"ssh://{self.alias}",
             "DOCKER_BUILDKIT": "1",
         }
 

@@ -13,9 +13,11 @@ from tests.engine.conftest import (
     GATEWAY_IMAGE,
     Result,
     free_port,
+    logs,
     make_key,
     passed,
     run,
+    take_from_image,
     until,
 )
 
@@ -43,9 +45,8 @@ class Host:
         return run("docker", "exec", self.container, "sh", "-c", script)
 
     def log(self) -> str:
-        """What sshd said."""
-        said = run("docker", "logs", self.container)
-        return said.stdout + said.stderr
+        """The log of sshd."""
+        return logs(self.container)
 
 
 @dataclass
@@ -102,23 +103,8 @@ class Hosts:
 @contextmanager
 def hosts_in(folder: Path) -> Iterator[Hosts]:
     """Hosts that are gone after the block, with the agent that logs in to them."""
-    (folder / "docker").write_bytes(
-        subprocess.run(
-            [
-                "docker",
-                "run",
-                "--rm",
-                "--entrypoint",
-                "sh",
-                DAEMON_IMAGE,
-                "-c",
-                'cat "$(command -v docker)"',
-            ],
-            stdout=subprocess.PIPE,
-            check=True,
-        ).stdout
-    )
-    (folder / "docker").chmod(0o755)
+    places = ("/usr/local/bin/docker", "/usr/bin/docker")
+    take_from_image(DAEMON_IMAGE, folder / "docker", *places)
     operator = make_key(folder / "operator")
     with agent_with(folder / "operator", folder) as agent:
         hosts = Hosts(folder, agent, operator, [])

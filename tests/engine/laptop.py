@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,24 @@ class Laptop:
     """A container of the daemon's image, which has what a client needs; it shares this network."""
 
     name: str
+    alias: str
+    """The name of the builder."""
 
     @classmethod
     @contextmanager
-    def started(cls, builder: Builder, name: str = "laptop") -> Iterator[Laptop]:
+    def with_kit(cls, builder: Builder, key: str = "ada") -> Iterator[Laptop]:
+        """One that has this key, and the kit for it installed."""
+        with cls.started(builder, f"laptop-{key}") as laptop:
+            laptop.put_key(builder, key)
+            passed(laptop.install(write_kit(builder, key)))
+            yield laptop
+
+    @classmethod
+    @contextmanager
+    def started(cls, builder: Builder, name: str) -> Iterator[Laptop]:
         """One that is gone after the block."""
-        laptop = cls(f"{builder.stack}-{name}")
-        # With a process that reaps what `builder` leaves to run by itself, as any machine has.
+        laptop = cls(f"{builder.stack}-{name}", builder.alias)
+        # --init reaps the background processes of `builder`, as the init of any machine does.
         passed(
             run(
                 "docker",
@@ -49,8 +60,12 @@ class Laptop:
             run("docker", "rm", "--force", "--volumes", laptop.name)
 
     def sh(self, script: str, **options: Any) -> Result:
-        """A shell script as the person who works there."""
+        """Run a shell script as the person who works there."""
         return run("docker", "exec", "--interactive", self.name, "sh", "-c", script, **options)
+
+    def as_root(self, script: str) -> str:
+        """Run a shell script as root; returns its output."""
+        return passed(run("docker", "exec", "--user", "0", self.name, "sh", "-c", script))
 
     def builder(self, *words: str, before: str = "") -> Result:
         """The installed command; `before` is shell that runs first, such as a variable."""
@@ -59,7 +74,7 @@ class Laptop:
     def put(self, source: Path, target: str) -> None:
         """Copy a file or folder there, as the person's own."""
         passed(run("docker", "cp", str(source), f"{self.name}:{target}"))
-        passed(run("docker", "exec", "--user", "0", self.name, "chown", "-R", "1000:1000", target))
+        self.as_root(f"chown -R 1000:1000 {shlex.quote(target)}")
 
     def put_key(self, builder: Builder, key: str = "ada") -> None:
         """The person's private key, where ssh looks for it."""
@@ -70,6 +85,35 @@ class Laptop:
         """Bring a kit and install it."""
         self.put(kit, f"{_HOME}/kit")
         return self.sh(f"sh ~/kit/builder install {shlex.join(options)}")
+
+    @contextmanager
+    def changed(self, change: str, back: str) -> Iterator[None]:
+        """One shell script runs before the block and one after it."""
+        passed(self.sh(change))
+        try:
+            yield
+        finally:
+            passed(self.sh(back))
+
+    def edited(self, file: str, change: str) -> AbstractContextManager[None]:
+        """This file of the installed builder is changed by a sed script in the block."""
+        path = f"~/.builder/{self.alias}/{file}"
+        edit = f"cp {path} ~/kept && sed -i '{change}' {path} && ! cmp -s ~/kept {path}"
+        return self.changed(edit, f"cp ~/kept {path}")
+
+    @contextmanager
+    def without(self, *commands: str) -> Iterator[None]:
+        """These commands, or files with a full path, are missing in the block."""
+        paths = [passed(self.sh(f"command -v {command}")).strip() for command in commands]
+        self.as_root("; ".join(f"mv {path} {path}.away" for path in paths))
+        try:
+            yield
+        finally:
+            self.as_root("; ".join(f"mv {path}.away {path}" for path in paths))
+
+    def buildx_plugins(self) -> list[str]:
+        """The paths of all buildx there."""
+        return self.as_root("find / -xdev -name docker-buildx -type f 2>/dev/null; true").split()
 
 
 def write_kit(builder: Builder, key: str = "ada", out: Path | None = None) -> Path:

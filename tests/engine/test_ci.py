@@ -33,6 +33,7 @@ from tests.engine.conftest import (
     make_key,
     passed,
     run,
+    take_from_image,
 )
 
 PASSWORD = "pushes-only-in-tests"
@@ -400,11 +401,7 @@ class Snippet:
 
 @pytest.fixture(scope="module")
 def snippet(ci: Ci) -> Snippet:
-    busybox = ci.folder / "busybox"
-    container = passed(run("docker", "create", BASE_IMAGE)).strip()
-    passed(run("docker", "cp", "--follow-link", f"{container}:/bin/busybox", str(busybox)))
-    passed(run("docker", "rm", "--volumes", container))
-    return Snippet(ci, busybox)
+    return Snippet(ci, take_from_image(BASE_IMAGE, ci.folder / "busybox", "/bin/busybox"))
 
 
 @pytest.mark.parametrize("shell", SHELLS)

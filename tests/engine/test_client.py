@@ -1,4 +1,4 @@
-"""The client kit on a clean machine: set up, the fast way, and everything taken away again."""
+"""The client kit on a clean machine: set-up, the forwarded socket, and complete removal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import BASE_IMAGE, Builder, passed, run, until
+from tests.engine.conftest import BASE_IMAGE, Builder, passed, run, take_from_image, until
 from tests.engine.figures import LONG, record
 from tests.engine.laptop import Laptop, write_kit
 
@@ -31,32 +31,26 @@ def kit(builder: Builder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def laptop(builder: Builder, kit: Path) -> Iterator[Laptop]:
-    """One on which the kit is installed."""
-    with Laptop.started(builder) as ready:
-        ready.put_key(builder)
-        passed(ready.install(kit))
+def laptop(builder: Builder) -> Iterator[Laptop]:
+    """A laptop with the kit installed."""
+    with Laptop.with_kit(builder) as ready:
         yield ready
-
-
-def name(builder: Builder) -> str:
-    return f"{builder.stack}-builder"
 
 
 def current(laptop: Laptop) -> str:
     return passed(laptop.sh(CONTEXT)).strip()
 
 
-def fast(builder: Builder) -> str:
-    return f"{name(builder)} unix:///home/rootless/.builder/{name(builder)}/docker.sock"
+def fast(laptop: Laptop) -> str:
+    return f"{laptop.alias} unix:///home/rootless/.builder/{laptop.alias}/docker.sock"
 
 
-def plain(builder: Builder) -> str:
-    return f"{name(builder)} ssh://{name(builder)}"
+def plain(laptop: Laptop) -> str:
+    return f"{laptop.alias} ssh://{laptop.alias}"
 
 
-def is_fast(builder: Builder, laptop: Laptop) -> bool:
-    return current(laptop) == fast(builder) and laptop.sh("docker version").returncode == 0
+def is_fast(laptop: Laptop) -> bool:
+    return current(laptop) == fast(laptop) and laptop.sh("docker version").returncode == 0
 
 
 def logins(builder: Builder) -> int:
@@ -70,23 +64,22 @@ def processes(laptop: Laptop, word: str) -> list[str]:
 
 
 @contextmanager
-def ssh_config(builder: Builder, laptop: Laptop, change: str) -> Iterator[None]:
-    """The installed Host block is another in the meantime, and no connection is open."""
-    config = f"~/.builder/{name(builder)}/ssh_config"
-    end = f"~/.builder/builder off; ssh -O exit {name(builder)};"
-    laptop.sh(f"{end} cp {config} ~/kept")
-    passed(laptop.sh(f"sed -i '{change}' {config} && ! cmp -s ~/kept {config}"))
-    try:
-        yield
-    finally:
-        laptop.sh(f"{end} cp ~/kept {config}")
+def ssh_config(laptop: Laptop, change: str) -> Iterator[None]:
+    """A sed script has changed the Host block, and no connection is open when the block begins."""
+    end = f"~/.builder/builder off; ssh -O exit {laptop.alias}"
+    laptop.sh(end)
+    with laptop.edited("ssh_config", change):
+        try:
+            yield
+        finally:
+            laptop.sh(end)
 
 
 def test_a_kit_holds_no_private_key_and_is_one_folder_or_one_tar(
     builder: Builder, kit: Path, tmp_path: Path
 ) -> None:
     files = {str(path.relative_to(kit)) for path in kit.rglob("*") if path.is_file()}
-    folder = name(builder)
+    folder = builder.alias
     assert files == {
         "README.md",
         "builder",
@@ -111,36 +104,35 @@ def test_a_key_that_the_stack_does_not_have_gets_no_kit(builder: Builder) -> Non
 
 def test_plain_ssh_works_after_install_alone(builder: Builder, laptop: Laptop) -> None:
     assert current(laptop).startswith("default ")
-    passed(laptop.sh(f"DOCKER_HOST=ssh://{name(builder)} docker version"))
-    passed(laptop.sh(f"docker --context {name(builder)} version"))
+    passed(laptop.sh(f"DOCKER_HOST=ssh://{builder.alias} docker version"))
+    passed(laptop.sh(f"docker --context {builder.alias} version"))
 
 
 def test_one_word_builds_over_the_forwarded_socket(builder: Builder, laptop: Laptop) -> None:
-    said = passed(laptop.builder("on"))
-    assert said == ""
-    assert current(laptop) == fast(builder)
+    assert passed(laptop.builder("on")) == ""
+    assert current(laptop) == fast(laptop)
     passed(laptop.sh(BUILD, input=DOCKERFILE))
     before = logins(builder)
     assert "CACHED" in passed(laptop.sh(BUILD, input=DOCKERFILE))
     again = laptop.builder("on")
     assert "the socket is forwarded" in again.stderr
     assert logins(builder) == before, "the connection that lives is used again"
-    assert f"Name:          {name(builder)}\nDriver:        docker\n" in passed(
+    assert f"Name:          {builder.alias}\nDriver:        docker\n" in passed(
         laptop.sh("docker buildx inspect")
     )
     assert until(lambda: len(processes(laptop, "builder watch")) == 1)
 
 
 def test_key_exchange_is_a_fast_one(builder: Builder, laptop: Laptop) -> None:
-    said = laptop.sh(f"ssh -v -S none -o BatchMode=yes {name(builder)} </dev/null").stderr
-    assert "kex: algorithm: mlkem768x25519-sha256" in said or "kex: algorithm: curve25519" in said
+    log = laptop.sh(f"ssh -v -S none -o BatchMode=yes {builder.alias} </dev/null").stderr
+    assert "kex: algorithm: mlkem768x25519-sha256" in log or "kex: algorithm: curve25519" in log
 
 
 def test_env_is_for_tools_that_know_no_context(builder: Builder, laptop: Laptop) -> None:
     script = (
         'eval "$(~/.builder/builder env 2>/dev/null)" && echo "$DOCKER_HOST" && docker info -f x'
     )
-    assert passed(laptop.sh(script)).startswith(fast(builder).split()[1])
+    assert passed(laptop.sh(script)).startswith(fast(laptop).split()[1])
     hidden = laptop.builder("on", before="DOCKER_HOST=unix:///elsewhere")
     expected = "DOCKER_HOST=unix:///elsewhere DOCKER_CONTEXT= in this shell override that"
     assert expected in hidden.stderr
@@ -151,7 +143,7 @@ def test_a_dropped_connection_comes_back_by_itself(builder: Builder, laptop: Lap
     before = logins(builder)
     passed(run("docker", "exec", builder.container("gateway"), "pkill", "-f", "^sshd-session"))
     assert until(lambda: logins(builder) > before)
-    assert until(lambda: is_fast(builder, laptop), 10)
+    assert until(lambda: is_fast(laptop), 10)
 
 
 def test_a_restart_of_the_gateway_is_survived_and_plain_ssh_waits_meanwhile(
@@ -159,22 +151,22 @@ def test_a_restart_of_the_gateway_is_survived_and_plain_ssh_waits_meanwhile(
 ) -> None:
     passed(laptop.builder("on"))
     passed(run("docker", "stop", builder.container("gateway")))
-    assert until(lambda: current(laptop) == plain(builder), 10)
+    assert until(lambda: current(laptop) == plain(laptop), 10)
     passed(run("docker", "start", builder.container("gateway")))
-    assert until(lambda: is_fast(builder, laptop), 30)
+    assert until(lambda: is_fast(laptop), 30)
     assert len(processes(laptop, "builder watch")) == 1
 
 
 def test_a_network_that_swallows_everything_is_noticed(builder: Builder, laptop: Laptop) -> None:
     gateway = builder.container("gateway")
-    with ssh_config(builder, laptop, "s/ServerAliveInterval 10/ServerAliveInterval 1/"):
+    with ssh_config(laptop, "s/ServerAliveInterval 10/ServerAliveInterval 1/"):
         passed(laptop.builder("on"))
         passed(run("docker", "pause", gateway))
         try:
-            assert until(lambda: current(laptop) == plain(builder), 30)
+            assert until(lambda: current(laptop) == plain(laptop), 30)
         finally:
             passed(run("docker", "unpause", gateway))
-        assert until(lambda: is_fast(builder, laptop), 30)
+        assert until(lambda: is_fast(laptop), 30)
     # A health check that falls into the pause fails.
     health = ("docker", "inspect", "--format", "{{.State.Health.Status}}", gateway)
     assert until(lambda: passed(run(*health)).strip() == "healthy", 45)
@@ -186,7 +178,7 @@ def test_what_a_crash_left_behind_is_in_nobody_s_way(builder: Builder, laptop: L
         passed(run("kill", "-9", *processes(laptop, word)))
     assert laptop.sh("docker version").returncode != 0
     passed(laptop.builder("on"))
-    assert is_fast(builder, laptop)
+    assert is_fast(laptop)
 
 
 def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop: Laptop) -> None:
@@ -208,7 +200,7 @@ def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop
 
 @contextmanager
 def silent_host() -> Iterator[tuple[int, threading.Event]]:
-    """A port where somebody says that he is an sshd and no more; set at each connection."""
+    """A port where something claims to be sshd and then is silent; the event: a client came."""
     came, connections = threading.Event(), []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -226,58 +218,50 @@ def silent_host() -> Iterator[tuple[int, threading.Event]]:
         connection.close()
 
 
-def test_off_ends_who_watches_though_the_host_is_gone(builder: Builder, laptop: Laptop) -> None:
-    config = f"~/.builder/{name(builder)}/ssh_config"
+def test_off_ends_the_watch_though_the_host_is_gone(builder: Builder, laptop: Laptop) -> None:
     with silent_host() as (port, came):
         passed(laptop.builder("on"))
-        # ssh by itself would wait three minutes.
+        # Left alone, ssh would wait for three minutes.
         change = f"s/Port .*/Port {port}/; s/ServerAliveInterval 10/ServerAliveInterval 60/"
-        passed(laptop.sh(f"cp {config} ~/kept; sed -i '{change}' {config}"))
-        try:
+        with laptop.edited("ssh_config", change):
             passed(run("kill", *processes(laptop, "-fNT")))
             assert came.wait(30)
             passed(laptop.builder("off"))
             assert until(lambda: not processes(laptop, "builder watch"), 15)
             assert not processes(laptop, "-fNT")
-        finally:
-            passed(laptop.sh(f"cp ~/kept {config}"))
     assert current(laptop).startswith("default ")
 
 
 def test_on_says_what_keeps_docker_from_buildkit(builder: Builder, laptop: Laptop) -> None:
-    said = laptop.builder("on", before="DOCKER_BUILDKIT=0").stderr
-    assert "but DOCKER_BUILDKIT=0 turns BuildKit off in this shell" in said
-    plugin = passed(laptop.sh("find / -name docker-buildx -type f 2>/dev/null; true")).split()
-    as_root = ["docker", "exec", "--user", "0", laptop.name, "sh", "-c"]
-    passed(run(*as_root, "; ".join(f"mv {file} {file}.away" for file in plugin)))
-    try:
-        said = laptop.builder("on").stderr
-    finally:
-        passed(run(*as_root, "; ".join(f"mv {file}.away {file}" for file in plugin)))
+    output = laptop.builder("on", before="DOCKER_BUILDKIT=0").stderr
+    assert "but DOCKER_BUILDKIT=0 turns BuildKit off in this shell" in output
+    with laptop.without(*laptop.buildx_plugins()):
+        output = laptop.builder("on").stderr
     assert (
-        "cannot use BuildKit without buildx, which is missing; next: install docker-buildx" in said
+        "cannot use BuildKit without buildx, which is missing; next: install docker-buildx"
+        in output
     )
     assert "but " not in laptop.builder("on").stderr
 
 
-def test_on_says_in_docker_s_words_why_it_gets_no_answer(builder: Builder, laptop: Laptop) -> None:
+def test_on_quotes_docker_when_it_gets_no_answer(builder: Builder, laptop: Laptop) -> None:
     passed(laptop.builder("off"))
-    # A docker CLI that speaks a version which the daemon does not.
+    # A docker CLI with an API version that the daemon refuses.
     script = '#!/bin/sh\nDOCKER_API_VERSION=1.12 exec $(command -v docker) "\\$@"\n'
     passed(
         laptop.sh(f"mkdir -p ~/old; cat <<END >~/old/docker\n{script}END\nchmod 755 ~/old/docker")
     )
-    said = laptop.builder("on", before="PATH=~/old:$PATH")
-    assert said.returncode == 1
-    assert "but docker gets no answer: Error response from daemon: client version" in said.stderr
+    failed = laptop.builder("on", before="PATH=~/old:$PATH")
+    assert failed.returncode == 1
+    assert "but docker gets no answer: Error response from daemon: client version" in failed.stderr
     passed(laptop.builder("on"))
 
 
 def test_what_nobody_uses_ends_and_leaves_plain_ssh(builder: Builder, laptop: Laptop) -> None:
-    with ssh_config(builder, laptop, "s/ControlPersist 2h/ControlPersist 3/"):
+    with ssh_config(laptop, "s/ControlPersist 2h/ControlPersist 3/"):
         passed(laptop.builder("on"))
         assert until(lambda: not processes(laptop, "builder watch"), 15)
-        assert current(laptop) == plain(builder)
+        assert current(laptop) == plain(laptop)
         assert not processes(laptop, "-fNT")
         passed(laptop.sh("docker version"))
 
@@ -286,10 +270,8 @@ def test_what_nobody_uses_ends_and_leaves_plain_ssh(builder: Builder, laptop: La
 def test_busybox_is_shell_enough(
     builder: Builder, laptop: Laptop, tmp_path: Path, missing: str
 ) -> None:
-    made = passed(run("docker", "create", BASE_IMAGE)).strip()
-    passed(run("docker", "cp", "--follow-link", f"{made}:/bin/busybox", str(tmp_path / "busybox")))
-    run("docker", "rm", "--volumes", made)
-    laptop.put(tmp_path / "busybox", "/home/rootless/busybox")
+    busybox = take_from_image(BASE_IMAGE, tmp_path / "busybox", "/bin/busybox")
+    laptop.put(busybox, "/home/rootless/busybox")
     passed(
         laptop.sh(
             "rm -rf ~/tools; mkdir ~/tools; cd ~/tools; "
@@ -299,7 +281,7 @@ def test_busybox_is_shell_enough(
     )
     for verb in ("on", "doctor", "off"):
         passed(laptop.sh(f"PATH=~/tools sh ~/.builder/builder {verb}"))
-        assert (current(laptop) == fast(builder)) == (verb != "off")
+        assert (current(laptop) == fast(laptop)) == (verb != "off")
 
 
 def test_a_person_s_own_configuration_is_kept_to_the_byte(builder: Builder, kit: Path) -> None:
@@ -315,7 +297,7 @@ def test_a_person_s_own_configuration_is_kept_to_the_byte(builder: Builder, kit:
         config = passed(laptop.sh("cat ~/.ssh/config"))
         assert config.endswith(own)
         assert config.count("Include ~/.builder/*/ssh_config\n") == 1
-        passed(laptop.sh(f"ssh -G {name(builder)} | grep -q 'compression yes'"))
+        passed(laptop.sh(f"ssh -G {builder.alias} | grep -q 'compression yes'"))
         passed(laptop.builder("on"))
         passed(laptop.builder("uninstall"))
         laptop.sh("rm -rf ~/kit ~/.docker")
@@ -325,7 +307,7 @@ def test_a_person_s_own_configuration_is_kept_to_the_byte(builder: Builder, kit:
 
 
 def test_the_key_is_found_by_its_fingerprint(builder: Builder, kit: Path) -> None:
-    alias = name(builder)
+    alias = builder.alias
     with Laptop.started(builder, "keys") as laptop:
         missing = laptop.install(kit)
         assert "the private key of SHA256:" in missing.stderr
@@ -355,12 +337,12 @@ def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: 
     passed(laptop.sh("rm -f ~/stranger*; ssh-keygen -q -t ed25519 -N '' -f ~/stranger"))
     laptop.sh(
         "ssh -F none -i ~/stranger -o BatchMode=yes -o IdentitiesOnly=yes "
-        f"-o UserKnownHostsFile=~/.builder/{name(builder)}/known_hosts "
+        f"-o UserKnownHostsFile=~/.builder/{builder.alias}/known_hosts "
         f"-p {builder.settings['sshPort']} builder@127.0.0.1"
     )
     stranger = passed(laptop.sh("ssh-keygen -lf ~/stranger")).split()[1]
     assert until(lambda: any(stranger in line for line in builder.audit()))
-    states = ("docker", "ps", "--filter", f"name=^{name(builder)}-", "--format", "{{.Status}}")
+    states = ("docker", "ps", "--filter", f"name=^{builder.alias}-", "--format", "{{.Status}}")
     assert until(lambda: "starting" not in passed(run(*states)), 60)
     shown = json.loads(passed(builder.client("status", "--json")))
     assert [(b["steps"], b["cached"], b["failed"]) for b in shown["builds"][-3:]] == [
@@ -385,14 +367,14 @@ def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: 
 def test_the_status_is_a_page_too_and_says_what_is_wrong(builder: Builder, tmp_path: Path) -> None:
     target = tmp_path / "status.html"
     passed(builder.client("status", "--html", str(target)))
-    assert f"<h1>{name(builder)}</h1>" in target.read_text()
+    assert f"<h1>{builder.alias}</h1>" in target.read_text()
     passed(run("docker", "stop", builder.container("janitor")))
     try:
-        told = builder.client("status")
+        status = builder.client("status")
     finally:
         passed(run("docker", "start", builder.container("janitor")))
-    assert told.returncode == 1
-    assert f"look at   {builder.container('janitor')} is exited; next: docker logs" in told.stdout
+    assert status.returncode == 1
+    assert f"look at   {builder.container('janitor')} is exited; next: docker logs" in status.stdout
 
 
 def test_a_warm_build_is_hardly_slower_than_on_the_spot(builder: Builder, laptop: Laptop) -> None:
@@ -415,9 +397,9 @@ def test_a_warm_build_is_hardly_slower_than_on_the_spot(builder: Builder, laptop
     passed(laptop.builder("on"))
     local = seconds(builder.container("daemon"), "", "--user", "1000:1000")
     fast_way = seconds(laptop.name)
-    host = f"export DOCKER_HOST=ssh://{name(builder)}"
+    host = f"export DOCKER_HOST=ssh://{builder.alias}"
     shared = seconds(laptop.name, host)
-    with ssh_config(builder, laptop, "s/ControlMaster auto/ControlMaster no/; s/ControlPath/#&/"):
+    with ssh_config(laptop, "s/ControlMaster auto/ControlMaster no/; s/ControlPath/#&/"):
         unshared = seconds(laptop.name, host)
     record(
         "warm builds of five steps: milliseconds, median",

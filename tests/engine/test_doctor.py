@@ -1,11 +1,10 @@
-"""`builder doctor`: each thing that can be wrong is made wrong, and told with what to do."""
+"""`builder doctor`: every fault that it knows is made, and reported with the next step."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from tests.engine.conftest import (
     run,
     until,
 )
-from tests.engine.laptop import Laptop, write_kit
+from tests.engine.laptop import Laptop
 
 SSH = "/home/rootless/.ssh"
 KEY = f"{SSH}/id_ed25519"
@@ -28,7 +27,7 @@ KEY = f"{SSH}/id_ed25519"
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder, new_disk: NewDisk) -> Builder:
-    """One with a disk that can be filled, and an image that has df."""
+    """A builder with a disk that can be filled, and an image that has df."""
     ready = new_builder(cacheSize="1GB", minFreeSpace="100MB", keepImages=["*"])
     ready.put_cache_on(new_disk(1600))
     ready.up()
@@ -39,27 +38,21 @@ def builder(new_builder: NewBuilder, new_disk: NewDisk) -> Builder:
 
 @pytest.fixture(scope="module")
 def laptop(builder: Builder) -> Iterator[Laptop]:
-    with Laptop.started(builder) as ready:
-        ready.put_key(builder)
-        passed(ready.install(write_kit(builder)))
+    with Laptop.with_kit(builder) as ready:
         passed(ready.builder("on"))
         yield ready
 
 
-def name(builder: Builder) -> str:
-    return f"{builder.stack}-builder"
-
-
 def diagnosis(laptop: Laptop, before: str = "") -> dict[str, Any]:
-    """What `doctor --json` says; its exit code must say the same."""
+    """The output of `doctor --json`; its exit code must agree."""
     result = laptop.builder("doctor", "--json", before=before)
-    told = dict(json.loads(result.stdout))
-    assert result.returncode == (0 if told["healthy"] else 1), result.stdout
-    return told
+    report = dict(json.loads(result.stdout))
+    assert result.returncode == (0 if report["healthy"] else 1), result.stdout
+    return report
 
 
 def findings(laptop: Laptop, before: str = "") -> dict[str, tuple[str, str, str]]:
-    """Status, what was found and the next step, of each check that is not in order.
+    """Status, finding and next step of each check that is not ok.
 
     Limits of containers depend on the host's control groups, and have a test of their own.
     """
@@ -71,48 +64,25 @@ def findings(laptop: Laptop, before: str = "") -> dict[str, tuple[str, str, str]
 
 
 def the_error(laptop: Laptop, before: str = "") -> tuple[str, str, str]:
-    """The one error: its check, what was found and the next step."""
-    told = findings(laptop, before)
-    errors = [(check, *rest) for check, (status, *rest) in told.items() if status == "error"]
-    assert len(errors) == 1, told
+    """The only error: its check, finding and next step."""
+    problems = findings(laptop, before)
+    errors = [(check, *rest) for check, (status, *rest) in problems.items() if status == "error"]
+    assert len(errors) == 1, problems
     return errors[0]  # type: ignore[return-value]
 
 
-@contextmanager
-def changed(laptop: Laptop, change: str, back: str) -> Iterator[None]:
-    """Something is wrong in the meantime."""
-    passed(laptop.sh(change))
-    try:
-        yield
-    finally:
-        passed(laptop.sh(back))
-
-
-@contextmanager
-def without(laptop: Laptop, *paths: str) -> Iterator[None]:
-    """These files of the laptop's system are away in the meantime."""
-    as_root = ["docker", "exec", "--user", "0", laptop.name, "sh", "-c"]
-    found = passed(laptop.sh("; ".join(f"command -v {path} || echo {path}" for path in paths)))
-    files = found.split()
-    passed(run(*as_root, "; ".join(f"mv {file} {file}.away" for file in files)))
-    try:
-        yield
-    finally:
-        passed(run(*as_root, "; ".join(f"mv {file}.away {file}" for file in files)))
-
-
 def ssh_config(laptop: Laptop, line: str) -> Any:
-    """A line at the top of ~/.ssh/config in the meantime."""
+    """This line is at the top of ~/.ssh/config in the block."""
     config = f"{SSH}/config"
     change = f"cp {config} ~/kept; {{ printf '%s\\n' {shlex.quote(line)}; cat ~/kept; }} >{config}"
-    return changed(laptop, change, f"cat ~/kept >{config}; chmod 600 {config}")
+    return laptop.changed(change, f"cat ~/kept >{config}; chmod 600 {config}")
 
 
 def test_all_is_well(builder: Builder, laptop: Laptop) -> None:
     assert findings(laptop) == {}
-    said = passed(laptop.builder("doctor"))
-    assert said.endswith(f"{name(builder)}: builds can work\n")
-    checks = [line.split()[1] for line in said.splitlines()[:-1] if not line.startswith(" ")]
+    output = passed(laptop.builder("doctor"))
+    assert output.endswith(f"{laptop.alias}: builds can work\n")
+    checks = [line.split()[1] for line in output.splitlines()[:-1] if not line.startswith(" ")]
     assert checks == [
         "docker",
         "buildkit",
@@ -133,15 +103,19 @@ def test_all_is_well(builder: Builder, laptop: Laptop) -> None:
     ]
 
 
-def test_limits_of_containers_work_or_are_said_not_to(builder: Builder, laptop: Laptop) -> None:
-    told = {f["check"]: (f["status"], f["found"]) for f in diagnosis(laptop)["findings"]}["limits"]
+def test_limits_of_containers_work_or_are_reported(builder: Builder, laptop: Laptop) -> None:
+    [(state, found)] = [
+        (finding["status"], finding["found"])
+        for finding in diagnosis(laptop)["findings"]
+        if finding["check"] == "limits"
+    ]
     status = json.loads(builder.client("status", "--json").stdout)
     if passed(run("docker", "info", "--format", "{{.CgroupVersion}}")).strip() == "2":
-        assert told == ("ok", "containers keep to theirs")
+        assert (state, found) == ("ok", "containers keep to theirs")
         assert status["limits"] == "containers keep to theirs"
     else:
-        assert told[0] == "warning"
-        assert told[1].endswith("do nothing there: the host has control groups of version 1")
+        assert state == "warning"
+        assert found.endswith("do nothing there: the host has control groups of version 1")
         assert "do nothing: the host has control groups of version 1" in status["limits"]
         shown = passed(builder.pulumi("preview"))
         assert "limits of single containers (docker run --memory, --cpus, --pids-limit) do" in shown
@@ -149,18 +123,17 @@ def test_limits_of_containers_work_or_are_said_not_to(builder: Builder, laptop: 
 
 
 def test_no_docker_and_no_ssh(laptop: Laptop) -> None:
-    with without(laptop, "docker"):
+    with laptop.without("docker"):
         check, found, next_step = the_error(laptop)
     assert (check, found) == ("docker", "docker is not installed here")
     assert "install the docker CLI" in next_step
-    with without(laptop, "ssh"):
+    with laptop.without("ssh"):
         check, found, _ = the_error(laptop)
     assert (check, found) == ("ssh", "ssh is not installed here")
 
 
 def test_buildkit_is_missing_or_turned_off(laptop: Laptop) -> None:
-    plugin = passed(laptop.sh("find / -name docker-buildx -type f 2>/dev/null; true")).split()
-    with without(laptop, *plugin):
+    with laptop.without(*laptop.buildx_plugins()):
         check, found, next_step = the_error(laptop)
     assert check == "buildkit"
     assert "without buildx, which is missing" in found
@@ -170,116 +143,120 @@ def test_buildkit_is_missing_or_turned_off(laptop: Laptop) -> None:
 
 
 def test_another_block_of_the_configuration_comes_first(builder: Builder, laptop: Laptop) -> None:
-    with ssh_config(laptop, f"Host {name(builder)}\n  User ops\nHost *\n"):
-        told = findings(laptop)
-    assert told["config"] == (
+    with ssh_config(laptop, f"Host {laptop.alias}\n  User ops\nHost *\n"):
+        problems = findings(laptop)
+    assert problems["config"] == (
         "error",
         "something in /home/rootless/.ssh/config comes before the builders: user is 'ops' and "
         "should be 'builder'",
         "move the two lines about docker-build-machine to its top, or take these options out of "
         "the other block",
     )
-    assert told["access"][0] == "error"
+    assert problems["access"][0] == "error"
 
 
 def test_the_include_is_gone(laptop: Laptop) -> None:
-    with changed(laptop, f"mv {SSH}/config ~/kept", f"mv ~/kept {SSH}/config"):
-        told = findings(laptop)
-    assert told["config"][0] == "error"
-    assert "does not include the builders: hostname is" in told["config"][1]
-    assert told["reachable"][0] == "error"
-    assert "is not known here" in told["reachable"][1]
+    with laptop.changed(f"mv {SSH}/config ~/kept", f"mv ~/kept {SSH}/config"):
+        problems = findings(laptop)
+    assert problems["config"][0] == "error"
+    assert "does not include the builders: hostname is" in problems["config"][1]
+    assert problems["reachable"][0] == "error"
+    assert "is not known here" in problems["reachable"][1]
 
 
 def test_ssh_refuses_the_configuration(laptop: Laptop) -> None:
-    with changed(laptop, f"chmod 666 {SSH}/config", f"chmod 600 {SSH}/config"):
+    with laptop.changed(f"chmod 666 {SSH}/config", f"chmod 600 {SSH}/config"):
         check, found, _ = the_error(laptop)
     assert check == "config"
     assert "Bad owner or permissions" in found
 
 
 def test_the_key_can_be_read_by_others(laptop: Laptop) -> None:
-    with changed(laptop, f"chmod 640 {KEY}", f"chmod 600 {KEY}"):
-        told = findings(laptop)
-    assert told["key"] == (
+    with laptop.changed(f"chmod 640 {KEY}", f"chmod 600 {KEY}"):
+        problems = findings(laptop)
+    assert problems["key"] == (
         "error",
         f"{KEY} can be read by others, so ssh does not use it",
         f"chmod 600 {KEY}",
     )
-    assert told["access"][0] == "error"
+    assert problems["access"][0] == "error"
 
 
 def test_the_key_has_a_passphrase_and_is_not_in_the_agent(laptop: Laptop) -> None:
     change = f"cp {KEY} ~/kept; ssh-keygen -q -p -N secret -P '' -f {KEY}"
-    with changed(laptop, change, f"cp ~/kept {KEY}; rm ~/kept"):
-        told = findings(laptop)
-        assert told["key"][1].startswith(f"{KEY} has a passphrase and is not in the agent")
-        assert told["key"][2] == f"ssh-add {KEY}"
+    with laptop.changed(change, f"cp ~/kept {KEY}; rm ~/kept"):
+        problems = findings(laptop)
+        assert problems["key"][1].startswith(f"{KEY} has a passphrase and is not in the agent")
+        assert problems["key"][2] == f"ssh-add {KEY}"
         # With the agent all is well.
         passed(laptop.sh("ssh-agent -a ~/agent && SSH_AUTH_SOCK=~/agent ssh-add ~/kept"))
         assert findings(laptop, before="SSH_AUTH_SOCK=~/agent") == {}
 
 
 def test_the_key_is_not_there_or_another(laptop: Laptop) -> None:
-    with changed(laptop, f"mv {KEY} ~/kept", f"mv ~/kept {KEY}"):
+    with laptop.changed(f"mv {KEY} ~/kept", f"mv ~/kept {KEY}"):
         assert findings(laptop)["key"][1].endswith("is neither in ~/.ssh nor in the agent")
-        with changed(laptop, f"ssh-keygen -q -t ed25519 -N '' -f {KEY}", f"rm {KEY} {KEY}.pub"):
-            told = findings(laptop)
-    assert "is another key than the builder knows" in told["key"][1]
-    assert told["access"][:2] == ("error", "the builder does not accept this key")
+        with laptop.changed(f"ssh-keygen -q -t ed25519 -N '' -f {KEY}", f"rm {KEY} {KEY}.pub"):
+            problems = findings(laptop)
+    assert "is another key than the builder knows" in problems["key"][1]
+    assert problems["access"][:2] == ("error", "the builder does not accept this key")
 
 
 def test_a_dead_agent_is_a_warning(laptop: Laptop) -> None:
-    told = findings(laptop, before="SSH_AUTH_SOCK=/nowhere")
-    assert told.keys() == {"agent"}
-    assert told["agent"][:2] == ("warning", "there is no agent at SSH_AUTH_SOCK=/nowhere")
+    problems = findings(laptop, before="SSH_AUTH_SOCK=/nowhere")
+    assert problems.keys() == {"agent"}
+    assert problems["agent"][:2] == ("warning", "there is no agent at SSH_AUTH_SOCK=/nowhere")
 
 
 def test_a_variable_hides_the_context(builder: Builder, laptop: Laptop) -> None:
-    told = findings(laptop, before="DOCKER_HOST=unix:///elsewhere")
-    assert told["context"][0] == "error"
-    assert told["context"][1].startswith("DOCKER_HOST=unix:///elsewhere in this shell overrides")
-    assert told["context"][2].startswith("unset DOCKER_HOST")
+    problems = findings(laptop, before="DOCKER_HOST=unix:///elsewhere")
+    assert problems["context"][0] == "error"
+    assert problems["context"][1].startswith(
+        "DOCKER_HOST=unix:///elsewhere in this shell overrides"
+    )
+    assert problems["context"][2].startswith("unset DOCKER_HOST")
     check, found, next_step = the_error(laptop, before="DOCKER_CONTEXT=default")
     assert (check, next_step) == ("context", "unset DOCKER_CONTEXT")
-    assert found == f"DOCKER_CONTEXT=default in this shell overrides the context {name(builder)}"
+    assert found == f"DOCKER_CONTEXT=default in this shell overrides the context {laptop.alias}"
 
 
 def test_a_variable_of_another_daemon_is_left(builder: Builder, laptop: Laptop) -> None:
-    left = f"DOCKER_TLS_VERIFY=1 DOCKER_HOST=ssh://{name(builder)}"
+    left = f"DOCKER_TLS_VERIFY=1 DOCKER_HOST=ssh://{laptop.alias}"
     assert "ca.pem" in laptop.sh(f"{left} docker version").stderr
     check, _, next_step = the_error(laptop, before=left)
     assert (check, next_step) == ("context", "unset DOCKER_TLS_VERIFY DOCKER_CERT_PATH")
 
 
 def test_docker_builds_elsewhere(builder: Builder, laptop: Laptop) -> None:
-    with changed(laptop, "docker context use default", f"docker context use {name(builder)}"):
-        told = findings(laptop)
-    assert told == {"context": ("warning", "docker builds on the context default", "builder on")}
+    with laptop.changed("docker context use default", f"docker context use {laptop.alias}"):
+        problems = findings(laptop)
+    assert problems == {
+        "context": ("warning", "docker builds on the context default", "builder on")
+    }
 
 
 def test_nobody_is_behind_the_socket(builder: Builder, laptop: Laptop) -> None:
-    stop = f"rm ~/.builder/{name(builder)}/watched; sleep 1.5; ssh -O exit {name(builder)}"
-    with changed(laptop, stop, "~/.builder/builder on"):
+    stop = f"rm ~/.builder/{laptop.alias}/watched; sleep 1.5; ssh -O exit {laptop.alias}"
+    with laptop.changed(stop, "~/.builder/builder on"):
         check, found, next_step = the_error(laptop)
     assert (check, next_step) == ("way", "builder on")
     assert found.startswith("nothing answers at unix://")
 
 
 def test_plain_ssh_is_a_warning(builder: Builder, laptop: Laptop) -> None:
-    with changed(laptop, "~/.builder/builder off", "~/.builder/builder on"):
-        told = findings(laptop)
-    assert told["way"][0] == "warning"
-    assert "plain ssh" in told["way"][1]
+    with laptop.changed("~/.builder/builder off", "~/.builder/builder on"):
+        problems = findings(laptop)
+    assert problems["way"][0] == "warning"
+    assert "plain ssh" in problems["way"][1]
 
 
 def test_a_stray_builder_of_setup_buildx(builder: Builder, laptop: Laptop) -> None:
     create = "docker buildx create --name stray --driver docker-container --use"
-    with changed(laptop, create, f"docker buildx rm stray; docker buildx use {name(builder)}"):
+    with laptop.changed(create, f"docker buildx rm stray; docker buildx use {laptop.alias}"):
         check, found, next_step = the_error(laptop)
         assert check == "builder"
         assert found.startswith("buildx builds in stray (driver docker-container)")
-        assert next_step == f"docker buildx use {name(builder)}"
+        assert next_step == f"docker buildx use {laptop.alias}"
         passed(laptop.sh(next_step))
         assert findings(laptop) == {}
         check, _, next_step = the_error(laptop, before="BUILDX_BUILDER=stray")
@@ -287,33 +264,28 @@ def test_a_stray_builder_of_setup_buildx(builder: Builder, laptop: Laptop) -> No
 
 
 def test_the_name_or_the_port_is_wrong(builder: Builder, laptop: Laptop) -> None:
-    kept = f"~/.builder/{name(builder)}/ssh_config"
     for change, expected in (
         ("s/HostName .*/HostName nowhere.invalid/", "the name of nowhere.invalid:"),
         (f"s/Port .*/Port {free_port()}/", "answers, but no gateway listens there"),
     ):
-        with changed(laptop, f"cp {kept} ~/kept; sed -i '{change}' {kept}", f"cp ~/kept {kept}"):
+        with laptop.edited("ssh_config", change):
             check, found, next_step = the_error(laptop)
         assert check == "reachable"
         assert expected in found
         assert next_step
 
 
-def test_a_host_that_does_not_answer_is_told_in_time(builder: Builder, laptop: Laptop) -> None:
-    kept = f"~/.builder/{name(builder)}/ssh_config"
+def test_a_host_that_does_not_answer_is_reported_in_time(builder: Builder, laptop: Laptop) -> None:
     # 192.0.2.0/24 is for documentation (RFC 5737): nobody answers there.
-    change = "s/HostName .*/HostName 192.0.2.1/"
-    with changed(laptop, f"cp {kept} ~/kept; sed -i '{change}' {kept}", f"cp ~/kept {kept}"):
+    with laptop.edited("ssh_config", "s/HostName .*/HostName 192.0.2.1/"):
         check, found, _ = the_error(laptop)
     assert check == "reachable"
     assert "192.0.2.1" in found
 
 
 def test_another_host_key_than_the_pinned_one(builder: Builder, laptop: Laptop) -> None:
-    known = f"~/.builder/{name(builder)}/known_hosts"
     other = make_key(builder.folder / "impostor").split()[1]
-    change = f"cp {known} ~/kept; sed -i 's|AAAA.*|{other}|' {known}"
-    with changed(laptop, change, f"cp ~/kept {known}"):
+    with laptop.edited("known_hosts", f"s|AAAA.*|{other}|"):
         check, found, next_step = the_error(laptop)
     assert check == "hostkey"
     assert "shows another host key than the pinned one" in found
@@ -338,12 +310,12 @@ def test_the_gateway_is_away_and_the_daemon_is(builder: Builder, laptop: Laptop)
     daemon = builder.container("daemon")
     passed(run("docker", "pause", daemon))
     try:
-        told = findings(laptop)
+        problems = findings(laptop)
     finally:
         passed(run("docker", "unpause", daemon))
-    assert "daemon" in told, told
-    assert told["daemon"][1].startswith("the daemon does not answer")
-    assert told["way"][0] == "error"
+    assert "daemon" in problems, problems
+    assert problems["daemon"][1].startswith("the daemon does not answer")
+    assert problems["way"][0] == "error"
 
 
 def test_versions_that_do_not_fit(laptop: Laptop) -> None:
@@ -355,9 +327,9 @@ def test_versions_that_do_not_fit(laptop: Laptop) -> None:
 
 def test_a_cold_cache_is_a_warning(builder: Builder, laptop: Laptop) -> None:
     passed(laptop.sh("docker builder prune --all --force"))
-    told = findings(laptop)
-    assert told["cache"][0] == "warning"
-    assert told.keys() == {"cache"}
+    problems = findings(laptop)
+    assert problems["cache"][0] == "warning"
+    assert problems.keys() == {"cache"}
     builder.build()
 
 
@@ -365,21 +337,19 @@ def test_a_full_disk(builder: Builder, laptop: Laptop) -> None:
     folder = "/home/rootless/.local/share/docker"
     builder.in_daemon("sh", "-c", f"dd if=/dev/zero of={folder}/filler bs=1M count=2000")
     try:
-        told = findings(laptop)
+        problems = findings(laptop)
     finally:
         passed(builder.in_daemon("sh", "-c", f"rm {folder}/filler"))
-    assert told["disk"][0] == "error"
-    assert "full" in told["disk"][1]
+    assert problems["disk"][0] == "error"
+    assert "full" in problems["disk"][1]
     assert until(lambda: "disk" not in findings(laptop), 30)
 
 
-def test_without_an_image_that_has_df_the_disk_is_not_told(
-    builder: Builder, laptop: Laptop
-) -> None:
+def test_without_an_image_that_has_df_the_disk_is_skipped(builder: Builder, laptop: Laptop) -> None:
     passed(laptop.sh("docker image rm --force $(docker image ls --quiet)"))
     try:
         assert findings(laptop)["disk"][0] == "skipped"
     finally:
         builder.load_base()
         builder.build()
-    assert findings(laptop) == {}, "everything that was wrong in these tests is mended"
+    assert findings(laptop) == {}, "everything that was wrong in these tests is correct again"

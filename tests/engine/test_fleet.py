@@ -1,13 +1,11 @@
-"""Several hosts in one stack: each alone in its fate, and one multi-platform builder over all."""
+"""Several hosts in one stack fail alone; one multi-platform builder spans them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
 import socket
-import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +16,12 @@ import pytest
 from client import assign
 from tests.engine.conftest import (
     BASE_IMAGE,
-    DAEMON_IMAGE,
     PING,
-    ROOT,
     Builder,
     Result,
+    docker_config,
     free_port,
+    logs,
     passed,
     run,
     until,
@@ -56,21 +54,21 @@ class Fleet(Builder):
 
     def update(self) -> Result:
         """`pulumi up`, going on with other hosts where one fails."""
-        said = self.pulumi("up", "--continue-on-error")
+        result = self.pulumi("up", "--continue-on-error")
         self.write_ssh_config()
-        return said
+        return result
 
     def exports(self) -> dict[str, Any]:
         return dict(
             json.loads(passed(self._pulumi("stack", "output", "--json", "--stack", self.stack)))
         )
 
-    def alias(self, name: str) -> str:
+    def alias_on(self, name: str) -> str:
         return f"{self.stack}-builder-{name}"
 
     def reaches(self, name: str, key: str = "ada") -> bool:
         """Whether a client with this key gets to the builder on this host."""
-        return "200 OK" in self.ssh(self.alias(name), key=key, input=PING).stdout
+        return "200 OK" in self.ssh(self.alias_on(name), key=key, input=PING).stdout
 
 
 NewFleet = Callable[..., Fleet]
@@ -78,7 +76,7 @@ NewFleet = Callable[..., Fleet]
 
 @pytest.fixture(scope="module")
 def new_fleet(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewFleet]:
-    """Makes fleets of such entries that are gone when the module's tests have ended."""
+    """Makes fleets of these entries; they are removed after the module's tests."""
     made: list[Fleet] = []
 
     def new(*entries: dict[str, Any]) -> Fleet:
@@ -93,7 +91,7 @@ def new_fleet(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def fleet(new_fleet: NewFleet, pair: dict[str, Host]) -> Fleet:
-    """A fleet of two whose second host is down when it is deployed for the first time."""
+    """A fleet of two; the second host is down at the first deployment."""
     down = {"host": f"ssh://root@127.0.0.1:{free_port()}", "hostKey": pair["two"].host_key}
     return new_fleet(entry("one", pair["one"].settings), entry("two", down))
 
@@ -105,21 +103,20 @@ def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host])
     assert "builder-one-daemon" in shown
     assert "builder-two-daemon" in shown
 
-    said = fleet.update()
-    assert said.returncode != 0
-    assert f"host = {url} cannot be reached over SSH" in said.stdout
+    update = fleet.update()
+    assert update.returncode != 0
+    assert f"host = {url} cannot be reached over SSH" in update.stdout
     assert fleet.reaches("one")
     assert not fleet.reaches("two")
     names = [entry["name"] for entry in fleet.exports()["builders"]]
     assert names == ["one", "two"]
 
-    # The host comes up: the same word completes the fleet and leaves the other builder alone.
-    before = run("docker", "inspect", "--format", "{{.Id}}", f"{fleet.alias('one')}-daemon").stdout
+    # The host comes up: the same command completes the fleet and does not touch the other builder.
+    before = fleet.container_id("one-daemon")
     fleet.settings["hosts"][1] |= pair["two"].settings
     passed(fleet.update())
     assert fleet.reaches("two")
-    after = run("docker", "inspect", "--format", "{{.Id}}", f"{fleet.alias('one')}-daemon").stdout
-    assert before == after
+    assert before == fleet.container_id("one-daemon")
     assert "unchanged" in passed(fleet.pulumi("up", "--expect-no-changes"))
 
 
@@ -134,9 +131,9 @@ def test_a_host_that_goes_down_later_stops_no_change_of_the_others(
         assert f"host = {pair['two'].url} cannot be reached over SSH" in shown
         # What cannot be seen there is not taken for changed.
         assert not re.search(r"[~-] HOST_[A-Z]+ +: ", shown)
-        said = fleet.update()
-        assert said.returncode != 0
-        assert f"host = {pair['two'].url} cannot be reached over SSH" in said.stdout
+        update = fleet.update()
+        assert update.returncode != 0
+        assert f"host = {pair['two'].url} cannot be reached over SSH" in update.stdout
         assert fleet.reaches("one", "ci")
         # What runs on the host runs on, with the keys that it had.
         assert fleet.reaches("two")
@@ -156,37 +153,32 @@ def test_a_builder_that_fails_holds_up_only_those_behind_it_on_its_host(
         first, second = (entry(name, pair["one"].settings) for name in PLATFORMS)
         first["sshPort"] = taken.getsockname()[1]
         fleet = new_fleet(first, second)
-        said = fleet.update()
-    assert said.returncode != 0
-    assert f"sshPort = {first['sshPort']} " in said.stdout
+        update = fleet.update()
+    assert update.returncode != 0
+    assert f"sshPort = {first['sshPort']} " in update.stdout
     assert not fleet.reaches("two")
-    assert [told["name"] for told in fleet.exports()["builders"]] == ["one", "two"]
+    assert [entry["name"] for entry in fleet.exports()["builders"]] == ["one", "two"]
 
 
-def test_a_project_is_told_its_builder(fleet: Fleet) -> None:
+def test_every_project_gets_a_builder_that_it_reaches(fleet: Fleet) -> None:
     entries = fleet.exports()["builders"]
     lives = {project: assign.assign(project, entries)["name"] for project in "abcdefgh"}
     assert set(lives.values()) == {"one", "two"}
     assert all(fleet.reaches(name) for name in set(lives.values()))
 
 
-def _logs(container: str) -> str:
-    said = run("docker", "logs", container)
-    return said.stdout + said.stderr
-
-
 @pytest.fixture
 def registry(fleet: Fleet) -> Iterator[str]:
     """A registry at an address of this machine that builders see, too."""
-    network = f"{fleet.alias('one')}-network"
+    network = f"{fleet.alias_on('one')}-network"
     form = "{{(index .IPAM.Config 0).Gateway}}"
     address = passed(run("docker", "network", "inspect", network, "--format", form)).strip()
     port = free_port()
     container = passed(
         run("docker", "run", "--detach", "--publish", f"{port}:5000", REGISTRY_IMAGE)
     ).strip()
-    assert until(lambda: "listening on" in _logs(container))
-    # Docker takes plain HTTP from 127.0.0.1 without being told.
+    assert until(lambda: "listening on" in logs(container))
+    # Docker accepts plain HTTP from 127.0.0.1 by default.
     base = f"127.0.0.1:{port}/base:1"
     passed(run("docker", "tag", BASE_IMAGE, base))
     passed(run("docker", "push", base))
@@ -200,25 +192,7 @@ def test_a_build_for_two_platforms_runs_on_two_hosts_and_is_one_manifest(
 ) -> None:
     fleet.settings["buildkitImage"] = BUILDKIT_IMAGE
     passed(fleet.update())
-    wrapper = tmp_path / "bin" / "ssh"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {fleet.folder}/ssh_config "$@"\n')
-    wrapper.chmod(0o755)
-    plugins = tmp_path / "docker" / "cli-plugins"
-    plugins.mkdir(parents=True)
-    find = 'cat "$(find / -xdev -path "*/cli-plugins/docker-buildx" 2>/dev/null | head -n 1)"'
-    with (plugins / "docker-buildx").open("wb") as file:
-        subprocess.run(
-            ["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c", find],
-            stdout=file,
-            check=True,
-        )
-    (plugins / "docker-buildx").chmod(0o755)
-    client = {
-        **fleet.env,
-        "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
-        "DOCKER_CONFIG": str(plugins.parent),
-    }
+    client = {"PATH": fleet.path, "DOCKER_CONFIG": str(docker_config(tmp_path / "docker"))}
     if run("docker", "image", "inspect", BUILDKIT_IMAGE).returncode:
         passed(run("docker", "pull", BUILDKIT_IMAGE))
     archive = tmp_path / "buildkit.tar"
@@ -230,28 +204,12 @@ def test_a_build_for_two_platforms_runs_on_two_hosts_and_is_one_manifest(
                 "load",
                 "--input",
                 str(archive),
-                env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"},
+                env={**client, "DOCKER_HOST": f"ssh://{fleet.alias_on(name)}"},
             )
         )
     config = tmp_path / "buildkitd.toml"
     config.write_text(f'[registry."{registry}"]\nhttp = true\n')
-    passed(
-        run(
-            "python",
-            "-m",
-            "client",
-            "fleet",
-            "--stack",
-            fleet.stack,
-            "--config-file",
-            str(fleet.folder / "config.yaml"),
-            "--create",
-            "--config",
-            str(config),
-            env=client,
-            cwd=ROOT,
-        )
-    )
+    passed(fleet.client("fleet", "--create", "--config", str(config), env=client))
 
     (tmp_path / "Dockerfile").write_text(
         f"FROM --platform=linux/amd64 {registry}/base:1\nARG TARGETPLATFORM\n"
@@ -282,7 +240,7 @@ def test_a_build_for_two_platforms_runs_on_two_hosts_and_is_one_manifest(
                 "buildctl",
                 "du",
                 "--verbose",
-                env={**client, "DOCKER_HOST": f"ssh://{fleet.alias(name)}"},
+                env={**client, "DOCKER_HOST": f"ssh://{fleet.alias_on(name)}"},
             )
         )
         assert "echo built for" in ran

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import secrets
-import shlex
-import shutil
 import socket
 import subprocess
 import tarfile
@@ -20,22 +17,22 @@ import aiodocker
 import docker as docker_py
 import pytest
 
+from bench.client import put_ssh
 from tests.engine.conftest import (
     BASE_IMAGE,
-    DAEMON_IMAGE,
     ROOT,
     Builder,
     NewBuilder,
     Result,
+    docker_config,
     passed,
     run,
     until,
 )
-from tests.engine.laptop import Laptop, write_kit
+from tests.engine.laptop import Laptop
 
 REGISTRY = "localhost/registry:2.8.3"
 REFUSED = "is not allowed: a key of role build may build, pull, push, tag and read"
-PLUGINS = ("/usr/local/libexec/docker/cli-plugins", "/usr/libexec/docker/cli-plugins")
 
 Docker = Callable[..., Result]
 
@@ -55,34 +52,18 @@ def builder(new_builder: NewBuilder) -> Builder:
 @pytest.fixture(scope="module")
 def buildx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A client configuration with the buildx of the daemon's image."""
-    folder = tmp_path_factory.mktemp("docker")
-    (folder / "cli-plugins").mkdir()
-    source = passed(run("docker", "create", DAEMON_IMAGE)).strip()
-    try:
-        copied = [
-            run("docker", "cp", f"{source}:{place}/docker-buildx", str(folder / "cli-plugins"))
-            for place in PLUGINS
-        ]
-    finally:
-        passed(run("docker", "rm", "--volumes", source))
-    assert any(copy.returncode == 0 for copy in copied)
-    return folder
+    return docker_config(tmp_path_factory.mktemp("docker"))
 
 
 def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
     """docker with this key, over plain DOCKER_HOST=ssh://, sharing nobody's connection."""
-    wrapper = builder.folder / f"bin-{key}" / "ssh"
-    wrapper.parent.mkdir(exist_ok=True)
-    command = shlex.join([shutil.which("ssh") or "ssh", *builder.ssh_command(key)[1:]])
-    wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-    wrapper.chmod(0o755)
+    path = put_ssh(builder.folder / f"bin-{key}", *builder.ssh_command(key)[1:])
     return lambda *words, **options: run(
         "docker",
         *words,
         env={
-            "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
-            "DOCKER_HOST": f"ssh://{builder.stack}-builder",
-            "DOCKER_BUILDKIT": "1",
+            **builder.docker_env(),
+            "PATH": path,
             **({"DOCKER_CONFIG": str(config)} if config else {}),
             **options.pop("env", {}),
         },
@@ -398,9 +379,7 @@ def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
 def test_the_cli_and_buildx_of_the_daemon_s_release_do_what_a_build_key_may(
     builder: Builder, registry: str
 ) -> None:
-    with Laptop.started(builder, "release") as laptop:
-        laptop.put_key(builder, "ci")
-        passed(laptop.install(write_kit(builder, "ci")))
+    with Laptop.with_kit(builder, "ci") as laptop:
         passed(laptop.builder("on"))
         tag, dockerfile = f"{registry}/kit:1", f"FROM {BASE_IMAGE}\nRUN echo by a kit >/made\n"
         passed(laptop.sh(f"docker build --tag {tag} -", input=dockerfile))
@@ -530,9 +509,7 @@ def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Buil
 
 
 def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder, registry: str) -> None:
-    with Laptop.started(builder) as laptop:
-        laptop.put_key(builder, "ci")
-        passed(laptop.install(write_kit(builder, "ci")))
+    with Laptop.with_kit(builder, "ci") as laptop:
         opened = laptop.builder("on")
         assert opened.returncode == 0, opened.stderr
         assert "the socket is forwarded" in opened.stderr

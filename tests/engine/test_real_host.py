@@ -5,7 +5,6 @@ Emulated, it takes the better part of an hour: a lane of `make trials`.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.client import put_ssh
 from tests.engine.conftest import (
     BASE_IMAGE,
     DAEMON_IMAGE,
@@ -30,7 +30,7 @@ from tests.engine.conftest import (
 )
 from tests.engine.figures import LONG, record
 from tests.engine.hosts import agent_with
-from tests.engine.laptop import Laptop, write_kit
+from tests.engine.laptop import Laptop
 from tests.engine.machine import FOLDER, Machine, machine_in
 
 pytestmark = pytest.mark.skipif(not LONG, reason="a lane of make trials: it takes an hour")
@@ -364,10 +364,8 @@ def kit_build(laptop: Laptop) -> Result:
 def test_builds_by_plain_ssh_and_by_kit_and_with_latency(
     machine: Machine, builder: Builder
 ) -> None:
-    with Laptop.started(builder) as laptop:
-        laptop.put_key(builder)
+    with Laptop.with_kit(builder) as laptop:
         laptop.put(ROOT / "tests" / "engine" / "context", "/home/rootless/context")
-        passed(laptop.install(write_kit(builder)))
         passed(laptop.builder("on"))
         for latency in (0, 50):
             if latency:
@@ -528,11 +526,8 @@ def test_the_power_goes_in_a_build(machine: Machine, builder: Builder) -> None:
 
 
 def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_path: Path) -> None:
-    wrapper = tmp_path / "ssh"
-    options = f"-o 'KnownHostsCommand=/bin/echo %H {machine.host_key}'"
-    wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F none {options} "$@"\n')
-    wrapper.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
+    known = f"KnownHostsCommand=/bin/echo %H {machine.host_key}"
+    path = put_ssh(tmp_path, "-F", "none", "-o", known)
     with (tmp_path / "cache.tar").open("wb") as archive:
         start = time.monotonic()
         saved = run(

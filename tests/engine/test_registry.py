@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ import pytest
 from components.registry.certificates import blocks
 from tests.engine.conftest import (
     BASE_IMAGE,
-    DAEMON_IMAGE,
     ROOT,
     Result,
+    docker_config,
     free_port,
+    logs,
     passed,
     run,
     until,
@@ -131,20 +131,8 @@ class Pair(Fleet):
 
     def docker_on(self, name: str, *arguments: str, **options: Any) -> Result:
         """docker as a client of the builder on this host."""
-        env = {"DOCKER_HOST": f"ssh://{self.alias(name)}", "DOCKER_BUILDKIT": "1"}
-        return run("docker", *arguments, env={**self.over_ssh, **env}, **options)
-
-    @property
-    def over_ssh(self) -> dict[str, str]:
-        return {"PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
-
-    def update(self) -> Result:
-        said = super().update()
-        wrapper = self.folder / "bin" / "ssh"
-        wrapper.parent.mkdir(exist_ok=True)
-        wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {self.folder}/ssh_config "$@"\n')
-        wrapper.chmod(0o755)
-        return said
+        host = {"DOCKER_HOST": f"ssh://{self.alias_on(name)}"}
+        return run("docker", *arguments, env={**self.docker_env(), **host}, **options)
 
     def secret(self) -> dict[str, str]:
         """What the stack gives clients of the registry."""
@@ -174,8 +162,7 @@ class Pair(Fleet):
         return f"{self.stack}-registry-{role}"
 
     def log(self, role: str) -> str:
-        said = run("docker", "logs", self.registry(role))
-        return said.stdout + said.stderr
+        return logs(self.registry(role))
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +289,7 @@ def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None
                 "inspect",
                 stack.registry("store"),
                 stack.registry("mirror"),
-                f"{stack.alias('one')}-daemon",
+                f"{stack.alias_on('one')}-daemon",
             )
         ),
     }
@@ -385,17 +372,7 @@ class Node:
 
     @classmethod
     def of(cls, stack: Pair, folder: Path) -> Node:
-        plugins = folder / "docker" / "cli-plugins"
-        plugins.mkdir(parents=True)
-        find = 'cat "$(find / -xdev -path "*/cli-plugins/docker-buildx" 2>/dev/null | head -n 1)"'
-        with (plugins / "docker-buildx").open("wb") as file:
-            subprocess.run(
-                ["docker", "run", "--rm", "--entrypoint", "sh", DAEMON_IMAGE, "-c", find],
-                stdout=file,
-                check=True,
-            )
-        (plugins / "docker-buildx").chmod(0o755)
-        return cls({**stack.env, **stack.over_ssh, "DOCKER_CONFIG": str(plugins.parent)})
+        return cls({"PATH": stack.path, "DOCKER_CONFIG": str(docker_config(folder / "docker"))})
 
     def build(self, stack: Pair, *options: str) -> str:
         """Build STAGES on the host two; returns the progress."""
@@ -426,19 +403,7 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
     temporary.mkdir()
     seen: dict[str, str] = {}
     with command_lines_seen(seen):
-        made = run(
-            "python",
-            "-m",
-            "client",
-            "fleet",
-            "--stack",
-            stack.stack,
-            "--config-file",
-            str(stack.folder / "config.yaml"),
-            "--create",
-            env={**node.env, "TMPDIR": str(temporary)},
-            cwd=ROOT,
-        )
+        made = stack.client("fleet", "--create", env={**node.env, "TMPDIR": str(temporary)})
     seen["said"] = passed(made) + made.stderr
     line = stack.secret()["key"].splitlines()[1]
     assert not [place for place, text in seen.items() if line in text]

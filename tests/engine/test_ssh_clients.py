@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -258,6 +257,7 @@ def test_docker_py_goes_by_the_configured_name_with_openssh(
     builder: Builder, paramiko: Path
 ) -> None:
     """As docs/clients.md has it for a kit, whose Include paramiko does not read."""
+    # docker-py adds -p 22, which ssh ignores only if the shared connection is open.
     passed(builder.docker("version"))
     ask = (
         "import docker, sys; client = docker.DockerClient(base_url=sys.argv[1], "
@@ -270,6 +270,6 @@ def test_docker_py_goes_by_the_configured_name_with_openssh(
         "-c",
         ask,
         f"ssh://{builder.stack}-builder",
-        env={"PATH": f"{builder.folder}/bin:{os.environ['PATH']}", "PYTHONPATH": str(paramiko)},
+        env={"PATH": builder.path, "PYTHONPATH": str(paramiko)},
     )
     assert passed(said).endswith(" []\n")

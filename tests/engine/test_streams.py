@@ -54,14 +54,12 @@ def forwarded(builder: Builder) -> Iterator[str]:
 @pytest.fixture(params=["plain ssh", "forwarded socket"])
 def start(builder: Builder, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Starts docker as a client by one of the two paths."""
-    builder.docker("version")
-    wrapper = str(builder.folder / "bin")
 
     def by(host: str) -> Start:
         def docker_by(*arguments: str, **streams: object) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 ["docker", *arguments],
-                env={**os.environ, "DOCKER_HOST": host, "PATH": f"{wrapper}:{os.environ['PATH']}"},
+                env={**os.environ, "DOCKER_HOST": host, "PATH": builder.path},
                 **{
                     "stdin": subprocess.PIPE,
                     "stdout": subprocess.PIPE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.engine.conftest import Builder, NewBuilder, passed, run
-from tests.engine.laptop import Laptop, write_kit
+from tests.engine.laptop import Laptop
 
 
 def test_tls_builds_and_lets_nobody_in_without_a_certificate(new_builder: NewBuilder) -> None:
@@ -14,9 +14,7 @@ def test_tls_builds_and_lets_nobody_in_without_a_certificate(new_builder: NewBui
     assert builder.build().count("CACHED") == 3
     assert "unchanged" in builder.up("--expect-no-changes")
 
-    with Laptop.started(builder) as laptop:
-        laptop.put_key(builder)
-        passed(laptop.install(write_kit(builder)))
+    with Laptop.with_kit(builder) as laptop:
         opened = laptop.builder("on")
         assert opened.returncode == 0
         assert "the socket cannot be forwarded (transport tls" in opened.stderr

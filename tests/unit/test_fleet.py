@@ -138,7 +138,7 @@ def test_a_host_is_asked_as_little_by_many_builders_as_by_one(
     assert at_once == most_at_once(builders(1))
     # With one look beside them no more than the ten that sshd's MaxStartups lets log in.
     assert at_once + 1 <= 10
-    # While one builder fails, what clients need to know of the others is still told.
+    # While one builder fails, clients still get the exports of the others.
     for name in ("builder-n1", "builder-n1-host-key-1"):
         assert not [urn for urn in many[name].request.dependencies if "builder-n0" in urn]
 
@@ -185,7 +185,7 @@ def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "problem"),
     [
         ({"host": "ssh://a@b", "hostKey": KEY, "hosts": HOSTS}, "host, hostKey and hosts exclude"),
         ({"hosts": [HOSTS[0], HOSTS[0]]}, "hosts has the same name twice"),
@@ -199,9 +199,9 @@ def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
         ({"buildkitImage": "moby/buildkit"}, "must be pinned"),
     ],
 )
-def test_wrong_settings_of_hosts(settings: dict[str, Any], said: str) -> None:
+def test_wrong_settings_of_hosts(settings: dict[str, Any], problem: str) -> None:
     text = problems(**({"host": None} | settings))
-    assert said in text, text
+    assert problem in text, text
 
 
 def entries(number: int) -> list[dict[str, Any]]:
@@ -268,10 +268,10 @@ def test_the_shell_assigns_as_python_does() -> None:
     weighted = [{**entry, "weight": 1 + n % 2} for n, entry in enumerate(entries(4))]
     words = [f"{entry['name']}={entry['weight']}" for entry in weighted]
     for project in ("acme/web", "acme/api", "x", "ünïcode", "with space"):
-        said = subprocess.run(
+        printed = subprocess.run(
             ["sh", str(ROOT / "client/assign.sh"), project, *words],
             text=True,
             capture_output=True,
             check=True,
         )
-        assert said.stdout.strip() == assign(project, weighted)["name"]
+        assert printed.stdout.strip() == assign(project, weighted)["name"]

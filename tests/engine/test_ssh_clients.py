@@ -257,19 +257,15 @@ def test_docker_py_goes_by_the_configured_name_with_openssh(
     builder: Builder, paramiko: Path
 ) -> None:
     """As docs/clients.md has it for a kit, whose Include paramiko does not read."""
-    # docker-py adds -p 22, which ssh ignores only if the shared connection is open.
-    passed(builder.docker("version"))
     ask = (
         "import docker, sys; client = docker.DockerClient(base_url=sys.argv[1], "
         "use_ssh_client=True); print(client.version()['ApiVersion'], client.images.list())"
     )
-    said = run(
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        ask,
-        f"ssh://{builder.stack}-builder",
-        env={"PATH": builder.path, "PYTHONPATH": str(paramiko)},
-    )
-    assert passed(said).endswith(" []\n")
+    env = {"PATH": builder.path, "PYTHONPATH": str(paramiko)}
+    command = (sys.executable, "-W", "ignore", "-c", ask)
+    builder.ssh_end()
+    with_port = run(*command, f"ssh://{builder.alias}:{builder.settings['sshPort']}", env=env)
+    assert passed(with_port).endswith(" []\n")
+    # Without a port docker-py adds -p 22, which ssh ignores only if the shared connection is open.
+    passed(builder.docker("version"))
+    assert passed(run(*command, f"ssh://{builder.alias}", env=env)).endswith(" []\n")

@@ -1,4 +1,6 @@
 # shellcheck shell=bash
+# The commands that source this share its variables.
+# shellcheck disable=SC2034,SC2154
 # A client on this machine, with a kit and a home in .state, and a first build through the builder.
 
 kit=$CLIENT/kit

@@ -1,4 +1,6 @@
 # shellcheck shell=bash
+# The commands that source this share its variables.
+# shellcheck disable=SC2034,SC2154
 # The images for daemon and gateway, for the guard if there is one, and the base image of the first build.
 
 FIRST_BUILD_BASE=alpine:3.22

@@ -1,4 +1,6 @@
 # shellcheck shell=bash
+# The commands that source this share its variables.
+# shellcheck disable=SC2034,SC2154
 # The stack of this run. The configuration of `dev` belongs to this machine and is in .state; that of a team
 # is Pulumi.<team>.yaml, for git. The state of all stacks is in .state.
 

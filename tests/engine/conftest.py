@@ -321,7 +321,7 @@ class Builder:
         if not streams:
             options = ("-N", *options)
         with subprocess.Popen(
-            [*self.ssh_command(key, control), *options, self.output("sshAlias")],
+            [*self.ssh_command(key, control), *options, self.alias],
             text=True,
             **{"stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL, **streams},
         ) as ssh:
@@ -343,7 +343,7 @@ class Builder:
 
     def ping(self, key: str = "ada") -> Result:
         """A Docker API ping through the gateway, with no docker CLI."""
-        return self.ssh(self.output("sshAlias"), key=key, input=PING)
+        return self.ssh(self.alias, key=key, input=PING)
 
     def ssh_end(self) -> None:
         """End the shared connection, if there is one."""

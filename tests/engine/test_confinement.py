@@ -32,7 +32,7 @@ def test_no_command_but_the_docker_stream(
 ) -> None:
     options = [a for a in arguments if a.startswith("-")]
     words = [a for a in arguments if not a.startswith("-")]
-    answer = builder.ssh(*options, builder.output("sshAlias"), *words, key=key, input="id\r\n\r\n")
+    answer = builder.ssh(*options, builder.alias, *words, key=key, input="id\r\n\r\n")
     assert "uid=" not in answer.stdout
     assert "root:" not in answer.stdout
     assert answer.stdout == ""
@@ -42,7 +42,7 @@ def test_no_command_but_the_docker_stream(
 @every_credential
 @pytest.mark.parametrize("command", ["docker ps", "ls", "docker system dial-stdi", "$(id)", "`id`"])
 def test_a_foreign_command_is_told_what_this_is(builder: Builder, key: str, command: str) -> None:
-    answer = builder.ssh(builder.output("sshAlias"), command, key=key, input=PING)
+    answer = builder.ssh(builder.alias, command, key=key, input=PING)
     assert answer.returncode == 1
     assert answer.stdout == ""
     assert answer.stderr.count("\n") == 1
@@ -65,7 +65,7 @@ def test_a_foreign_command_is_told_what_this_is(builder: Builder, key: str, comm
 def test_what_dockers_clients_ask_for_is_the_pipe_and_is_not_run(
     builder: Builder, key: str, command: str
 ) -> None:
-    answer = passed(builder.ssh(builder.output("sshAlias"), command, key=key, input=PING))
+    answer = passed(builder.ssh(builder.alias, command, key=key, input=PING))
     assert answer.startswith("HTTP/1.0 200 OK")
     assert "uid=" not in answer
 
@@ -90,7 +90,7 @@ def test_sshd_knows_every_option_of_its_configuration(builder: Builder) -> None:
 
 @every_credential
 def test_no_terminal(builder: Builder, key: str) -> None:
-    refused = builder.ssh("-tt", builder.output("sshAlias"), key=key, input="")
+    refused = builder.ssh("-tt", builder.alias, key=key, input="")
     assert "PTY allocation request failed" in refused.stderr
 
 
@@ -131,7 +131,7 @@ def test_nothing_else_is_forwarded(builder: Builder, key: str, forwarding: str, 
 )
 def test_no_remote_forwarding(builder: Builder, key: str, target: str) -> None:
     refused = builder.ssh(
-        "-N", "-o", "ExitOnForwardFailure=yes", "-R", target, builder.output("sshAlias"), key=key
+        "-N", "-o", "ExitOnForwardFailure=yes", "-R", target, builder.alias, key=key
     )
     assert refused.returncode == 255
     assert "forwarding failed" in refused.stderr
@@ -140,7 +140,7 @@ def test_no_remote_forwarding(builder: Builder, key: str, target: str) -> None:
 @every_credential
 def test_no_tunnel(builder: Builder, key: str) -> None:
     refused = builder.ssh(
-        "-N", "-o", "ExitOnForwardFailure=yes", "-w", "any", builder.output("sshAlias"), key=key
+        "-N", "-o", "ExitOnForwardFailure=yes", "-w", "any", builder.alias, key=key
     )
     assert refused.returncode == 255
     assert "channel 0: open failed" in refused.stderr

@@ -66,7 +66,7 @@ def ask_at_once(command: list[str]) -> tuple[list[str], float]:
 
 
 def test_many_clients_at_once_are_all_let_in(builder: Builder) -> None:
-    refused, seconds = ask_at_once([*builder.ssh_command(), builder.output("sshAlias")])
+    refused, seconds = ask_at_once([*builder.ssh_command(), builder.alias])
     record("clients at once, a connection each", CLIENTS, refused=len(refused), seconds=seconds)
     assert refused == []
 
@@ -76,7 +76,7 @@ def test_many_clients_at_once_share_one_connection(builder: Builder) -> None:
     with builder.connection("-M", "-o", "ControlPersist=no", control=str(control)):
         assert until(control.exists)
         refused, seconds = ask_at_once(
-            ["ssh", "-S", str(control), "-o", "BatchMode=yes", builder.output("sshAlias")]
+            ["ssh", "-S", str(control), "-o", "BatchMode=yes", builder.alias]
         )
     record("clients at once, one shared connection", CLIENTS, refused=len(refused), seconds=seconds)
     assert refused == []
@@ -119,7 +119,7 @@ def test_connections_that_only_stand_open_do_not_lock_the_others_out(builder: Bu
 
 
 def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
-    command = [*builder.ssh_command(), builder.output("sshAlias")]
+    command = [*builder.ssh_command(), builder.alias]
 
     def come_and_be_killed(number: int) -> None:
         clients = [

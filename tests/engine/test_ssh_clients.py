@@ -51,7 +51,7 @@ def test_openssh_takes_the_fastest_cipher_whatever_its_release_offers(
     builder: Builder, offered: str | None
 ) -> None:
     chosen = [f"-oCiphers={offered}"] if offered else []
-    said = builder.ssh("-v", *chosen, builder.output("sshAlias"), DIAL, input=PING)
+    said = builder.ssh("-v", *chosen, builder.alias, DIAL, input=PING)
     assert "200 OK" in passed(said)
     first = "aes256" if offered and offered.startswith("aes256-gcm") else "aes128"
     for way in ("server->client", "client->server"):
@@ -62,7 +62,7 @@ def test_cbc_has_no_mac_of_the_plaintext(builder: Builder) -> None:
     said = builder.ssh(
         "-oCiphers=aes128-cbc",
         "-oMACs=hmac-sha2-256,hmac-sha2-512",
-        builder.output("sshAlias"),
+        builder.alias,
         DIAL,
         input=PING,
     )

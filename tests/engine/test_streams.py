@@ -197,7 +197,7 @@ def test_a_command_in_a_container_ends_for_a_client_that_waits_for_the_daemons_e
     passed(builder.docker("run", "--detach", "--rm", "--name", name, BASE_IMAGE, "sleep", "300"))
     try:
         created = builder.ssh(
-            builder.output("sshAlias"),
+            builder.alias,
             "docker system dial-stdio",
             input=request(
                 f"POST /containers/{name}/exec", '{"AttachStdout": true, "Cmd": ["echo", "done"]}'
@@ -233,7 +233,7 @@ def request(line: str, body: str, *headers: str) -> str:
 def answered(builder: Builder, key: str, asked: str) -> str:
     """All that comes back; the client keeps its side open until the other one has ended."""
     with subprocess.Popen(
-        [*builder.ssh_command(key), builder.output("sshAlias"), "docker system dial-stdio"],
+        [*builder.ssh_command(key), builder.alias, "docker system dial-stdio"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -267,7 +267,7 @@ def test_clients_that_are_killed_on_a_silent_stream_leave_no_process(builder: Bu
     events = "GET /events HTTP/1.1\r\nHost: a\r\n\r\n"
     clients = [
         subprocess.Popen(
-            [*plain, builder.output("sshAlias"), "docker", "system", "dial-stdio"],
+            [*plain, builder.alias, "docker", "system", "dial-stdio"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -17,15 +17,15 @@ refuse() {
 
 # The size, the release that comes, and the note of the one that wrote the cache.
 # shellcheck disable=SC2016
-told=$(docker run --rm --network none --volume "$volume:$folder" --entrypoint sh "$image" -c '
+output=$(docker run --rm --network none --volume "$volume:$folder" --entrypoint sh "$image" -c '
 	df -Pk "$1" | awk "NR == 2 { printf \"%.0f\\n\", \$2 * 1024 }"
 	dockerd --version || echo
 	! test -e "$1/docker-build-machine.note" || cat "$1/docker-build-machine.note"' sh "$folder") ||
 	refuse 'which release wrote the cache cannot be read (the line above says why)' 'mend that'
-size=$(printf '%s\n' "$told" | sed -n 1p)
-comes=$(printf '%s\n' "$told" | sed -n '2s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
+size=$(printf '%s\n' "$output" | sed -n 1p)
+comes=$(printf '%s\n' "$output" | sed -n '2s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
 [ -n "$comes" ] || refuse 'it has no dockerd that tells its version' 'use an image like docker:<version>-dind-rootless'
-note=$(printf '%s\n' "$told" | sed 1,2d)
+note=$(printf '%s\n' "$output" | sed 1,2d)
 wrote=${note%% *} wrote_driver=${note##* }
 if [ -n "$note" ]; then
 	printf '%s %s\n' "$comes" "$wrote" | awk '{

@@ -19,15 +19,15 @@ controllers='cpu cpuset hugetlb io memory pids'
 
 # vacate GROUP LEAF: a group whose controllers are passed on must hold no process of its own.
 vacate() {
-	tries=0 said=
+	tries=0 output=
 	while processes=$(grep -vx 0 "$1/cgroup.procs"); do
 		tries=$((tries + 1))
 		[ "$tries" -le 200 ] || {
-			echo "the processes $(echo "$processes" | tr '\n' ' ')stay in $1: $said"
+			echo "the processes $(echo "$processes" | tr '\n' ' ')stay in $1: $output"
 			return 1
 		}
 		# One that has ended meanwhile cannot be moved.
-		for process in $processes; do said=$( (echo "$process" >"$2/cgroup.procs") 2>&1) || :; done
+		for process in $processes; do output=$( (echo "$process" >"$2/cgroup.procs") 2>&1) || :; done
 	done
 }
 
@@ -66,8 +66,8 @@ lay() {
 		grep -qx "$range" "/etc/sub$kind" || echo "$range" >>"/etc/sub$kind" || return 1
 	done
 	state=$(mktemp -d) || return 1
-	said=$(rootlesskit --cgroupns --state-dir="$state" sh "$0" divide 2>&1) || {
-		echo "$said" | grep -v 'is unsupported'
+	output=$(rootlesskit --cgroupns --state-dir="$state" sh "$0" divide 2>&1) || {
+		echo "$output" | grep -v 'is unsupported'
 		return 1
 	}
 }
@@ -89,10 +89,10 @@ enter() {
 case $1 in
 lay)
 	shift
-	if said=$(lay 2>&1); then
+	if output=$(lay 2>&1); then
 		export BUILDER_CGROUPS=laid DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cgroupns
 	else
-		echo "cgroups: limits of single containers do not work: $said" >&2
+		echo "cgroups: limits of single containers do not work: $output" >&2
 	fi
 	exec "$@"
 	;;

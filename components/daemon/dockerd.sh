@@ -20,13 +20,13 @@ done
 export BUILDER_PROCESSES="$processes"
 
 if [ -n "${BUILDER_CGROUPS:-}" ]; then
-	if said=$(sh /usr/local/lib/daemon/cgroups enter "$processes" 2>&1); then
+	if output=$(sh /usr/local/lib/daemon/cgroups enter "$processes" 2>&1); then
 		# dockerd knows no other driver for limits in rootless mode. No systemd is asked: runc, behind
 		# its own script, makes the groups itself.
 		set -- --exec-opt native.cgroupdriver=systemd "$@"
 	else
 		unset BUILDER_CGROUPS
-		echo "cgroups: limits of single containers do not work: $said" >&2
+		echo "cgroups: limits of single containers do not work: $output" >&2
 	fi
 fi
 IFS=:

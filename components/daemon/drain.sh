@@ -11,14 +11,14 @@ guarded=${socket%/*}/guard.sock
 
 # is_running CONTAINER: ends the script when that cannot be told.
 is_running() {
-	if said=$(docker container inspect --format '{{.State.Running}}' "$1" 2>&1); then
-		[ "$said" = true ]
+	if output=$(docker container inspect --format '{{.State.Running}}' "$1" 2>&1); then
+		[ "$output" = true ]
 		return
 	fi
-	case $said in
+	case $output in
 	*'o such container'*) return 1 ;;
 	esac
-	echo "Whether $1 runs cannot be told: $said" >&2
+	echo "Whether $1 runs cannot be told: $output" >&2
 	exit 1
 }
 

@@ -82,17 +82,17 @@ guard_uplink() {
 # try_to NAME COMMAND...: with the host's kind of tables, whichever it is. The older kind is set by a
 # raw socket (CAP_NET_RAW).
 try_to() {
-	name=$1 said=
+	name=$1 output=
 	shift
 	for tables in "$name" "/usr/local/sbin/.iptables-legacy/$name"; do
 		why=$("$@" 2>&1) && return
-		said="${said:+$said; }$tables: $why"
+		output="${output:+$output; }$tables: $why"
 	done
 	return 1
 }
 
 fail() {
-	echo "egress: privateNetworks = block: $1: $said" >&2
+	echo "egress: privateNetworks = block: $1: $output" >&2
 	echo 'egress: the daemon does not start like this. Next: load the modules that it names (xt_owner, xt_conntrack, ipt_REJECT) on the host, or pulumi config set privateNetworks allow' >&2
 	exit 1
 }
@@ -140,7 +140,7 @@ start)
 		export DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="${DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS:-} --state-dir=$state"
 		{ why=$(lay_uplink 2>&1) || slower "$why"; } &
 	else
-		slower "$said"
+		slower "$output"
 	fi
 	;;
 as-user) ;;

@@ -14,15 +14,15 @@ trap 'rm -r "$work"' EXIT
 printf '%s' "${data:?}" >"$work/seccomp.json"
 
 # A rootless network, and the mounts of a container: whole /proc and /sys, and one of its own.
-said=$(docker run --rm --network none --volume "$sysfs:$folder" --security-opt "seccomp=$work/seccomp.json" \
+output=$(docker run --rm --network none --volume "$sysfs:$folder" --security-opt "seccomp=$work/seccomp.json" \
 	--env XDG_RUNTIME_DIR=/run/xdg --tmpfs /run/xdg:mode=0700,uid=1000,gid=1000 --entrypoint rootlesskit "$@" \
 	"$image" --net=slirp4netns --disable-host-loopback --copy-up=/etc --copy-up=/run \
 	unshare -m -p -f sh -ec 'mkdir /run/p /run/s /run/t; mount -t proc p /run/p; mount -t sysfs s /run/s; mount -t tmpfs t /run/t' \
 	2>&1) && exit 0
 
 printf 'isolation = unprivileged: no rootless daemon of %s runs on this host without --privileged; nothing was touched.\n' "$reference" >&2
-printf '%s\n' "$said" | grep -v '^time=' | tail -n 5 >&2
-case $said in
+printf '%s\n' "$output" | grep -v '^time=' | tail -n 5 >&2
+case $output in
 *idmap*) echo 'The image: its newuidmap and newgidmap must have file capabilities (setcap cap_setuid=ep, cap_setgid=ep), or be set-user-id and built with libcap.' >&2 ;;
 *'No such device'*) echo 'The host: its kernel has no tun; modprobe tun says why, and a kernel that was upgraded needs a reboot.' >&2 ;;
 *tap*) echo 'The host: /dev/net/tun must open for everybody, in a container too.' >&2 ;;

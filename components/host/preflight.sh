@@ -52,11 +52,11 @@ mended() {
 		return
 	elif [ "$prepare" = true ]; then
 		# shellcheck disable=SC2086
-		if [ "$(id -u)" -eq 0 ]; then said=$(sh -c "$2" 2>&1); else said=$($sudo sh -c "$2" 2>&1); fi && {
+		if [ "$(id -u)" -eq 0 ]; then output=$(sh -c "$2" 2>&1); else output=$($sudo sh -c "$2" 2>&1); fi && {
 			tell "$1: prepared: $2"
 			return
 		}
-		tell "prepare could not run: $2: $said"
+		tell "prepare could not run: $2: $output"
 	fi
 	shortfall "$1: $line${3:+ ($3)}"
 	return 1
@@ -169,20 +169,20 @@ if is_loaded; then
 elif is_restricted; then
 	# An older parser knows no userns; on others this only reads.
 	# shellcheck disable=SC2059
-	if said=$(printf "$profile_text" | apparmor_parser --skip-kernel-load --skip-cache 2>&1); then
+	if output=$(printf "$profile_text" | apparmor_parser --skip-kernel-load --skip-cache 2>&1); then
 		if mended "AppArmor refuses user namespaces ($restriction = 1) to whom no profile allows them" "$load_profile"; then
 			apparmor=profile
 		else
 			namespaces=refused
 		fi
 	else
-		tell "AppArmor cannot allow them to the daemon's container alone: $said"
+		tell "AppArmor cannot allow them to the daemon's container alone: $output"
 		allow "$restriction" 1 0 'AppArmor refuses'
 	fi
 fi
 
-# may_open FILE: whether this user can open the device; otherwise `said` is why not.
-may_open() { said=$( (: <>"$1") 2>&1); }
+# may_open FILE: whether this user can open the device; otherwise `output` is why not.
+may_open() { output=$( (: <>"$1") 2>&1); }
 udev_rule=/etc/udev/rules.d/zz-docker-build-machine-tun.rules
 tun_rule='KERNEL==\"tun\", MODE=\"0666\", OPTIONS+=\"static_node=net/tun\"'
 
@@ -196,7 +196,7 @@ elif mode=$(stat -c %a /dev/net/tun) && [ "${mode%[67]}" = "$mode" ]; then
 		"chmod 0666 /dev/net/tun && mkdir -p ${udev_rule%/*} && echo \"$tun_rule\" >$udev_rule" || tun=closed
 elif ! may_open /dev/net/tun; then
 	# The node is there before the kernel's module is, which opening it loads.
-	mended "/dev/net/tun cannot be opened (${said##*: }), so the kernel has no tun" "modprobe tun && $load_tun" \
+	mended "/dev/net/tun cannot be opened (${output##*: }), so the kernel has no tun" "modprobe tun && $load_tun" \
 		'where modprobe finds no module for this kernel, reboot into the installed one' || tun=broken
 fi
 

@@ -33,10 +33,10 @@ readable() { awk -v bytes="$1" 'BEGIN { printf "%.2f GB", bytes / 1e9 }'; }
 ask() {
 	complaints=$1 harmless=$2 code=0
 	shift 2
-	{ said=$("$@" 2>&1 >&3) || code=$?; } 3>&1
+	{ output=$("$@" 2>&1 >&3) || code=$?; } 3>&1
 	[ "$code" -ne 0 ] || return 0
-	said=$(printf '%s\n' "${said:-exit code $code}" | grep -viE "$harmless") || return 2
-	printf '%s\n' "$said" | sed "s|^|$1 $2 $3: |" >>"$complaints"
+	output=$(printf '%s\n' "${output:-exit code $code}" | grep -viE "$harmless") || return 2
+	printf '%s\n' "$output" | sed "s|^|$1 $2 $3: |" >>"$complaints"
 	return 1
 }
 # For commands that say what may go: without their answer nothing goes.

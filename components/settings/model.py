@@ -81,6 +81,26 @@ class Model(pydantic.BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+# By pydantic's kinds of errors.
+_TYPES = {
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(
+        (
+            "date_from_datetime_inexact",
+            "date_from_datetime_parsing",
+            "date_parsing",
+            "date_type",
+        ),
+        "a day, YYYY-MM-DD",
+    ),
+    "dict_type": "a map",
+    "int_type": "a whole number",
+    "model_type": "a map of settings",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+
+
 def _shown(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # other languages give every number as one
@@ -145,6 +165,8 @@ def _explain(model: type[Model], error: Any) -> str:
         reason = f"must be {context['expected']}"
     elif kind in ("greater_than_equal", "less_than_equal", "int_parsing", "int_from_float"):
         reason = f"must be a whole number{_range(field)}"
+    elif kind in _TYPES:
+        reason = f"must be {_TYPES[kind]}"
     else:
         reason = error["msg"][:1].lower() + error["msg"][1:]
     if isinstance(value, dict | list | tuple):

@@ -15,6 +15,8 @@ from pydantic.alias_generators import to_camel
 from components.settings import Size, StackSettings
 from tests.unit.conftest import CONFIG, KEY, OTHER_KEY, PRIVATE_KEY, ROOT, Run
 
+ADA = {"name": "ada", "publicKey": KEY}
+
 
 def problems(**settings: Any) -> str:
     raw = {
@@ -214,3 +216,27 @@ def test_fingerprints_are_those_of_ssh_keygen() -> None:
     settings = StackSettings.parse({**CONFIG, "keys": json.dumps(CONFIG["keys"])})
     assert settings.keys[0].public_key.fingerprint.startswith("SHA256:")
     assert len(settings.keys[0].public_key.fingerprint) == len("SHA256:") + 43
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"keepCache": "maybe"}, "keepCache = 'maybe' must be true or false"),
+        ({"platforms": "linux/amd64"}, "platforms = 'linux/amd64' must be a list"),
+        ({"registry": "yes"}, "registry = 'yes' must be a map of settings"),
+        ({"hosts": [1]}, "hosts[0] = '1' must be a map of settings"),
+        *(
+            (
+                {"keys": [{**ADA, "until": day}]},
+                f"keys[0].until = '{day}' must be a day, YYYY-MM-DD",
+            )
+            for day in ("tomorrow", "2026-13-01", "20261201", "2026-12-01T10:00:00")
+        ),
+        ({"keys": [{**ADA, "from": "10.0.0.1"}]}, "keys[0].from = '10.0.0.1' must be a list"),
+        ({"keys": [{**ADA, "name": 5}]}, "keys[0].name = '5' must be text"),
+    ],
+)
+def test_a_value_of_another_type_is_answered_with_the_type(
+    settings: dict[str, Any], problem: str
+) -> None:
+    assert problem in problems(**settings)

@@ -57,7 +57,7 @@ class Scope:
             host=self.host.apply(lambda host: host.url),
             ssh_opts=None
             if self.url and not DockerHost(self.url).is_remote
-            else self.host.apply(lambda host: host.ssh_options if host.is_remote else None),
+            else self.host.apply(lambda host: host.ssh_options if host.is_remote else []),
             opts=self.merged(aliases=list(aliases)),
         )
         return self.having(providers=[provider])

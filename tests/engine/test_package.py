@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.engine.conftest import (
 
 
 class YamlProgram:
-    """The example with a stack of its own, and what a test adds to it."""
+    """The example with a stack of its own, and what a test adds to its builder."""
 
     def __init__(self, folder: Path, **properties: Any) -> None:
         self.folder = folder
@@ -36,10 +37,23 @@ class YamlProgram:
         program = yaml.safe_load((ROOT / "examples" / "yaml" / "Pulumi.yaml").read_text())
         assert program["packages"] == {"docker-build-machine": "../../package"}
         program["packages"] = {"docker-build-machine": str(ROOT / "package")}
-        program["resources"]["builder"]["properties"] |= properties
-        (folder / "Pulumi.yaml").write_text(yaml.safe_dump(program))
+        self.program = program
+        self.public_key = make_key(folder / "ada")
+        self.set(**properties)
         passed(self.pulumi("stack", "init", "yaml"))
-        passed(self.pulumi("config", "set", "publicKey", make_key(folder / "ada")))
+        passed(self.pulumi("config", "set", "publicKey", self.public_key))
+
+    def set(self, **properties: Any) -> None:
+        self.program["resources"]["builder"]["properties"] |= properties
+        (self.folder / "Pulumi.yaml").write_text(yaml.safe_dump(self.program))
+
+    def output_of_a_command(self, name: str, text: str) -> str:
+        """The text as an output of another resource, which a preview does not know."""
+        self.program["resources"][name] = {
+            "type": "command:local:Command",
+            "properties": {"create": f"echo {shlex.quote(text)}"},
+        }
+        return f"${{{name}.stdout}}"
 
     def pulumi(self, *words: str) -> Result:
         return run("pulumi", "--non-interactive", *words, cwd=self.folder, env=self.env)
@@ -59,7 +73,24 @@ def program(tmp_path: Path) -> Iterator[YamlProgram]:
     passed(program.pulumi("destroy", "--yes", "--skip-preview"))
 
 
-def test_a_yaml_program_declares_a_builder_that_builds(program: YamlProgram) -> None:
+def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
+    program: YamlProgram,
+) -> None:
+    host = program.output_of_a_command("machine", "unix:///var/run/docker.sock")
+    key = program.output_of_a_command("key", "ssh-ed25519 AAAA")
+    program.set(host=host, keys=[{"name": "ada", "publicKey": key}])
+
+    # A preview does not know them and plans everything.
+    shown = passed(program.pulumi("preview"))
+    assert "builder-readiness" in shown
+    # What is known by now is wrong, and nothing of it gets to the host.
+    said = program.pulumi("up", "--yes", "--skip-preview")
+    assert said.returncode != 0
+    assert "keys[0].publicKey = 'ssh-ed25519 AAAA' is cut short" in said.stdout
+    assert "docker:index:" not in said.stdout
+
+    program.output_of_a_command("key", program.public_key)
+    program.set()
     passed(program.pulumi("up", "--yes", "--skip-preview"))
     outputs = json.loads(passed(program.pulumi("stack", "output", "--json")))
     (program.folder / "ssh_config").write_text(
@@ -78,12 +109,14 @@ def test_a_yaml_program_declares_a_builder_that_builds(program: YamlProgram) -> 
         input="GET /_ping HTTP/1.0\r\n\r\n",
     )
     assert "200 OK" in pong.stdout
-    said = passed(program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes"))
-    assert "unchanged" in said
+    said = program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
+    assert "unchanged" in passed(said)
 
 
 def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) -> None:
     program = YamlProgram(tmp_path, cpus="many", sshPort=0)
+    # What is known is checked while the machine is not there.
+    program.set(host=program.output_of_a_command("machine", "unix:///var/run/docker.sock"))
     said = program.pulumi("preview")
     assert said.returncode != 0
     for sentence in (
@@ -92,6 +125,16 @@ def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) 
         "sshPort = '0' must be a whole number from 1 to 65535",
     ):
         assert sentence in said.stdout + said.stderr
+    assert "Traceback" not in said.stdout + said.stderr
+    assert ".py" not in said.stdout + said.stderr
+
+
+def test_other_settings_are_no_outputs(tmp_path: Path) -> None:
+    program = YamlProgram(tmp_path)
+    program.set(cacheSize=program.output_of_a_command("size", "20GB"))
+    said = program.pulumi("preview")
+    assert said.returncode != 0
+    assert "cacheSize has an Output, which only these can be: host, hostKey" in said.stdout
 
 
 def test_the_cli_reads_the_schema_of_the_package(tmp_path: Path) -> None:

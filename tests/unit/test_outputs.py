@@ -57,6 +57,13 @@ def test_what_an_output_brings_is_as_if_it_had_been_written() -> None:
         assert seen[name].inputs == expected[name].inputs, name
 
 
+def test_a_local_host_that_an_output_brings_has_no_ssh_options() -> None:
+    run = declare(lambda: {"host": output("unix:///run/docker.sock")}, Run())
+    assert run["builder-host"].inputs["host"] == "unix:///run/docker.sock"
+    # Not null: the plugin reads a list.
+    assert run["builder-host"].inputs["sshOpts"] == "[]"
+
+
 def test_a_preview_plans_everything_while_the_machine_is_not_there() -> None:
     def unknown() -> dict[str, Any]:
         never = output(UNKNOWN)

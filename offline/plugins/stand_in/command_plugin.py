@@ -99,4 +99,4 @@ class Command(Kind):
 
 if __name__ == "__main__":
     command = Command()
-    serve("1.2.1", StandIn({"command:local:Command": command}, {"command:local:run": command.run}))
+    serve(StandIn("1.2.1", {"command:local:Command": command}, {"command:local:run": command.run}))

@@ -179,8 +179,8 @@ def _configure(engine: Engine, settings: Properties) -> None:
 def main() -> None:
     engine = Engine()
     serve(
-        "5.2.0",
         StandIn(
+            "5.2.0",
             {
                 "docker:index/network:Network": Network(engine),
                 "docker:index/volume:Volume": Volume(engine),

@@ -88,13 +88,26 @@ class Kind(ABC):
 class StandIn(protocol.Provider):
     """A plugin with several kinds of resources."""
 
+    version: str
     kinds: Mapping[str, Kind]
     functions: Mapping[str, Callable[[Properties], Properties]] = field(default_factory=dict)
     on_configure: Callable[[Properties], None] = lambda _: None
     known_settings: frozenset[str] = field(default_factory=frozenset)
 
     async def get_schema(self, request: protocol.GetSchemaRequest) -> protocol.GetSchemaResponse:
-        return protocol.GetSchemaResponse("{}")
+        """The kinds, for programs in YAML, which read it: every input may have any type."""
+        resources = {}
+        for token, kind in self.kinds.items():
+            inputs = {key: {"$ref": "pulumi.json#/Any"} for key in kind.inputs}
+            resources[token] = {
+                "inputProperties": inputs,
+                "requiredInputs": kind.required,
+                "properties": {**inputs, **{key: {"type": "string"} for key in kind.computed}},
+            }
+        name = next(iter(self.kinds)).split(":")[0]
+        return protocol.GetSchemaResponse(
+            json.dumps({"name": name, "version": self.version, "resources": resources})
+        )
 
     async def check_config(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
         failures = [
@@ -301,7 +314,7 @@ async def _for_people(call: Awaitable[_T], context: Any) -> _T:
         raise
 
 
-def serve(version: str, plugin: StandIn) -> None:
+def serve(plugin: StandIn) -> None:
     """Serve until the engine ends this process. Standard output has only the port."""
     parser = argparse.ArgumentParser(description="stand-in Pulumi plugin; the engine starts it")
     parser.add_argument("engine", help="address of the engine")
@@ -321,7 +334,7 @@ def serve(version: str, plugin: StandIn) -> None:
             ("grpc.max_send_message_length", _MESSAGE_BYTES),
         ]
         server = grpc.aio.server(options=limits)
-        servicer = _Servicer([], version, plugin, engine_address=arguments.engine)
+        servicer = _Servicer([], plugin.version, plugin, engine_address=arguments.engine)
         provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -1,27 +1,36 @@
 """Settings -> registry, where one is asked for -> builders, one a host -> exports."""
 
+from typing import cast
+
 import pulumi
 
-from components import Registry, load_settings
-from components.fleet import builder_entries, declare_builders, fleet_exports, settled
+from components import Registry, RegistryArgs, load_settings
+from components.fleet import builder_entries, declare_builders, fleet_exports, last_on, settled
 
-settings = load_settings()
-registry = Registry("registry", settings, settings.registry) if settings.registry else None
-builders = declare_builders(settings, registry)
+given = load_settings()
+settings = given.known
+asked = settings.placed_registry
+registry = None
+if asked:
+    registry = Registry("registry", cast("RegistryArgs", asked.arguments), on_host=False)
+builders = declare_builders("builder", given, registry.client if registry else None)
+if registry and asked:
+    # A cache that may fail comes last on its host, and holds up no builder.
+    registry.declare_on_host(last_on(asked.host, settings, builders))
 entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)
 if settings.hosts:
-    for name, value in fleet_exports(settings, entries).items():
+    for name, value in fleet_exports(pulumi.get_stack(), settings, entries).items():
         pulumi.export(name, value)
 else:
-    builder = builders["builder"]
+    builder = builders[""]
     pulumi.export("sshDestination", builder.ssh_destination)
     pulumi.export("dockerHost", builder.docker_host)
     pulumi.export("sshAlias", builder.ssh_alias)
     pulumi.export("sshConfig", builder.ssh_config)
     pulumi.export("knownHosts", builder.known_hosts)
 if registry:
-    pulumi.export("registry", registry.access.store)
-    pulumi.export("registryClient", registry.access.client())
+    pulumi.export("registry", registry.store)
+    pulumi.export("registryClient", pulumi.Output.all(**registry.client))
 pulumi.run(lambda: settled(builders))

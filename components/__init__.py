@@ -1,8 +1,19 @@
 """The builder: a rootless Docker daemon behind an SSH gateway, as one Pulumi component."""
 
-from components.arguments import BuilderArgs
+from components.arguments import BuilderArgs, FleetArgs, RegistryArgs
 from components.builder import DockerBuilder
+from components.fleet import Fleet
 from components.registry import Registry
 from components.settings import Settings, StackSettings, load_settings
 
-__all__ = ["BuilderArgs", "DockerBuilder", "Registry", "Settings", "StackSettings", "load_settings"]
+__all__ = [
+    "BuilderArgs",
+    "DockerBuilder",
+    "Fleet",
+    "FleetArgs",
+    "Registry",
+    "RegistryArgs",
+    "Settings",
+    "StackSettings",
+    "load_settings",
+]

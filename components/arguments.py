@@ -88,10 +88,27 @@ class RevokedKey(TypedDict, total=False):
     """The certificate's identity (ssh-keygen(1), -I)."""
 
 
-class BuilderArgs(TypedDict, total=False):
-    """The settings of one builder; every one that is wrong is reported."""
+class RegistryClient(TypedDict):
+    """What a registry gives to its clients: its outputs of these names."""
 
-    host: pulumi.Input[str]
+    store: pulumi.Input[str]
+    """host:port of the store."""
+    mirror: pulumi.Input[str]
+    """host:port of the mirror of Docker Hub."""
+    ca: pulumi.Input[str]
+    """Certificate of the registry's CA, in PEM."""
+    certificate: pulumi.Input[str]
+    """The clients' certificate, in PEM."""
+    key: pulumi.Input[str]
+    """Its private key, in PEM; a secret."""
+
+
+class Host(TypedDict, total=False):
+    """A machine that gets a builder of its own."""
+
+    name: Required[str]
+    """What its builder is told apart by: 1 to 30 small letters, digits and dashes."""
+    host: Required[pulumi.Input[str]]
     """Where Docker runs: unix:///path/to/docker.sock or ssh://user@host[:port]."""
     host_key: pulumi.Input[str]
     """Public SSH host key of an ssh:// host ("ssh-ed25519 AAAA..."), checked at every connection,
@@ -99,9 +116,22 @@ class BuilderArgs(TypedDict, total=False):
     ssh_host: pulumi.Input[str]
     """Name or address that clients use for the gateway. Empty: the host in an ssh:// URL, or
     127.0.0.1 for a local host."""
+    ssh_address: str
+    """Address of the host on which the gateway listens. Empty: as of all."""
+    ssh_port: int
+    """Port of the host on which the gateway listens. Left out: as of all."""
     platforms: list[str]
     """Platforms that the host builds for, such as linux/arm64. The host must have them or emulate
     them. Empty: its own architecture."""
+    labels: dict[str, str]
+    """What projects choose hosts by."""
+    weight: int
+    """Its share of the projects, 1 to 100, against the other hosts' weights."""
+
+
+class SharedArgs(TypedDict, total=False):
+    """The settings that several builders can have in common."""
+
     prepare: bool
     """Whether `pulumi up` may set up what is missing on a host, as root or with sudo without a
     password, if that needs no restart: kernel modules, /dev/net/tun, user namespaces. It prints
@@ -173,3 +203,88 @@ class BuilderArgs(TypedDict, total=False):
     each."""
     insecure_registries: list[str]
     """Registries (host[:port]) that builds may reach over plain HTTP."""
+    registry_client: pulumi.Input[RegistryClient]
+    """A registry for the daemon to push to, pull from and use as a mirror of Docker Hub: the
+    outputs of a Registry. Left out: none."""
+
+
+class BuilderArgs(SharedArgs, total=False):
+    """The settings of one builder; every one that is wrong is reported."""
+
+    host: pulumi.Input[str]
+    """Where Docker runs: unix:///path/to/docker.sock or ssh://user@host[:port]."""
+    host_key: pulumi.Input[str]
+    """Public SSH host key of an ssh:// host ("ssh-ed25519 AAAA..."), checked at every connection,
+    also the first. Required for ssh:// hosts."""
+    ssh_host: pulumi.Input[str]
+    """Name or address that clients use for the gateway. Empty: the host in an ssh:// URL, or
+    127.0.0.1 for a local host."""
+    platforms: list[str]
+    """Platforms that the host builds for, such as linux/arm64. The host must have them or emulate
+    them. Empty: its own architecture."""
+
+
+class FleetArgs(SharedArgs, total=False):
+    """A builder on each of several hosts, with the same settings."""
+
+    hosts: Required[pulumi.Input[list[pulumi.Input[Host]]]]
+    """Several hosts instead of one, with a builder on each: a list of {name, host, hostKey} with
+    optional sshHost, sshAddress, sshPort, platforms, labels (a map) and weight (1 to 100, its share
+    of the projects). All other settings apply to every host."""
+    buildkit_image: str
+    """Image for the nodes of a multi-platform builder; must behave like moby/buildkit."""
+
+
+class FleetBuilder(TypedDict):
+    """What a client needs to reach one builder of a fleet, and what it is chosen by."""
+
+    name: str
+    """Of its host, in `hosts`."""
+    labels: dict[str, str]
+    """What projects choose hosts by."""
+    weight: int
+    """Its share of the projects, against the other hosts' weights."""
+    platforms: list[str]
+    """Platforms that the host builds for. Empty: its own architecture."""
+    sshDestination: str
+    """user@host of the gateway."""
+    dockerHost: str
+    """Value for DOCKER_HOST that needs `knownHosts` alone on the client."""
+    sshAlias: str
+    """Host name that `sshConfig` defines: DOCKER_HOST=ssh://<alias> shares connections."""
+    sshConfig: str
+    """A block for the client's ~/.ssh/config, the pinned host key included."""
+    knownHosts: str
+    """Lines for the client's known_hosts, one for each generation of the host key."""
+
+
+class RegistryArgs(TypedDict, total=False):
+    """The settings of a registry; every one that is wrong is reported."""
+
+    host: pulumi.Input[str]
+    """Where Docker runs: unix:///path/to/docker.sock or ssh://user@host[:port]."""
+    host_key: pulumi.Input[str]
+    """Public SSH host key of an ssh:// host ("ssh-ed25519 AAAA..."), checked at every connection,
+    also the first. Required for ssh:// hosts."""
+    name: pulumi.Input[str]
+    """Name or IPv4 address by which builders reach the host from their containers. Empty: the host
+    of an ssh:// host; a local host needs one, not in 127.0.0.0/8 and not in 172.17.0.0/16."""
+    address: str
+    """Address of the host on which store and mirror listen."""
+    port: int
+    """Port of the store, which builders push to and pull from, 1 to 65535."""
+    mirror_port: int
+    """Port of the mirror, through which builders pull images of Docker Hub, 1 to 65535."""
+    upstream: str
+    """What the mirror asks for what it does not have: https://host[:port]."""
+    size: str
+    """How large the store may get before the tags that were pushed the longest ago are deleted: a
+    size such as 50GB."""
+    age: str
+    """How long after its last push a tag is deleted, and how long the mirror keeps what it pulled:
+    a number and s, m, h, d or w."""
+    certificates: int
+    """Generation of the certificates; another number renews all of them. They end after ten
+    years."""
+    image: str
+    """Image for the registry; must behave like registry:<version> (distribution)."""

@@ -3,7 +3,7 @@
 # Annotations stay types here: the SDK's analyzer makes the package's schema of them.
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pulumi
 import pulumi_command as command
@@ -21,16 +21,10 @@ from components.guard import declare_guard
 from components.host import Preflight
 from components.janitor import declare_janitor
 from components.layout import DAEMON_SOCKET, DATA_DIRECTORY, GATEWAY_USER
-from components.registry_access import RegistryAccess
+from components.registry_access import RegistryAccess, without_client
 from components.scope import HEALTH, Scope
-from components.settings import GivenSettings, Settings
+from components.settings import Given, Settings
 from components.transport import Transport
-
-if TYPE_CHECKING:
-    BuilderInputs = BuilderArgs | Settings
-else:
-    # The analyzer reads one type. This program gives settings that it has checked already.
-    BuilderInputs = BuilderArgs
 
 _DAEMON_SECONDS = 300
 _READY_SECONDS = 120
@@ -58,19 +52,19 @@ class DockerBuilder(pulumi.ComponentResource):
     def __init__(
         self,
         name: str,
-        args: BuilderInputs,
+        args: BuilderArgs,
         opts: pulumi.ResourceOptions | None = None,
-        registry: RegistryAccess | None = None,
     ) -> None:
         """Declare a builder by the settings of Pulumi.yaml, in camelCase or in snake_case.
 
         What is known of them is checked before anything is declared; ValueError names every one
         that is wrong. host, hostKey, sshHost and the keys' publicKey may be Outputs, which are
         checked before anything is created on the host. As the component's inputs they are what a
-        preview compares. The daemon uses the stack's `registry` where there is one. Everything on
-        the host comes after what `opts.depends_on` names, and goes before it.
+        preview compares. Everything on the host comes after what `opts.depends_on` names, and goes
+        before it.
         """
-        given = GivenSettings.of(args)
+        arguments, client = without_client(args)
+        given = Given.of(Settings, arguments)
         settings = given.known
         opts = copy.copy(opts or pulumi.ResourceOptions())
         # Of the component itself it would hold up the host keys, and with them every export.
@@ -90,7 +84,11 @@ class DockerBuilder(pulumi.ComponentResource):
             for number in settings.host_keys
         ]
         self._ready = self._declare_on_host(
-            scope, given, host_keys, before=before, registry=registry
+            scope,
+            given,
+            host_keys,
+            before=before,
+            registry=RegistryAccess.of(client) if client is not None else None,
         )
         self._export(scope, given, host_keys)
 
@@ -106,7 +104,7 @@ class DockerBuilder(pulumi.ComponentResource):
     def _declare_on_host(
         self,
         scope: Scope,
-        given: GivenSettings,
+        given: Given[Settings],
         host_keys: list[HostKey],
         *,
         before: Any,
@@ -176,7 +174,7 @@ class DockerBuilder(pulumi.ComponentResource):
             ],
         )
 
-    def _export(self, scope: Scope, given: GivenSettings, host_keys: list[HostKey]) -> None:
+    def _export(self, scope: Scope, given: Given[Settings], host_keys: list[HostKey]) -> None:
         alias, port = scope.prefix, given.known.ssh_port
 
         def entry(parts: list[Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""What the stack's registry gives to its clients."""
+"""What a registry gives to its clients."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
@@ -12,40 +14,48 @@ from components.scope import upload
 
 
 @dataclass(frozen=True)
-class Certificates:
-    """One generation, in PEM; keys are secrets. All of them end ten years after they were made."""
+class RegistryAccess:
+    """Where the registry is, and what tells it who asks. The key alone is a secret."""
 
+    store: pulumi.Output[str]
+    """host:port, as image names begin."""
+    mirror: pulumi.Output[str]
+    """host:port of the mirror."""
     ca: pulumi.Output[str]
-    server: pulumi.Output[str]
-    server_key: pulumi.Output[str]
-    client: pulumi.Output[str]
-    client_key: pulumi.Output[str]
+    """Certificates and key in PEM."""
+    certificate: pulumi.Output[str]
+    key: pulumi.Output[str]
+
+    @classmethod
+    def of(cls, given: pulumi.Input[Mapping[str, Any]]) -> RegistryAccess:
+        """The outputs of a registry, each by its name, or all of them as one Output.
+
+        Raises ValueError when one of them is missing.
+        """
+        names = [field.name for field in fields(cls)]
+        if isinstance(given, Mapping) and (missing := sorted({*names} - given.keys())):
+            raise ValueError(
+                f"registryClient has no {', '.join(missing)}; next: give it the outputs of a "
+                "Registry"
+            )
+
+        def part(name: str) -> pulumi.Output[str]:
+            if isinstance(given, Mapping):
+                return pulumi.Output.from_input(given[name])
+            return pulumi.Output.all(given).apply(lambda parts: str(parts[0][name]))
+
+        return cls(
+            store=pulumi.Output.unsecret(part("store")),
+            mirror=pulumi.Output.unsecret(part("mirror")),
+            ca=pulumi.Output.unsecret(part("ca")),
+            certificate=pulumi.Output.unsecret(part("certificate")),
+            key=pulumi.Output.secret(part("key")),
+        )
 
     @property
     def fingerprint(self) -> pulumi.Output[str]:
-        """Of the CA: differs whenever any of them does."""
+        """Of the CA: differs whenever any of the certificates does."""
         return self.ca.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12])
-
-
-@dataclass(frozen=True)
-class RegistryAccess:
-    """Where the registry is, and what tells it who asks."""
-
-    name: str
-    """Host name or address, as builders reach it."""
-    port: int
-    mirror_port: int
-    certificates: Certificates
-
-    @property
-    def store(self) -> str:
-        """host:port, as image names begin."""
-        return f"{self.name}:{self.port}"
-
-    @property
-    def mirror(self) -> str:
-        """host:port of the mirror."""
-        return f"{self.name}:{self.mirror_port}"
 
     def uploads(self, folder: str) -> list[docker.ContainerUploadArgs]:
         """The files of a dockerd whose certs.d is `folder`.
@@ -53,40 +63,40 @@ class RegistryAccess:
         Everybody in the container may read them: that is the daemon's user, which no upload can
         belong to; build steps and containers see another root.
         """
-        files = {
-            "ca.crt": self.certificates.ca,
-            "client.cert": self.certificates.client,
-            "client.key": self.certificates.client_key,
-        }
+        files = {"ca.crt": self.ca, "client.cert": self.certificate, "client.key": self.key}
         return [
             *(
-                upload(f"{folder}/{server}/{name}", text)
+                upload(pulumi.Output.format("{}/{}/{}", folder, server, name), text)
                 for server in (self.store, self.mirror)
                 for name, text in files.items()
             ),
-            upload(f"{folder}/docker.io/hosts.toml", self._hub(f"{folder}/{self.mirror}")),
+            upload(f"{folder}/docker.io/hosts.toml", self.mirror.apply(lambda m: _hub(m, folder))),
         ]
 
-    def _hub(self, folder: str) -> str:
-        """Docker Hub by the mirror, whose certificates are in `folder`, for BuildKit.
 
-        With registry-mirrors alone the BuildKit of dockerd 28 shows a mirror what is in certs.d
-        for docker.io (moby's daemon/hosts.go); older ones do not read this file and need none.
-        """
-        return f"""server = "https://registry-1.docker.io"
+def without_client(
+    args: Mapping[str, Any],
+) -> tuple[dict[str, Any], pulumi.Input[Mapping[str, Any]] | None]:
+    """The settings among a component's arguments, and its `registryClient` where it has one.
 
-[host."https://{self.mirror}"]
+    That is no setting: the component's inputs, which a preview shows, are without it.
+    """
+    names = ("registryClient", "registry_client")
+    client = next((args[name] for name in names if args.get(name) is not None), None)
+    return {name: value for name, value in args.items() if name not in names}, client
+
+
+def _hub(mirror: str, certs_d: str) -> str:
+    """Docker Hub by the mirror, for BuildKit.
+
+    With registry-mirrors alone the BuildKit of dockerd 28 shows a mirror what is in certs.d for
+    docker.io (moby's daemon/hosts.go); older ones do not read this file and need none.
+    """
+    folder = f"{certs_d}/{mirror}"
+    return f"""server = "https://registry-1.docker.io"
+
+[host."https://{mirror}"]
 capabilities = ["pull", "resolve"]
 ca = "{folder}/ca.crt"
 client = [["{folder}/client.cert", "{folder}/client.key"]]
 """
-
-    def client(self) -> pulumi.Output[dict[str, str]]:
-        """What any other client needs; a secret."""
-        return pulumi.Output.all(
-            store=self.store,
-            mirror=self.mirror,
-            ca=self.certificates.ca,
-            certificate=self.certificates.client,
-            key=self.certificates.client_key,
-        )

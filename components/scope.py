@@ -254,7 +254,7 @@ class Scope:
 
 
 def upload(
-    path: str, content: pulumi.Input[str], permissions: str = "0644"
+    path: pulumi.Input[str], content: pulumi.Input[str], permissions: str = "0644"
 ) -> docker.ContainerUploadArgs:
     """A file that the provider puts into the container before it starts, owned by root."""
     return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)

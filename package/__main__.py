@@ -9,13 +9,33 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-import yaml  # noqa: E402
+from pulumi import ComponentResource  # noqa: E402
 from pulumi.errors import InputPropertiesError  # noqa: E402
 from pulumi.provider import main  # noqa: E402
 from pulumi.provider.experimental.component import ComponentProvider  # noqa: E402
+from pulumi.provider.experimental.util import camel_case  # noqa: E402
 from pulumi.provider.server import ComponentInitError  # noqa: E402
 
-from components import DockerBuilder  # noqa: E402
+from components import DockerBuilder, Fleet, Registry, Settings, StackSettings  # noqa: E402
+from components.arguments import SharedArgs  # noqa: E402
+from components.settings import (  # noqa: E402
+    Age,
+    AuthorizedKey,
+    FleetHost,
+    RegistrySettings,
+    Size,
+)
+from components.settings.model import Model  # noqa: E402
+
+_PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+_NAME, _VERSION = _PROJECT["name"], _PROJECT["version"]
+# What checks the arguments of each component and type, and has their defaults.
+_SETTINGS: dict[type[ComponentResource], type[Model]] = {
+    DockerBuilder: Settings,
+    Fleet: StackSettings,
+    Registry: RegistrySettings,
+}
+_TYPES: dict[str, type[Model]] = {"Key": AuthorizedKey, "Host": FleetHost}
 
 
 class _Provider(ComponentProvider):
@@ -36,19 +56,28 @@ class _Provider(ComponentProvider):
 
 
 def provider() -> ComponentProvider:
-    """The provider, with the version in pyproject.toml and the defaults in Pulumi.yaml."""
-    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-    hosting = _Provider([DockerBuilder], project["name"], version=project["version"])
-    schema = _one_line_each(json.loads(hosting.schema or "{}"))
-    settings = yaml.safe_load((_ROOT / "Pulumi.yaml").read_text())["config"]
-    for resource in schema["resources"].values():
-        for name, about in resource["inputProperties"].items():
-            default = settings[name].get("default")
-            # A schema has defaults of single values alone, and none for what is left empty.
-            if isinstance(default, str | int) and default != "":
-                about["default"] = default
-    hosting.schema = json.dumps(schema)
+    """The provider; its schema has every default and description."""
+    hosting = _Provider([*_SETTINGS], _NAME, version=_VERSION)
+    schema = json.loads(hosting.schema or "{}")
+    for component, model in _SETTINGS.items():
+        inputs = schema["resources"][f"{_NAME}:index:{component.__name__}"]["inputProperties"]
+        _add_defaults(inputs, model)
+        for key in SharedArgs.__annotations__:
+            # The analyzer reads the docstrings of a type and not those of its base.
+            if about := inputs.get(camel_case(key)):
+                about["description"] = hosting.analyzer.get_docstring(SharedArgs, key)
+    for name, model in _TYPES.items():
+        _add_defaults(schema["types"][f"{_NAME}:index:{name}"]["properties"], model)
+    hosting.schema = json.dumps(_one_line_each(schema))
     return hosting
+
+
+def _add_defaults(properties: Any, model: type[Model]) -> None:
+    for name, field in model.fields().items():
+        default = str(field.default) if isinstance(field.default, Size | Age) else field.default
+        # A schema has defaults of single values alone, and none for what is left empty.
+        if name in properties and isinstance(default, str | int) and default != "":
+            properties[name]["default"] = default
 
 
 def _one_line_each(schema: Any) -> Any:

@@ -50,10 +50,8 @@ _STOP_SECONDS = 30
 _MIB = 1024 * 1024
 
 
-def daemon_json(
-    settings: Settings, policy: CachePolicy, registry: RegistryAccess | None = None
-) -> str:
-    """The daemon's configuration file.
+def daemon_json(settings: Settings, policy: CachePolicy, mirror: str) -> str:
+    """The daemon's configuration file, with this host:port as Docker Hub's mirror where it is one.
 
     The storage driver is named, so that no release changes it on its own (29 and newer would
     start a new disk with another one, moby#51654).
@@ -67,8 +65,8 @@ def daemon_json(
     }
     if settings.insecure_registries:
         configuration["insecure-registries"] = list(settings.insecure_registries)
-    if registry:
-        configuration["registry-mirrors"] = [f"https://{registry.mirror}"]
+    if mirror:
+        configuration["registry-mirrors"] = [f"https://{mirror}"]
     return json.dumps(configuration, indent=2, sort_keys=True) + "\n"
 
 
@@ -103,7 +101,10 @@ class Daemon:
             scope, settings, facts=facts, image=image, limits=limits, registry=registry
         )
         scope = scope.after(*transport.ready, *isolation.checked)
-        config = cache.policy.apply(lambda policy: daemon_json(settings, policy, registry))
+        mirror: pulumi.Input[str] = registry.mirror if registry else ""
+        config = pulumi.Output.all(cache.policy, mirror).apply(
+            lambda parts: daemon_json(settings, *parts)
+        )
         words = [*transport.dockerd, f"--config-file={_CONFIG_FILE}"]
         cpus = _cpus(settings.cpus) if settings.cpus else None
         # What replaces the container; memory is changed in place.
@@ -124,7 +125,7 @@ class Daemon:
                 *replacing,
                 isolation.label,
                 limits.label,
-                *([registry.certificates.fingerprint] if registry else []),
+                *([registry.fingerprint] if registry else []),
             ],
             only_triggered=True,
         )

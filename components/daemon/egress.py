@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pulumi_docker as docker
 
 from components.daemon.limits import Limits
@@ -29,21 +30,22 @@ class Egress:
     """With them root does its part, and then gives them up."""
     inputs: dict[str, Any] = field(default_factory=dict)
     uploads: list[docker.ContainerUploadArgs] = field(default_factory=list)
-    envs: list[str] = field(default_factory=list)
+    envs: list[pulumi.Input[str]] = field(default_factory=list)
     as_user: list[str] = field(default_factory=list)
     """What a command of the health check begins with, to run as the daemon's user."""
-    words: tuple[str, ...] = ()
+    words: tuple[pulumi.Input[str], ...] = ()
     """Differ whenever the rest does."""
 
     @classmethod
     def of(cls, settings: Settings, limits: Limits, registry: RegistryAccess | None) -> Egress:
         """Behind rules where private networks are blocked; the stack's registry stays reachable."""
         script = (Path(__file__).parent / "egress.sh").read_text()
-        envs = [f"EGRESS_PRIVATE={settings.private_networks}"]
+        envs: list[pulumi.Input[str]] = [f"EGRESS_PRIVATE={settings.private_networks}"]
         if settings.private_networks == "block":
             envs.append(f"EGRESS_OPEN={' '.join(settings.private_networks_except)}")
             if registry:
-                envs.append(f"EGRESS_SERVERS={registry.store} {registry.mirror}")
+                servers = pulumi.Output.format("{} {}", registry.store, registry.mirror)
+                envs.append(servers.apply("EGRESS_SERVERS={}".format))
         return cls(
             ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETPCAP"),
             {

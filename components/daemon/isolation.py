@@ -142,13 +142,14 @@ class Isolation:
         )
         egress = Egress.of(settings, limits, registry)
 
-        def label(apparmor: str) -> str:
+        def label(parts: list[str]) -> str:
+            apparmor, *outward = parts
             security = [f"--security-opt={option}" for option in (apparmor, _SYSTEMPATHS)]
-            words = shlex.join([profile, *options, *security, *egress.words])
+            words = shlex.join([profile, *options, *security, *outward])
             return f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
         return cls(
-            apparmor.apply(label),
+            pulumi.Output.all(apparmor, *egress.words).apply(label),
             {
                 **egress.inputs,
                 "capabilities": docker.ContainerCapabilitiesArgs(

@@ -17,7 +17,7 @@ from components.layout import (
     SOCKET_VARIABLE,
 )
 from components.scope import Scope, mount, upload
-from components.settings import AuthorizedKey, GivenSettings, Settings
+from components.settings import AuthorizedKey, Given, Settings
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Access:
     """Of authorized_keys, by which readiness tells that it is in place."""
 
     @classmethod
-    def declare(cls, scope: Scope, given: GivenSettings, *, image: docker.RemoteImage) -> Access:
+    def declare(cls, scope: Scope, given: Given[Settings], *, image: docker.RemoteImage) -> Access:
         """Declare the set of keys.
 
         A short-lived container writes the files; sshd reads them at each login, so that neither

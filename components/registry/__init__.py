@@ -1,7 +1,7 @@
 """The registry of a stack: a store that its builders push to, a mirror that they pull through."""
 
-from __future__ import annotations
-
+# Annotations stay types here: the SDK's analyzer makes the package's schema of them.
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from components.arguments import RegistryArgs, RegistryClient
 from components.docker_host import DockerHost
 from components.registry.certificates import declare_certificates
-from components.registry_access import RegistryAccess
 from components.scope import HEALTH, Scope, confined, memory, mount, on_network, upload
-from components.settings import RegistrySettings, StackSettings
+from components.settings import Given, RegistrySettings
 
 _FILES = Path(__file__).parent
 _PORT = 5000
@@ -66,51 +66,81 @@ def configuration(upstream: str | None = None, ttl: int = 0) -> str:
 
 
 class Registry(pulumi.ComponentResource):
-    """Store and mirror on one host, for those alone who have a certificate of the stack's CA.
+    """Store and mirror on one host, for those alone who have a certificate of its CA.
 
-    Both are caches: what is lost with their volumes is time.
+    Both are caches: what is lost with their volumes is time. The outputs, which are what `registry`
+    of a builder takes, are known whether or not the host is up.
     """
 
-    host: DockerHost
-    access: RegistryAccess
-    """What clients are given. It is known whether or not the registry's host is up."""
+    store: pulumi.Output[str]
+    """host:port of the store, as image names begin."""
+    mirror: pulumi.Output[str]
+    """host:port of the mirror of Docker Hub."""
+    ca: pulumi.Output[str]
+    """Certificate of the CA that signed both servers' and the clients' certificates, in PEM."""
+    certificate: pulumi.Output[str]
+    """The clients' certificate, in PEM."""
+    key: pulumi.Output[str]
+    """Its private key, in PEM; a secret."""
 
     def __init__(
         self,
         name: str,
-        settings: StackSettings,
-        asked: RegistrySettings,
+        args: RegistryArgs,
         opts: pulumi.ResourceOptions | None = None,
+        *,
+        on_host: bool = True,
     ) -> None:
-        beside = settings.registry_builder
-        inputs = {
-            **asked.model_dump(mode="json", by_alias=True),
-            "name": settings.registry_name,
-            "host": beside.host,
-            "hostKey": beside.host_key,
-        }
-        super().__init__("docker-build-machine:index:Registry", name, inputs, opts)
-        self.host = DockerHost(beside.host, beside.host_key)
-        self._scope = Scope.of(name, pulumi.Output.from_input(self.host), self.host.url, self)
-        self._settings, self._asked = settings, asked
-        self.access = RegistryAccess(
-            settings.registry_name,
-            asked.port,
-            asked.mirror_port,
-            declare_certificates(self._scope, settings.registry_name, asked.certificates),
-        )
-        self.register_outputs({})
+        """Declare a registry; names are in camelCase or in snake_case.
 
-    def declare_on_host(self, after: list[pulumi.Resource]) -> None:
+        What is known of them is checked before anything is declared; ValueError names every one
+        that is wrong. Everything on the host comes after what `opts.depends_on` names, and goes
+        before it. Without `on_host` nothing is there until `declare_on_host`.
+        """
+        given = Given.of(RegistrySettings, args)
+        opts = copy.copy(opts or pulumi.ResourceOptions())
+        # The outputs need no host.
+        before, opts.depends_on = opts.depends_on, None
+        super().__init__("docker-build-machine:index:Registry", name, given.arguments, opts)
+        self._settings = given.known
+        self._scope = Scope.of(
+            name,
+            given.complete.apply(lambda settings: DockerHost(settings.host, settings.host_key)),
+            None if isinstance(given.arguments["host"], pulumi.Output) else given.known.host,
+            self,
+        )
+        server = given.complete.apply(lambda settings: settings.server)
+        self._certificates = declare_certificates(self._scope, server, given.known.certificates)
+        self.store = server.apply(lambda server: f"{server}:{given.known.port}")
+        self.mirror = server.apply(lambda server: f"{server}:{given.known.mirror_port}")
+        self.ca = self._certificates.ca
+        self.certificate = self._certificates.client
+        self.key = self._certificates.client_key
+        if on_host:
+            self.declare_on_host(before)
+        self.register_outputs({**self.client})
+
+    @property
+    def client(self) -> RegistryClient:
+        """What `registry` of a builder takes."""
+        return {
+            "store": self.store,
+            "mirror": self.mirror,
+            "ca": self.ca,
+            "certificate": self.certificate,
+            "key": self.key,
+        }
+
+    def declare_on_host(self, before: Any) -> None:
         """Declare all that is on the host, to come after these resources and to go before them."""
-        asked = self._asked
-        scope = self._scope.provided().after(*after)
-        image = scope.image("image", self._settings.registry_image)
-        age, size = asked.age.seconds, asked.size.bytes
+        settings = self._settings
+        scope = self._scope.provided().having(depends_on=before)
+        image = scope.image("image", settings.image)
+        age, size = settings.age.seconds, settings.size.bytes
         store = self._serve(
             scope,
             "store",
-            asked.port,
+            settings.port,
             image=image,
             network=scope.entrance(),
             config=configuration(),
@@ -127,10 +157,10 @@ class Registry(pulumi.ComponentResource):
         mirror = self._serve(
             scope,
             "mirror",
-            asked.mirror_port,
+            settings.mirror_port,
             image=image,
             network=scope.private_network(containers_talk=False),
-            config=configuration(asked.upstream, age),
+            config=configuration(settings.upstream, age),
             scripts=[],
             command=["serve", _CONFIG_FILE],
             envs=[*_ENVIRONMENT],
@@ -155,7 +185,7 @@ class Registry(pulumi.ComponentResource):
         **inputs: Any,
     ) -> docker.Container:
         """Declare one of the two containers, with a volume of its own, on this port of the host."""
-        certificates = self.access.certificates
+        certificates, address = self._certificates, self._settings.address
         files: dict[str, pulumi.Input[str]] = {
             "ca.crt": certificates.ca,
             "server.crt": certificates.server,
@@ -167,7 +197,7 @@ class Registry(pulumi.ComponentResource):
             image=image,
             health=_HEALTH,
             stop_seconds=_STOP_SECONDS,
-            ports=[docker.ContainerPortArgs(internal=_PORT, external=port, ip=self._asked.address)],
+            ports=[docker.ContainerPortArgs(internal=_PORT, external=port, ip=address)],
             volumes=[mount(scope.volume(f"{role}-data"), _DATA_DIRECTORY)],
             # Docker uploads nothing into a container whose root is read-only.
             uploads=[

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
 import pulumi_command as command
 
-from components.registry_access import Certificates
 from components.scope import Scope
 
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\n.*?-----END \1-----\n?", re.DOTALL)
 
 
-def declare_certificates(scope: Scope, server: str, generation: int) -> Certificates:
+@dataclass(frozen=True)
+class Certificates:
+    """One generation, in PEM; keys are secrets. All of them end ten years after they were made."""
+
+    ca: pulumi.Output[str]
+    server: pulumi.Output[str]
+    server_key: pulumi.Output[str]
+    client: pulumi.Output[str]
+    client_key: pulumi.Output[str]
+
+
+def declare_certificates(scope: Scope, server: pulumi.Output[str], generation: int) -> Certificates:
     """Declare those for a server of this name or address.
 
     They are made once, where Pulumi runs, and live, encrypted, in the state; another name or
@@ -24,7 +35,7 @@ def declare_certificates(scope: Scope, server: str, generation: int) -> Certific
         f"{scope.name}-certificates",
         create=(Path(__file__).parent / "certificates.sh").read_text(),
         # It differs with whatever makes them anew, and is what the script reads.
-        stdin=f"{server}\n{generation}\n",
+        stdin=server.apply(lambda server: f"{server}\n{generation}\n"),
         logging=command.local.Logging.NONE,
         opts=scope.merged(
             additional_secret_outputs=["stdout"],

@@ -1,9 +1,10 @@
 """What a stack can set; names, defaults and descriptions for people stand in Pulumi.yaml."""
 
 from components.settings.builder import Settings
-from components.settings.given import GivenSettings
+from components.settings.given import Given
 from components.settings.keys import AuthorizedKey, Revocation
-from components.settings.stack import FleetHost, RegistrySettings, StackSettings, load_settings
+from components.settings.registry import RegistrySettings
+from components.settings.stack import FleetHost, StackSettings, load_settings
 from components.settings.values import Age, DiskSpace, Size
 
 __all__ = [
@@ -11,7 +12,7 @@ __all__ = [
     "AuthorizedKey",
     "DiskSpace",
     "FleetHost",
-    "GivenSettings",
+    "Given",
     "RegistrySettings",
     "Revocation",
     "Settings",

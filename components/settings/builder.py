@@ -31,6 +31,7 @@ from components.settings.values import (
     at_least_age,
     at_least_size,
     at_least_space,
+    check_host_key,
 )
 
 
@@ -98,14 +99,7 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _check_host_key(self) -> Self:
-        if self.host.startswith("ssh://") and not self.host_key:
-            name = urlsplit(self.host).hostname
-            raise ValueError(
-                f"hostKey is empty, but host = {self.host} is reached over SSH and must be known "
-                f"before the first connection; next: compare `ssh-keyscan -t ed25519 {name}` with "
-                "what the host's owner tells you, then pulumi config set hostKey 'ssh-ed25519 "
-                "AAAA...'"
-            )
+        check_host_key(self.host, self.host_key)
         return self
 
     @model_validator(mode="after")

@@ -1,61 +1,76 @@
-"""What a program gives to the component: settings, of which some may be Outputs."""
+"""What a program gives to a component: settings, of which some may be Outputs."""
 
 from __future__ import annotations
 
-import base64
-import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pulumi
+from pydantic.fields import FieldInfo
 
-from components.settings.builder import Settings
+from components.settings.model import Model, model_in
+from components.settings.values import MayBeOutput, stand_in_key
 
-_ALLOWED = "host, hostKey, sshHost, and publicKey of keys"
+M = TypeVar("M", bound=Model)
+_Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class GivenSettings:
+class Given(Generic[M]):
     """Settings as far as they are known, and all of them once they are."""
 
-    known: Settings
-    """Host, host key, SSH host and public keys are stand-ins where they are Outputs."""
-    complete: pulumi.Output[Settings]
+    known: M
+    """With a stand-in for each Output; a host that is one counts as an ssh:// host."""
+    complete: pulumi.Output[M]
     """Every setting. It fails, with every error in its message, before anything is created."""
     arguments: dict[str, Any]
     """Every setting in its plain form, or as the Output that it is, by its name in Pulumi.yaml."""
 
     @classmethod
-    def of(cls, args: Mapping[str, Any] | Settings) -> GivenSettings:
+    def of(cls, model: type[M], args: Mapping[str, Any]) -> Given[M]:
         """Check what is known; names are in camelCase or in snake_case.
 
         Raises ValueError whose text names every wrong setting.
         """
-        if isinstance(args, Settings):
-            return cls(args, pulumi.Output.from_input(args), args.arguments)
-        given = _plain(args)
-        outputs: dict[tuple[str | int, ...], pulumi.Output[Any]] = {}
-        known = Settings.of(_without_outputs(given, (), outputs))
+        values = _plain(args)
+        replaced: dict[_Path, Any] = {}
+        for number, (path, output) in enumerate([*_outputs(values, ())]):
+            name, stand_in = _locate(model, path)
+            *where, last = path
+            holder = _at(values, where)
+            holder[last] = stand_in.stand_in(number)
+            replaced[name] = output
+            if last == "host" and holder.get("hostKey", holder.get("host_key", "")) == "":
+                # Whether the host needs a key is not known yet.
+                holder.pop("host_key", None)
+                holder["hostKey"] = stand_in_key(number)
+                replaced[(*name[:-1], "hostKey")] = ""
+        known = model.of(values)
+        if not replaced:
+            return cls.all_known(known)
+
         arguments = known.arguments
-        for path, output in outputs.items():
-            _put(arguments, path, output)
-        complete = (
-            pulumi.Output.all(**given).apply(_check) if outputs else pulumi.Output.from_input(known)
-        )
-        return cls(known, complete, arguments)
+        for (*where, last), value in replaced.items():
+            _at(arguments, where)[last] = value
 
+        def check(complete: dict[str, Any]) -> M:
+            try:
+                return model.of(complete)
+            except ValueError as error:
+                raise pulumi.RunError(str(error)) from None
 
-def _check(values: dict[str, Any]) -> Settings:
-    try:
-        return Settings.of(values)
-    except ValueError as error:
-        raise pulumi.RunError(str(error)) from None
+        return cls(known, pulumi.Output.all(**_plain(args)).apply(check), arguments)
+
+    @classmethod
+    def all_known(cls, settings: M) -> Given[M]:
+        """Settings that have been checked, with no Output among them."""
+        return cls(settings, pulumi.Output.from_input(settings), settings.arguments)
 
 
 def _plain(value: Any) -> Any:
-    """The value with members of enums, which other languages' packages give, as text."""
+    """A copy with members of enums, which other languages' packages give, as text."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -63,45 +78,56 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _without_outputs(
-    value: Any, path: tuple[str | int, ...], outputs: dict[tuple[str | int, ...], Any]
-) -> Any:
-    """The value with a valid stand-in for each Output, which is noted with its path.
+def _outputs(value: Any, path: _Path) -> Iterator[tuple[_Path, pulumi.Output[Any]]]:
+    """Each Output in the value, and where it is."""
+    if isinstance(value, pulumi.Output):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _outputs(inner, (*path, name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _outputs(inner, (*path, number))
 
-    Raises ValueError for an Output where none can be.
+
+def _locate(model: type[Model], path: _Path) -> tuple[_Path, MayBeOutput]:
+    """The path by the names in Pulumi.yaml, and what its end says of Outputs.
+
+    Raises ValueError where none can be.
     """
-    if isinstance(value, Mapping):
-        return {name: _without_outputs(v, (*path, name), outputs) for name, v in value.items()}
-    if isinstance(value, list):
-        return [_without_outputs(v, (*path, n), outputs) for n, v in enumerate(value)]
-    if not isinstance(value, pulumi.Output):
-        return value
-    match path:
-        case ("host",):
-            name, stand_in = "host", "unix:///not-known-yet"
-        case ("hostKey" | "host_key",):
-            name, stand_in = "hostKey", ""
-        case ("sshHost" | "ssh_host",):
-            name, stand_in = "sshHost", ""
-        case ("keys", int(number), "publicKey" | "public_key"):
-            name, stand_in = "publicKey", _stand_in_key(number)
-        case _:
-            raise ValueError(
-                f"{path[0]} has an Output, which only these can be: {_ALLOWED}; next: give a plain "
-                "value"
-            )
-    outputs[(*path[:-1], name)] = value
-    return stand_in
+    inside: type[Model] | None = model
+    found: list[str | int] = []
+    allowed = None
+    for part in path:
+        if isinstance(part, int):
+            found.append(part)
+            continue
+        field = inside.field(part) if inside else None
+        found.append(str(field.alias) if field else part)
+        inside = model_in(field.annotation) if field else None
+        allowed = _allows(field)
+    if allowed is None or isinstance(path[-1], int):
+        raise ValueError(
+            f"{path[0]} has an Output, which only these can be: {', '.join(_all(model))}; next: "
+            "give a plain value"
+        )
+    return tuple(found), allowed
 
 
-def _stand_in_key(number: int) -> str:
-    """A public key in form; nobody has the private one."""
-    kind = b"ssh-ed25519"
-    blob = struct.pack(f">I{len(kind)}sI32s", len(kind), kind, 32, number.to_bytes(32, "big"))
-    return f"{kind.decode()} {base64.b64encode(blob).decode()}"
+def _allows(field: FieldInfo | None) -> MayBeOutput | None:
+    return next((m for m in field.metadata if isinstance(m, MayBeOutput)), None) if field else None
 
 
-def _put(arguments: Any, path: tuple[str | int, ...], output: pulumi.Output[Any]) -> None:
-    for part in path[:-1]:
-        arguments = arguments[part]
-    arguments[path[-1]] = output
+def _all(model: type[Model]) -> Iterator[str]:
+    """What may be an Output."""
+    for name, field in model.fields().items():
+        if _allows(field):
+            yield name
+        elif inside := model_in(field.annotation):
+            yield from (f"{inner} of {name}" for inner in _all(inside))
+
+
+def _at(values: Any, path: Sequence[str | int]) -> Any:
+    for part in path:
+        values = values[part]
+    return values

@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 import pydantic
 import yaml
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 _DECLARED = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())["config"]
 
@@ -75,6 +76,16 @@ class Model(pydantic.BaseModel):
             + "\n".join(f"  - {problem}" for problem in problems)
         )
 
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """Each field by its name in Pulumi.yaml."""
+        return {str(field.alias): field for field in cls.model_fields.values()}
+
+    @classmethod
+    def field(cls, name: str) -> FieldInfo | None:
+        """The field that has this name in Pulumi.yaml or in Python."""
+        return cls.model_fields.get(name) or cls.fields().get(name)
+
     @property
     def arguments(self) -> dict[str, Any]:
         """Every setting in its plain form, by the names in Pulumi.yaml; `of` reads it back."""
@@ -110,16 +121,16 @@ def _shown(value: object) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _model_in(annotation: Any) -> type[Model] | None:
+def model_in(annotation: Any) -> type[Model] | None:
     """The model that a field holds, by itself or in a list."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
+    return next(filter(None, map(model_in, get_args(annotation))), None)
 
 
 def _locate(
     model: type[Model], location: tuple[int | str, ...]
-) -> tuple[str, type[Model], pydantic.fields.FieldInfo | None]:
+) -> tuple[str, type[Model], FieldInfo | None]:
     """The name of a setting in Pulumi.yaml, the model it is in, and its field if there is one."""
     name, inside, field = "", model, None
     for part in location:
@@ -127,16 +138,14 @@ def _locate(
             name += f"[{part}]"
             continue
         if field is not None:
-            inside = _model_in(field.annotation) or inside
-        names = {key: key for key in inside.model_fields}
-        names |= {f.alias or to_camel(key): key for key, f in inside.model_fields.items()}
-        field = inside.model_fields[names[part]] if part in names else None
-        shown = (field.alias or to_camel(names[part])) if field is not None else part
+            inside = model_in(field.annotation) or inside
+        field = inside.field(part)
+        shown = str(field.alias) if field else part
         name += f".{shown}" if name else shown
     return name, inside, field
 
 
-def _range(field: pydantic.fields.FieldInfo | None) -> str:
+def _range(field: FieldInfo | None) -> str:
     """The bounds of a whole number."""
     bounds = {type(limit).__name__: limit for limit in field.metadata} if field else {}
     least, most = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
@@ -150,9 +159,9 @@ def _explain(model: type[Model], error: Any) -> str:
     name, inside, field = _locate(model, error["loc"])
     value, kind, context = error.get("input"), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        known = [field.alias or to_camel(key) for key, field in inside.model_fields.items()]
+        known = sorted(inside.fields())
         close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         remove = f"; or remove it: pulumi config rm {name}" if inside is model else ""
         return f"{name} is not a setting; {hint}{remove}"
     if kind == "missing":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -12,23 +13,22 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from components.settings.builder import Settings
+from components.settings.given import Given
 from components.settings.model import Model, default
+from components.settings.registry import (
+    REACHABLE,
+    RegistryOptions,
+    RegistrySettings,
+    is_reachable,
+)
 from components.settings.values import (
     Address,
-    Age,
-    AgeText,
     HostKeyText,
     HostName,
     HostUrl,
     ImageReference,
     Platform,
     Port,
-    ServerName,
-    Size,
-    SizeText,
-    UpstreamUrl,
-    at_least_age,
-    at_least_size,
     check_word,
 )
 
@@ -75,26 +75,11 @@ class FleetHost(Model):
         return self
 
 
-class RegistrySettings(Model):
+class StackRegistry(RegistryOptions):
     """The setting `registry`: a store and a mirror on one of the hosts."""
 
     host: str = ""
     """Name of the entry of `hosts`; needed where there are several."""
-    name: ServerName = ""
-    """What builders call that host; as its ssh:// URL does when left out."""
-    address: Address = "0.0.0.0"
-    """Of the host, on which store and mirror listen."""
-    port: Port = 5000
-    """Of the store: what builders push to and pull from."""
-    mirror_port: Port = 5001
-    upstream: UpstreamUrl = "https://registry-1.docker.io"
-    """What the mirror asks for what it does not have; builders ask it for images of Docker Hub."""
-    size: Annotated[SizeText, at_least_size("10MB")] = Size.parse("20GB")
-    """Of the store; beyond it the tags that were pushed the longest ago go."""
-    age: Annotated[AgeText, at_least_age("10s")] = Age.parse("30d")
-    """After it, since its last push, a tag goes."""
-    certificates: Annotated[int, Field(ge=1)] = 1
-    """Generation; another one is made anew, all of them."""
 
 
 def _registry_or_none(value: object) -> object:
@@ -106,7 +91,7 @@ class StackSettings(Settings):
 
     hosts: tuple[FleetHost, ...] = default("hosts")
     buildkit_image: ImageReference = default("buildkitImage")
-    registry: Annotated[RegistrySettings | None, BeforeValidator(_registry_or_none)] = default(
+    registry: Annotated[StackRegistry | None, BeforeValidator(_registry_or_none)] = default(
         "registry"
     )
     registry_image: ImageReference = default("registryImage")
@@ -143,15 +128,14 @@ class StackSettings(Settings):
                 f"registry.host = {self.registry.host!r} must be the name of an entry of hosts: "
                 f"{', '.join(names) or 'there is none, so leave it out'}"
             )
-        name = self.registry_name
-        # What these are in a builder's container: itself, and the bridge of its own daemon.
-        if name in ("", "localhost") or name.startswith(("127.", "172.17.")) or ":" in name:
+        beside = self._beside_registry
+        name = self.registry.name or urlsplit(beside.host).hostname or ""
+        if not is_reachable(name):
             raise ValueError(
-                f"registry.name = {name!r} must be a name or IPv4 address of the registry's host, "
-                "as builders reach it from their containers: not localhost, not in 172.17.0.0/16; "
-                "next: pulumi config set --path registry.name <an address of that host>"
+                f"registry.name = {name!r} must be {REACHABLE}; next: pulumi config set --path "
+                "registry.name <an address of that host>"
             )
-        ports = [self.registry.port, self.registry.mirror_port, self.registry_builder.ssh_port]
+        ports = [self.registry.port, self.registry.mirror_port, beside.ssh_port]
         if len(set(ports)) != len(ports):
             raise ValueError(
                 f"registry has port = {ports[0]} and mirrorPort = {ports[1]}, and its host has "
@@ -160,27 +144,37 @@ class StackSettings(Settings):
         return self
 
     @property
-    def registry_builder(self) -> Settings:
-        """The settings of the builder beside which the registry is, on the same host."""
+    def _beside_registry(self) -> Settings:
+        """The settings of the builder on the registry's host."""
         chosen = self.registry.host if self.registry else ""
-        return self.builders.get(f"builder-{chosen}") or next(iter(self.builders.values()))
+        return self.builders.get(chosen) or next(iter(self.builders.values()))
 
     @property
-    def registry_name(self) -> str:
-        """The name or address by which builders reach the registry; empty when it has none."""
-        given = self.registry.name if self.registry else ""
-        return given or urlsplit(self.registry_builder.host).hostname or ""
+    def placed_registry(self) -> RegistrySettings | None:
+        """The registry with its host, its name there and its image; None when none is asked for."""
+        if self.registry is None:
+            return None
+        host, host_key = self._beside_registry.host, self._beside_registry.host_key
+        return RegistrySettings(
+            **self.registry.model_dump(exclude={"host"})
+            | {
+                "name": self.registry.name or urlsplit(host).hostname,
+                "host": host,
+                "host_key": host_key,
+                "image": self.registry_image,
+            }
+        )
 
-    @property
+    @cached_property
     def builders(self) -> dict[str, Settings]:
-        """The settings of each builder, by the component's name."""
+        """The settings of each builder, by the name of its host; one without `hosts` has none."""
         shared = {
             name: getattr(self, name) for name in Settings.model_fields if name != "platforms"
         }
         if not self.hosts:
-            return {"builder": Settings(**shared, platforms=self.platforms)}
+            return {"": Settings(**shared, platforms=self.platforms)}
         return {
-            f"builder-{entry.name}": Settings(
+            entry.name: Settings(
                 **shared
                 | {
                     "host": entry.host,
@@ -195,8 +189,8 @@ class StackSettings(Settings):
         }
 
 
-def load_settings() -> StackSettings:
-    """The settings of the running stack.
+def load_settings() -> Given[StackSettings]:
+    """The settings of the running stack, all of them known.
 
     Raises pulumi.RunError with every problem of the configuration in one message.
     """
@@ -207,6 +201,6 @@ def load_settings() -> StackSettings:
         if name.startswith(project)
     }
     try:
-        return StackSettings.parse(raw)
+        return Given.all_known(StackSettings.parse(raw))
     except ValueError as error:
         raise pulumi.RunError(str(error)) from None

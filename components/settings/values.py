@@ -5,8 +5,11 @@ Each type parses its text once and keeps it, so that the state shows what the us
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
@@ -202,6 +205,17 @@ def _check_host_url(url: str) -> str:
     return url
 
 
+def check_host_key(host: str, host_key: str) -> None:
+    """Raises ValueError when a host that needs a key has none."""
+    if host.startswith("ssh://") and not host_key:
+        name = urlsplit(host).hostname
+        raise ValueError(
+            f"hostKey is empty, but host = {host} is reached over SSH and must be known before the "
+            f"first connection; next: compare `ssh-keyscan -t ed25519 {name}` with what the host's "
+            "owner tells you, then pulumi config set hostKey 'ssh-ed25519 AAAA...'"
+        )
+
+
 def _check_host_name(name: str) -> str:
     if name:
         try:
@@ -278,17 +292,38 @@ def _public_key_text(text: str) -> str:
     return str(PublicKey.parse(text)) if text else text
 
 
+@dataclass(frozen=True)
+class MayBeOutput:
+    """Marks a setting that may be an Output of a resource of the same program."""
+
+    stand_in: Callable[[int], str]
+    """A valid value, another one for each number, until the Output is known."""
+
+
+def stand_in_key(number: int) -> str:
+    """A public key in form; nobody has the private one."""
+    kind = b"ssh-ed25519"
+    blob = struct.pack(f">I{len(kind)}sI32s", len(kind), kind, 32, number.to_bytes(32, "big"))
+    return f"{kind.decode()} {base64.b64encode(blob).decode()}"
+
+
 SizeText = Annotated[Size, *_parsed(Size)]
 AgeText = Annotated[Age, *_parsed(Age)]
 DiskSpaceText = Annotated[DiskSpace, *_parsed(DiskSpace)]
 LimitText = Annotated[SizeText, BeforeValidator(_empty_is_no_limit)]
-PublicKeyText = Annotated[PublicKey, *_parsed(PublicKey, "the text of a .pub file")]
-HostKeyText = Annotated[str, AfterValidator(_public_key_text)]
+PublicKeyText = Annotated[
+    PublicKey, *_parsed(PublicKey, "the text of a .pub file"), MayBeOutput(stand_in_key)
+]
+HostKeyText = Annotated[str, AfterValidator(_public_key_text), MayBeOutput(stand_in_key)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ImageReference = Annotated[str, AfterValidator(_check_image)]
-HostUrl = Annotated[str, AfterValidator(_check_host_url)]
-HostName = Annotated[str, AfterValidator(_check_host_name)]
-ServerName = Annotated[str, AfterValidator(_check_server_name)]
+HostUrl = Annotated[
+    str, AfterValidator(_check_host_url), MayBeOutput("ssh://nobody@not-known-yet-{}".format)
+]
+HostName = Annotated[str, AfterValidator(_check_host_name), MayBeOutput("not-known-yet-{}".format)]
+ServerName = Annotated[
+    str, AfterValidator(_check_server_name), MayBeOutput("not-known-yet-{}".format)
+]
 Address = Annotated[str, AfterValidator(_check_address)]
 Network = Annotated[str, AfterValidator(_check_network)]
 RegistryName = Annotated[str, AfterValidator(_check_registry)]

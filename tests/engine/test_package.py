@@ -142,4 +142,6 @@ def test_the_cli_reads_the_schema_of_the_package(tmp_path: Path) -> None:
     plugin.write_text(f'#!/bin/sh\nexec python "{ROOT}/package" "$@"\n')
     plugin.chmod(0o755)
     schema = json.loads(passed(run("pulumi", "package", "get-schema", str(plugin))))
-    assert set(schema["resources"]) == {"docker-build-machine:index:DockerBuilder"}
+    assert set(schema["resources"]) == {
+        f"docker-build-machine:index:{name}" for name in ("DockerBuilder", "Fleet", "Registry")
+    }

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import runpy
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
 
-from components import BuilderArgs, Settings
-from components.settings import AuthorizedKey, Revocation
+from components import BuilderArgs, FleetArgs, RegistryArgs, Settings, StackSettings
+from components.settings import AuthorizedKey, FleetHost, RegistrySettings, Revocation
+from components.settings.model import Model
+from tests.unit.conftest import Run
+from tests.unit.test_fleet import HOSTS
 
 ROOT = Path(__file__).parents[2]
 BUILDER = "docker-build-machine:index:DockerBuilder"
+FLEET = "docker-build-machine:index:Fleet"
+REGISTRY = "docker-build-machine:index:Registry"
 
 
 @pytest.fixture(scope="module")
@@ -24,23 +30,48 @@ def schema() -> Any:
     return json.loads(provider.schema)
 
 
-def test_the_one_resource_has_every_setting_described_and_none_beside(schema: Any) -> None:
-    assert set(schema["resources"]) == {BUILDER}
-    inputs = schema["resources"][BUILDER]["inputProperties"]
+def described(settings: Any, *left_out: str) -> dict[str, str]:
+    return {n: about["description"] for n, about in settings.items() if n not in left_out}
+
+
+def test_builder_and_fleet_have_every_setting_described_and_none_beside(schema: Any) -> None:
+    assert set(schema["resources"]) == {BUILDER, FLEET, REGISTRY}
     settings = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
-    # Several hosts are several components; their nodes and their registry are no part of one.
-    for name in ("hosts", "buildkitImage", "registry", "registryImage"):
+    # The registry of a stack is a component of its own.
+    for name in ("registry", "registryImage"):
         del settings[name]
-    assert {name: about["description"] for name, about in inputs.items()} == {
-        name: about["description"] for name, about in settings.items()
+    for token, others in (
+        (BUILDER, ("hosts", "buildkitImage")),
+        (FLEET, ("host", "hostKey", "sshHost", "platforms")),
+    ):
+        inputs = dict(schema["resources"][token]["inputProperties"])
+        assert inputs.pop("registryClient")["description"]
+        assert described(inputs) == described(settings, *others)
+        for name in inputs:
+            about = settings[name]
+            kind = inputs[name].get("type") or schema["types"][inputs[name]["$ref"][8:]]["type"]
+            assert kind == about["type"]
+            if about["type"] in ("array", "object") or about["default"] == "":
+                assert "default" not in inputs[name]
+            else:
+                assert inputs[name]["default"] == about["default"]
+
+
+def test_the_registry_has_the_settings_of_its_host_and_their_defaults(schema: Any) -> None:
+    inputs = schema["resources"][REGISTRY]["inputProperties"]
+    assert set(inputs) == set(RegistrySettings.fields())
+    assert all(about["description"] for about in inputs.values())
+    assert {name: about["default"] for name, about in inputs.items() if "default" in about} == {
+        "host": "unix:///var/run/docker.sock",
+        "address": "0.0.0.0",
+        "port": 5000,
+        "mirrorPort": 5001,
+        "upstream": "https://registry-1.docker.io",
+        "size": "20GB",
+        "age": "30d",
+        "certificates": 1,
+        "image": "registry:3.0.0",
     }
-    for name, about in settings.items():
-        kind = inputs[name].get("type") or schema["types"][inputs[name]["$ref"][8:]]["type"]
-        assert kind == about["type"]
-        if about["type"] in ("array", "object") or about["default"] == "":
-            assert "default" not in inputs[name]
-        else:
-            assert inputs[name]["default"] == about["default"]
 
 
 def test_a_setting_with_few_values_is_an_enum_of_them(schema: Any) -> None:
@@ -64,29 +95,74 @@ def test_the_version_is_that_of_pyproject(schema: Any) -> None:
     assert schema["name"] == project["name"]
 
 
-def test_what_a_machine_of_the_same_program_tells_may_be_an_output(schema: Any) -> None:
-    inputs = schema["resources"][BUILDER]["inputProperties"]
-    open_ = {name for name, about in inputs.items() if not about.get("plain")}
-    assert open_ == {"host", "hostKey", "sshHost", "keys"}
-    key = schema["types"]["docker-build-machine:index:Key"]["properties"]
-    assert {name for name, about in key.items() if not about.get("plain")} == {"publicKey"}
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        (BUILDER, {"host", "hostKey", "sshHost", "keys", "registryClient"}),
+        (FLEET, {"hosts", "keys", "registryClient"}),
+        (REGISTRY, {"host", "hostKey", "name"}),
+        ("docker-build-machine:index:Key", {"publicKey"}),
+        ("docker-build-machine:index:Host", {"host", "hostKey", "sshHost"}),
+    ],
+)
+def test_what_a_machine_of_the_same_program_tells_may_be_an_output(
+    schema: Any, token: str, expected: set[str]
+) -> None:
+    resource, type_ = schema["resources"].get(token), schema["types"].get(token)
+    properties = resource["inputProperties"] if resource else type_["properties"]
+    assert {name for name, about in properties.items() if not about.get("plain")} == expected
 
 
-def test_keys_and_revocations_have_the_fields_of_the_settings(schema: Any) -> None:
-    for name, model in (("Key", AuthorizedKey), ("RevokedKey", Revocation)):
-        about = schema["types"][f"docker-build-machine:index:{name}"]
-        names = {field.alias or name for name, field in model.model_fields.items()}
-        assert set(about["properties"]) == names
-        assert all(field["description"] for field in about["properties"].values())
-    assert schema["types"]["docker-build-machine:index:Key"]["required"] == ["name", "publicKey"]
+@pytest.mark.parametrize(
+    ("name", "model", "required", "defaults"),
+    [
+        ("Key", AuthorizedKey, ["name", "publicKey"], {"role": "admin"}),
+        ("RevokedKey", Revocation, None, {}),
+        ("Host", FleetHost, ["host", "name"], {"weight": 1}),
+    ],
+)
+def test_what_lists_hold_has_the_fields_of_the_settings(
+    schema: Any, name: str, model: type[Model], required: Any, defaults: dict[str, Any]
+) -> None:
+    about = schema["types"][f"docker-build-machine:index:{name}"]
+    assert set(about["properties"]) == set(model.fields())
+    assert all(field["description"] for field in about["properties"].values())
+    assert about.get("required") == required
+    found = {n: f["default"] for n, f in about["properties"].items() if "default" in f}
+    assert found == defaults
 
 
 def test_the_arguments_are_the_fields_of_the_settings() -> None:
-    assert set(BuilderArgs.__annotations__) == set(Settings.model_fields)
+    arguments = set(BuilderArgs.__annotations__) - {"registry_client"}
+    assert arguments == set(Settings.model_fields)
+    assert set(RegistryArgs.__annotations__) == set(RegistrySettings.model_fields)
+    of_stack = set(FleetArgs.__annotations__) - {"registry_client"}
+    assert of_stack < set(StackSettings.model_fields)
 
 
 def test_the_outputs_are_those_that_the_stack_exports(schema: Any) -> None:
-    resource = schema["resources"]["docker-build-machine:index:DockerBuilder"]
-    assert {"sshDestination", "dockerHost", "sshAlias", "sshConfig", "knownHosts"} <= set(
-        resource["properties"]
-    )
+    of_one = {"sshDestination", "dockerHost", "sshAlias", "sshConfig", "knownHosts"}
+    of_registry = {"store", "mirror", "ca", "certificate", "key"}
+    for token, outputs in (
+        (BUILDER, of_one),
+        (FLEET, {*of_one, "builders", "buildxCreate"}),
+        (REGISTRY, of_registry),
+    ):
+        properties = schema["resources"][token]["properties"]
+        assert set(properties) == outputs
+        assert all(about["description"] for about in properties.values())
+    # What a registry tells is what a builder takes.
+    client = schema["types"]["docker-build-machine:index:RegistryClient"]
+    assert set(client["properties"]) == set(client["required"]) == of_registry
+
+
+def test_the_entries_of_a_fleet_are_typed_as_they_are(
+    schema: Any, run_program: Callable[..., Run]
+) -> None:
+    entries = run_program(host=None, hosts=HOSTS).exports["builders"]
+    about = schema["types"]["docker-build-machine:index:FleetBuilder"]
+    kinds = {str: "string", int: "integer", list: "array", dict: "object"}
+    for entry in entries:
+        assert {name: kinds[type(value)] for name, value in entry.items()} == {
+            name: field["type"] for name, field in about["properties"].items()
+        }

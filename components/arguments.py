@@ -1,7 +1,8 @@
-"""What the component takes, as editors, type checkers and other languages see it.
+"""What the components take, as editors, type checkers and other languages see it.
 
 The descriptions are those of Pulumi.yaml, which also has the defaults. Annotations stay types here:
-the SDK's analyzer makes the package's schema of them.
+the SDK's analyzer makes the package's schema of them. Lists of objects are inputs, for Pulumi's
+generator for Go lacks the types of plain ones; what may be an Output in them, the settings know.
 """
 
 from enum import Enum
@@ -145,7 +146,7 @@ class SharedArgs(TypedDict, total=False):
     addresses or CIDR ranges) and `until` (last day, YYYY-MM-DD, UTC). With `principals` (a list)
     the key is a certificate authority: certificates that it signed for one of them get in. A key
     with `role: build` may only build, pull, push, tag and read; the default role is admin."""
-    revoked: list[RevokedKey]
+    revoked: pulumi.Input[list[pulumi.Input[RevokedKey]]]
     """Keys and certificates that never get in: a list of {fingerprint}, {ca, serial} or {ca, id},
     where `ca` is the name of a key with principals."""
     host_keys: list[int]

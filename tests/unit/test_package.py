@@ -86,7 +86,9 @@ def test_a_setting_with_few_values_is_an_enum_of_them(schema: Any) -> None:
     assert {frozenset(member["value"] for member in about["enum"]) for about in enums.values()} == {
         frozenset(values) for values in listed.values()
     }
-    assert all(member["description"] for about in enums.values() for member in about["enum"])
+    members = [member for about in enums.values() for member in about["enum"]]
+    assert all(member["description"] for member in members)
+    assert all(member["name"] == member["value"].title() for member in members)
 
 
 def test_the_version_is_that_of_pyproject(schema: Any) -> None:
@@ -98,8 +100,8 @@ def test_the_version_is_that_of_pyproject(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("token", "expected"),
     [
-        (BUILDER, {"host", "hostKey", "sshHost", "keys", "registryClient"}),
-        (FLEET, {"hosts", "keys", "registryClient"}),
+        (BUILDER, {"host", "hostKey", "sshHost", "keys", "revoked", "registryClient"}),
+        (FLEET, {"hosts", "keys", "revoked", "registryClient"}),
         (REGISTRY, {"host", "hostKey", "name"}),
         ("docker-build-machine:index:Key", {"publicKey"}),
         ("docker-build-machine:index:Host", {"host", "hostKey", "sshHost"}),

@@ -5,13 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pulumi
 import pytest
 
-from tests.engine.conftest import ROOT, make_key, passed, run
+from tests.engine.conftest import (
+    DAEMON_IMAGE,
+    GATEWAY_IMAGE,
+    PING,
+    ROOT,
+    free_port,
+    make_key,
+    passed,
+    run,
+)
+from tests.engine.hosts import agent_with
+from tests.unit.conftest import KEY, PRIVATE_KEY
 
 EXAMPLES = ROOT / "examples"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "docker-build-machine"
@@ -37,15 +52,17 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 class Example:
     """A copy of an example with the SDK that `pulumi package add` would generate."""
 
-    def __init__(self, language: str, folder: Path, path: str) -> None:
-        self.folder = folder / language
+    def __init__(self, name: str, folder: Path, path: str) -> None:
+        self.folder = folder / name
         self.env = {**ENV, "PATH": path, "PULUMI_BACKEND_URL": f"file://{folder}"}
-        shutil.copytree(EXAMPLES / language, self.folder)
-        project = self.folder / "Pulumi.yaml"
-        text = project.read_text()
-        assert "docker-build-machine: ../../package\n" in text
-        project.write_text(text.replace("../../package", str(ROOT / "package")))
+        shutil.copytree(EXAMPLES / name, self.folder)
+        self.replace("Pulumi.yaml", ": ../../package\n", f": {ROOT}/package\n")
         self.sdk = self.folder / "sdks" / "docker-build-machine"
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        text = (self.folder / file).read_text()
+        assert old in text
+        (self.folder / file).write_text(text.replace(old, new))
 
     def run(self, *command: str, **env: str) -> str:
         return passed(run(*command, cwd=self.folder, env={**self.env, **env}))
@@ -63,28 +80,66 @@ class Example:
         self.run(*words, "--out", str(out), PATH=f"{generators}:{self.env['PATH']}")
         (out / language).rename(self.sdk)
 
-    def preview(self, **env: str) -> str:
+    def init(self, **config: str) -> None:
+        """A stack of its own."""
         self.run("pulumi", "--non-interactive", "stack", "init", "example")
-        self.run("pulumi", "config", "set", "publicKey", make_key(self.folder / "ada"))
-        shown = self.run("pulumi", "--non-interactive", "preview", "--json", **env)
-        steps = json.loads(shown)["steps"]
-        assert {step["op"] for step in steps} == {"create"}
-        (inputs,) = (s["newState"]["inputs"] for s in steps if s["urn"].endswith("::builder"))
-        assert inputs["privateNetworks"] == "block"
-        assert inputs["cacheSize"] == "20GB"
-        assert inputs["keys"][0]["until"] == "2030-12-31"
-        return shown
+        for name, value in {"publicKey": make_key(self.folder / "ada"), **config}.items():
+            self.run("pulumi", "config", "set", name, value)
+
+    def pulumi(self, *words: str) -> str:
+        return self.run("pulumi", "--non-interactive", *words)
 
 
-def test_python(tmp_path: Path, path: str) -> None:
-    example = Example("python", tmp_path, path)
+def declares_a_builder(example: Example) -> bool:
+    """Whether a preview of a new stack plans the builder of all the examples."""
+    example.init()
+    steps = json.loads(example.pulumi("preview", "--json"))["steps"]
+    assert {step["op"] for step in steps} == {"create"}
+    inputs = {step["urn"].split("::")[-1]: step["newState"].get("inputs") for step in steps}
+    assert inputs["builder"]["privateNetworks"] == "block"
+    assert inputs["builder"]["cacheSize"] == "20GB"
+    assert inputs["builder"]["keys"][0]["until"] == "2030-12-31"
+    return "builder-readiness" in inputs
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, path: str) -> Path:
+    """A folder with what the examples in Python import and the tests do not run with.
+
+    In the tests' own environment a provider's package would make every `pulumi up` of this program
+    fetch its plugin.
+    """
+    example = Example("python", tmp_path_factory.mktemp("sdk"), path)
     example.generate("python")
-    # Beside what the tests run with.
-    site = tmp_path / "site"
+    site = example.folder / "site"
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    example.run(*pip, "--no-deps", "--target", str(site), str(example.sdk))
-    example.run("mypy", "--strict", "--follow-imports=silent", "__main__.py", MYPYPATH=str(site))
-    assert "builder-readiness" in example.preview(PYTHONPATH=str(site))
+    wanted = (EXAMPLES / "hetzner" / "requirements.txt").read_text().split()
+    clouds = [line for line in wanted if line.startswith(("pulumi-hcloud=", "pulumi-tls="))]
+    assert len(clouds) == 2
+    example.run(*pip, "--no-deps", "--target", str(site), str(example.sdk), *clouds)
+    return site
+
+
+@pytest.fixture
+def new_example(tmp_path: Path, path: str, site: Path) -> Callable[[str], Example]:
+    """Copies examples in Python; their types fit the SDK."""
+
+    def new(name: str) -> Example:
+        example = Example(name, tmp_path, path)
+        example.env["PYTHONPATH"] = str(site)
+        mypy = ("mypy", "--strict", "--follow-imports=silent", "__main__.py")
+        example.run(*mypy, MYPYPATH=str(site))
+        return example
+
+    return new
+
+
+NewExample = Callable[[str], Example]
+
+
+def test_python(new_example: NewExample) -> None:
+    example = new_example("python")
+    assert declares_a_builder(example)
 
 
 def node_modules(example: Example) -> Path:
@@ -120,7 +175,7 @@ def test_typescript(tmp_path: Path, path: str) -> None:
     example.run(tsc, "--project", str(example.sdk), "--types", "node")
     shutil.copy(example.sdk / "package.json", example.sdk / "bin")
     example.run(tsc, "--project", ".")
-    assert "builder-readiness" in example.preview()
+    assert declares_a_builder(example)
 
 
 def test_go(tmp_path: Path, path: str) -> None:
@@ -128,4 +183,74 @@ def test_go(tmp_path: Path, path: str) -> None:
     example.generate("go")
     example.run("go", "mod", "tidy")
     example.run("go", "vet", ".")
-    assert "builder-readiness" in example.preview()
+    assert declares_a_builder(example)
+
+
+def test_a_machine_and_its_builder_in_one_program(tmp_path: Path, new_example: NewExample) -> None:
+    example = new_example("machine")
+    images = f'daemon_image="{DAEMON_IMAGE}", gateway_image="{GATEWAY_IMAGE}"'
+    options = f'{images}, cache_size="5GB", keep_cache=False, ssh_port={free_port()}, '
+    example.replace("__main__.py", "    keys=", f"    {options}keys=")
+    operator = make_key(tmp_path / "operator")
+    example.init(operatorKey=operator, port=str(free_port()))
+    with agent_with(tmp_path / "operator", tmp_path) as agent:
+        example.env["SSH_AUTH_SOCK"] = agent
+        # Nothing of the machine is there, and all is planned.
+        assert "builder-readiness" in example.pulumi("preview")
+        try:
+            example.pulumi("up", "--yes", "--skip-preview")
+            config = tmp_path / "ssh_config"
+            config.write_text(
+                f"IdentityFile {example.folder}/ada\nIdentitiesOnly yes\n"
+                + example.pulumi("stack", "output", "sshConfig")
+            )
+            ssh = ("ssh", "-F", str(config), "-S", "none", "example-builder")
+            assert "200 OK" in passed(run(*ssh, input=PING))
+            unchanged = example.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
+            assert "unchanged" in unchanged
+        finally:
+            example.pulumi("destroy", "--yes", "--skip-preview")
+    assert not (example.folder / "sshd" / "pid").exists()
+
+
+class Cloud(pulumi.runtime.Mocks):
+    """Hetzner Cloud with one server, and a provider of keys."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Any] = {}
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        self.inputs[args.name] = args.inputs
+        told = {
+            "server": {"ipv4Address": "192.0.2.7"},
+            "host-key": {"privateKeyOpenssh": PRIVATE_KEY, "publicKeyOpenssh": f"{KEY}\n"},
+        }
+        return f"{args.name}-id", {**args.inputs, **told.get(args.name, {})}
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
+        raise AssertionError(args.token)
+
+
+def test_a_cloud_server_and_its_builder_in_one_program(
+    new_example: NewExample, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = new_example("hetzner")
+    monkeypatch.syspath_prepend(str(site))
+    cloud = Cloud()
+    pulumi.runtime.set_mocks(cloud, project="our-server")
+    settings = {"serverType": "cpx31", "location": "nbg1", "operatorKey": KEY, "publicKey": KEY}
+    pulumi.runtime.set_all_config({f"our-server:{name}": v for name, v in settings.items()})
+
+    @pulumi.runtime.test
+    def declare() -> None:
+        runpy.run_path(str(example.folder / "__main__.py"))
+
+    declare()
+    builder = cloud.inputs["builder"]
+    assert builder["host"] == "ssh://root@192.0.2.7"
+    assert builder["hostKey"] == KEY
+    first, _, user_data = cloud.inputs["server"]["userData"].partition("\n")
+    assert first == "#cloud-config"
+    assert json.loads(user_data)["ssh_keys"] == {"ed25519_private": PRIVATE_KEY}
+    assert json.loads(user_data)["packages"] == ["docker.io"]
+    assert cloud.inputs["installed"]["environment"] == {"ADDRESS": "192.0.2.7", "HOST_KEY": KEY}

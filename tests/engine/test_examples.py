@@ -14,6 +14,7 @@ from typing import Any
 
 import pulumi
 import pytest
+import yaml
 
 from tests.engine.conftest import (
     DAEMON_IMAGE,
@@ -254,3 +255,43 @@ def test_a_cloud_server_and_its_builder_in_one_program(
     assert json.loads(user_data)["ssh_keys"] == {"ed25519_private": PRIVATE_KEY}
     assert json.loads(user_data)["packages"] == ["docker.io"]
     assert cloud.inputs["installed"]["environment"] == {"ADDRESS": "192.0.2.7", "HOST_KEY": KEY}
+
+
+def test_a_builder_for_each_team_of_a_list(tmp_path: Path) -> None:
+    teams: dict[str, Any] = {
+        team: {
+            "sshAddress": "127.0.0.1",
+            "sshPort": free_port(),
+            "keys": [{"name": "ada", "publicKey": make_key(tmp_path / team)}],
+            "daemonImage": DAEMON_IMAGE,
+            "gatewayImage": GATEWAY_IMAGE,
+            "cacheSize": "5GB",
+            "keepCache": False,
+        }
+        for team in ("web", "data")
+    }
+    (tmp_path / "teams.yaml").write_text(yaml.safe_dump(teams))
+    (tmp_path / "backend").mkdir()
+    env = {**ENV, "PULUMI_BACKEND_URL": f"file://{tmp_path}/backend"}
+    example = (sys.executable, str(EXAMPLES / "teams.py"), str(tmp_path / "teams.yaml"))
+    try:
+        told = passed(run(*example, env=env))
+        for team, other in (("web", "data"), ("data", "web")):
+            port = teams[team]["sshPort"]
+            assert f"{team}: DOCKER_HOST=ssh://builder@127.0.0.1:{port}\n" in told
+            outputs = passed(
+                run("pulumi", "stack", "output", "--json", "-s", team, cwd=tmp_path, env=env)
+            )
+            config = tmp_path / f"{team}.config"
+            config.write_text(f"IdentitiesOnly yes\n{json.loads(outputs)['sshConfig']}")
+            ssh = ("ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes")
+            builder = f"{team}-builder"
+            assert "200 OK" in passed(run(*ssh, "-i", str(tmp_path / team), builder, input=PING))
+            assert run(*ssh, "-i", str(tmp_path / other), builder, input=PING).returncode != 0
+        again = passed(run(*example, env=env))
+        assert "created" not in again
+        assert "updated" not in again
+    finally:
+        passed(run(*example, "destroy", env=env))
+    left = "label=docker-build-machine.owner=teams/web/builder"
+    assert not passed(run("docker", "ps", "--all", "--quiet", "--filter", left))

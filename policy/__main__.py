@@ -54,7 +54,8 @@ def _resource(args: Any) -> rules.Resource:
 
 def _of_resources(rule: rules.Rule, level: pack.EnforcementLevel) -> pack.Policy:
     def validate(args: Any, report: Any) -> None:
-        for sentence in rule(_resource(args)):
+        resource = _resource(args)
+        for sentence in rule(resource) if resource.is_ours else ():
             report(sentence)
 
     return pack.ResourceValidationPolicy(rules.name_of(rule), str(rule.__doc__), validate, level)
@@ -62,7 +63,8 @@ def _of_resources(rule: rules.Rule, level: pack.EnforcementLevel) -> pack.Policy
 
 def _of_stacks(rule: rules.StackRule, level: pack.EnforcementLevel) -> pack.Policy:
     def validate(args: Any, report: Any) -> None:
-        for resource, sentence in rule([_resource(resource) for resource in args.resources]):
+        resources = [_resource(resource) for resource in args.resources]
+        for resource, sentence in rule([resource for resource in resources if resource.is_ours]):
             report(sentence, resource.urn)
 
     return pack.StackValidationPolicy(rules.name_of(rule), str(rule.__doc__), validate, level)

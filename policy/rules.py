@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PROJECT = "docker-build-machine"
 CONTAINER = "docker:index/container:Container"
 IMAGE = "docker:index/remoteImage:RemoteImage"
 VOLUME = "docker:index/volume:Volume"
@@ -37,14 +38,20 @@ class Resource:
     urn: str = ""
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the rules are for it: all of this program, and of others what is a builder's."""
+        project = "".join(self.urn.split("::")[1:2])
+        return project == PROJECT or bool({self.type, type_of(self.parent)} & {BUILDER, REGISTRY})
+
+    @property
     def role(self) -> str:
         """What it is in its builder: its name without the builder's."""
         return self.name.removeprefix(f"{self.parent.rsplit('::', 1)[-1]}-")
 
 
 def type_of(urn: str) -> str:
-    """The type in a URN, with the types of its parents before it; empty without a URN."""
-    return "".join(urn.split("::")[2:3])
+    """The type in a URN, without the types of its parents; empty without a URN."""
+    return "".join(urn.split("::")[2:3]).rsplit("$", 1)[-1]
 
 
 Rule = Callable[[Resource], Iterator[str]]
@@ -229,6 +236,7 @@ class Violation:
 
 def violations(resources: list[Resource]) -> Iterator[Violation]:
     """Everything that breaks a rule, as the policy pack would report it."""
+    resources = [resource for resource in resources if resource.is_ours]
     for rule in (*MANDATORY, *ADVISORY):
         for resource in resources:
             for sentence in rule(resource):

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from components.docker_host import HostDocker, HostError
 from policy.rules import violations
@@ -15,7 +16,7 @@ from review.plan import Plan
 from review.preview import affected_stacks, all_stacks, plan_of
 from review.state import builders_of
 from review.without_state import plan_without_state
-from stacks.commands import StackError, run
+from stacks.commands import ROOT, StackError, run
 
 _FAILED = 2
 
@@ -31,6 +32,11 @@ def main() -> int:
     stacks = argparse.ArgumentParser(add_help=False)
     stacks.add_argument("--stack", action="append", help="a stack (repeatable); all if left out")
     stacks.add_argument("--base", help="only stacks that differ from this commit")
+    stacks.add_argument(
+        "--cwd",
+        type=lambda text: Path(text).resolve(),
+        help="folder of another program that declares builders",
+    )
     preview = verbs.add_parser("preview", parents=[stacks], help="what pulumi up would do")
     preview.add_argument("--destroy", action="store_true", help="what pulumi destroy would do")
     preview.add_argument(
@@ -53,8 +59,11 @@ def main() -> int:
 def _run(
     parser: argparse.ArgumentParser, options: argparse.Namespace, for_pulumi: list[str]
 ) -> int:
+    folder = options.cwd or ROOT
+    if options.base and options.cwd:
+        parser.error("--base is for the stacks of this repository; leave it out with --cwd")
     try:
-        chosen = affected_stacks(options.base) if options.base else all_stacks()
+        chosen = affected_stacks(options.base) if options.base else all_stacks(options.cwd)
     except subprocess.CalledProcessError:
         print(f"git does not know {options.base}; next: git fetch it", file=sys.stderr)
         return _FAILED
@@ -67,7 +76,7 @@ def _run(
         print("No stack is affected.")
         return 0
     if options.verb == "drift":
-        return max(_drift(stack, for_pulumi, fix=options.fix) for stack in chosen)
+        return max(_drift(stack, folder, for_pulumi, fix=options.fix) for stack in chosen)
     if options.without_state:
         if not options.base:
             parser.error("--without-state needs --base")
@@ -77,7 +86,8 @@ def _run(
         )
         return max(_show(stack, plan_without_state(stack, options.base)) for stack in chosen)
     return max(
-        _show(stack, plan_of(stack, *for_pulumi, destroy=options.destroy)) for stack in chosen
+        _show(stack, plan_of(stack, *for_pulumi, destroy=options.destroy, folder=folder))
+        for stack in chosen
     )
 
 
@@ -86,10 +96,10 @@ def _show(stack: str, plan: Plan) -> int:
     return int(bool(plan.errors) or any(broken.mandatory for broken in violations(plan.resources)))
 
 
-def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
+def _drift(stack: str, folder: Path, for_pulumi: list[str], *, fix: bool) -> int:
     print(f"### Stack {code(stack)}\n")
     try:
-        by_host = [(HostDocker(b.host), drift_of(b)) for b in builders_of(stack)]
+        by_host = [(HostDocker(b.host), drift_of(b)) for b in builders_of(stack, folder)]
     except (StackError, HostError) as error:
         print(f"Drift cannot be checked: {error}", flush=True)
         return _FAILED
@@ -100,7 +110,7 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
     for drift in found:
         print(f"- {code(drift.name)} {drift.what}")
     if fix:
-        return _repair(stack, by_host, for_pulumi)
+        return _repair(stack, folder, by_host, for_pulumi)
     commands = repairs(stack, found, for_pulumi)
     if commands:
         print("\nNext, `docker` on the host:\n\n```")
@@ -110,7 +120,10 @@ def _drift(stack: str, for_pulumi: list[str], *, fix: bool) -> int:
 
 
 def _repair(
-    stack: str, by_host: list[tuple[HostDocker, list[Drift]]], for_pulumi: list[str]
+    stack: str,
+    folder: Path,
+    by_host: list[tuple[HostDocker, list[Drift]]],
+    for_pulumi: list[str],
 ) -> int:
     for host, of_host in by_host:
         for command in repairs(stack, of_host, []):
@@ -118,7 +131,7 @@ def _repair(
                 host.said(*command[1:])
     found = [drift for _, of_host in by_host for drift in of_host]
     for command in repairs(stack, found, for_pulumi):
-        if command[0] == "pulumi" and run(command[1:], show=True).failure:
+        if command[0] == "pulumi" and run(command[1:], folder, show=True).failure:
             return _FAILED
     return 0
 

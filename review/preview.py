@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from review.plan import Plan
 from stacks.commands import ROOT, StackCommands
@@ -13,13 +14,16 @@ _OF_ONE_MACHINE = "dev"
 _PROGRAM = ("__main__.py", "Pulumi.yaml", "requirements.txt", "components")
 
 
-def all_stacks() -> list[str]:
-    """The stacks with settings beside Pulumi.yaml, without the stack of `make up`."""
+def all_stacks(folder: Path | None = None) -> list[str]:
+    """The stacks with settings beside the Pulumi.yaml of a folder.
+
+    Without a folder they are those of this repository, without the stack of `make up`.
+    """
     stacks = {
         path.name.removeprefix("Pulumi.").removesuffix(".yaml")
-        for path in ROOT.glob("Pulumi.*.yaml")
+        for path in (folder or ROOT).glob("Pulumi.*.yaml")
     }
-    return sorted(stacks - {_OF_ONE_MACHINE})
+    return sorted(stacks if folder else stacks - {_OF_ONE_MACHINE})
 
 
 def affected_stacks(base: str) -> list[str]:
@@ -40,9 +44,10 @@ def affected_stacks(base: str) -> list[str]:
     return [stack for stack in stacks if f"Pulumi.{stack}.yaml" in changed]
 
 
-def plan_of(stack: str, *options: str, destroy: bool = False) -> Plan:
+def plan_of(stack: str, *options: str, destroy: bool = False, folder: Path = ROOT) -> Plan:
     """The plan of `pulumi up`, or of `pulumi destroy`; nothing is touched."""
-    preview, failure = StackCommands(stack).preview(*options, destroy=destroy)
+    commands = StackCommands(stack, folder=folder)
+    preview, failure = commands.preview(*options, destroy=destroy)
     plan = Plan.of(preview)
     if failure and not plan.errors:
         plan.errors.append(failure)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from components.docker_host import DockerHost
 from policy.rules import BUILDER, CONTAINER, REGISTRY
-from stacks.commands import StackCommands, StackError
+from stacks.commands import ROOT, StackCommands, StackError
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class BuilderState:
         return {role: child for role, child in self.children.items() if child.type == CONTAINER}
 
 
-def builders_of(stack: str) -> list[BuilderState]:
-    """The builders in the state of a stack, and its registry, which is compared as they are.
+def builders_of(stack: str, folder: Path = ROOT) -> list[BuilderState]:
+    """The builders in the state of a stack, and its registries, which are compared as they are.
 
     Raises StackError when Pulumi cannot read the state, or when a version of the program wrote it
     that did not record the settings.
     """
-    resources = StackCommands(stack).resources_with_secrets()
+    resources = StackCommands(stack, folder=folder).resources_with_secrets()
     parents = {resource["urn"]: resource.get("parent", "") for resource in resources}
     managed = [
         Managed(

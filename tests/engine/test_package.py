@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class YamlProgram:
     def pulumi(self, *words: str) -> Result:
         return run("pulumi", "--non-interactive", *words, cwd=self.folder, env=self.env)
 
+    def review(self, *words: str) -> Result:
+        """`python -m review` of this repository, for this program."""
+        review = (sys.executable, "-m", "review", *words, "--cwd", str(self.folder))
+        return run(*review, "--stack", "yaml", env=self.env, cwd=ROOT)
+
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[YamlProgram]:
@@ -111,6 +117,16 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
     assert "200 OK" in pong.stdout
     said = program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
     assert "unchanged" in passed(said)
+
+    # Plans, rules and drift are this repository's, for a program that is not.
+    assert "### Stack `yaml`" in passed(program.review("preview"))
+    assert "The host is as the stack says" in passed(program.review("drift"))
+    passed(run("docker", "rm", "--force", "yaml-builder-janitor"))
+    drifted = program.review("drift")
+    assert drifted.returncode == 1
+    assert "- `builder-janitor` " in drifted.stdout
+    passed(program.review("drift", "--fix"))
+    passed(program.review("drift"))
 
 
 def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) -> None:

@@ -190,3 +190,19 @@ def test_advice_does_not_refuse() -> None:
         "values-settle": False,
         "no-namespace-of-the-host": True,
     }
+
+
+def test_rules_are_for_builders_and_registries_wherever_they_are_declared() -> None:
+    inputs = {"image": "nginx", "ports": [{"internal": 80}], "privileged": True}
+    assert not said(Resource(CONTAINER, "web", inputs, parent="", urn="urn::web"))
+    assert not said(Resource(CONTAINER, "web", inputs, parent="urn:pulumi:a::p::my:Site::s"))
+    ours = "urn:pulumi:dev::docker-build-machine::docker:index/container:Container::web"
+    assert said(Resource(CONTAINER, "web", inputs, parent="", urn=ours))
+    # Below a component of another program, a builder is one still.
+    nested = f"urn:pulumi:dev::p::my:Platform${BUILDER}::builder"
+    assert {"images-are-pinned", "only-what-asks-for-keys-is-published"} <= said(
+        Resource(CONTAINER, "builder-daemon", inputs, parent=nested)
+    )
+    store = f"urn:pulumi:dev::p::my:Platform${REGISTRY}::registry"
+    opened = {"ports": [{"internal": 5000}], "envs": [ASKS], "image": "registry:3.0.0"}
+    assert not said(Resource(CONTAINER, "registry-store", opened, parent=store))

@@ -165,6 +165,10 @@ def run(
     threading.Thread(target=work, daemon=True).start()
     try:
         ended.result(seconds)
+    except KeyboardInterrupt:
+        # Ctrl-C reaches Pulumi too. Cut off here, it would leave its update unfinished and locked.
+        ended.exception()
+        raise
     except TimeoutError:
         raise StackError(
             f"`pulumi {' '.join(words)}` took longer than {seconds} seconds; next: run it by itself"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from stacks import commands
-from stacks.commands import StackCommands, StackError
+from stacks.commands import ROOT, StackCommands, StackError
 
 Install = Callable[[str], Path]
 
@@ -98,3 +102,19 @@ def test_what_a_long_command_prints_is_shown_as_it_comes(
     install("echo updating; echo warning >&2")
     assert not commands.run(["up"], show=True).failure
     assert capsys.readouterr() == ("updating\n", "warning\n")
+
+
+def test_an_interrupted_update_ends_in_order(install: Install) -> None:
+    trap = "trap 'sleep 0.5; echo cancelled; exit 1' INT"
+    install(f"{trap}; echo started; while :; do sleep 0.1; done")
+    program = "from stacks.commands import run; run(['up'], show=True)"
+    # What runs in the background of a shell ignores this signal.
+    command = ["env", "--default-signal=INT", sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=30)[0] == "cancelled\n"
+    assert process.returncode == -signal.SIGINT

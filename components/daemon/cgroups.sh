@@ -90,7 +90,7 @@ case $1 in
 lay)
 	shift
 	if output=$(lay 2>&1); then
-		export BUILDER_CGROUPS=laid DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cgroupns
+		export BUILDER_CGROUPS=laid DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="${DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS:-} --cgroupns"
 	else
 		echo "cgroups: limits of single containers do not work: $output" >&2
 	fi

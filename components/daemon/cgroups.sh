@@ -1,14 +1,16 @@
 #!/bin/sh
-# Gives the daemon a part of its container's control groups (version 2), so that the limits of single
-# containers work. Where this fails it says why, and the daemon starts without that part.
-# Usage: cgroups lay COMMAND...     as root, before the daemon: makes the part, and runs COMMAND
-#        cgroups divide             as root of a user and a cgroup namespace: what `lay` runs there
-#        cgroups enter PROCESSES    as root of the daemon's namespaces: the part becomes the daemon's
-#                                   own tree, in which containers and build steps together have
-#                                   PROCESSES processes
+# Gives the daemon a subtree of its container's control groups (version 2), so that the limits of single
+# containers work. When this fails, it prints the reason and the daemon starts without the subtree.
+# Usage: cgroups setup COMMAND...   as root, before the daemon starts: makes the subtree, then runs
+#                                   COMMAND
+#        cgroups divide             as root of a user namespace and a cgroup namespace: `setup` runs it
+#                                   there
+#        cgroups enter PROCESSES    as root of the daemon's namespaces: mounts the subtree as the
+#                                   daemon's own tree and limits containers and build steps together
+#                                   to PROCESSES processes
 # The tree below the container's own group, whose limits stay those of the host's Docker:
 #   builder                          belongs to the daemon's user, root of the daemon's cgroup namespace
-#   builder/daemon                   the daemon and all that was there before it
+#   builder/daemon                   the daemon and every process that was there before it
 #   builder/user.slice/user-N.slice  containers and build steps, where dockerd looks for the controllers
 set -eu
 user=rootless
@@ -17,7 +19,8 @@ tree=/sys/fs/cgroup
 outer=/run/container-cgroup
 controllers='cpu cpuset hugetlb io memory pids'
 
-# vacate GROUP LEAF: a group whose controllers are passed on must hold no process of its own.
+# vacate GROUP LEAF: moves all processes of GROUP to LEAF. A group that passes controllers on must hold
+# no process of its own.
 vacate() {
 	tries=0 output=
 	while processes=$(grep -vx 0 "$1/cgroup.procs"); do
@@ -26,12 +29,12 @@ vacate() {
 			echo "the processes $(echo "$processes" | tr '\n' ' ')stay in $1: $output"
 			return 1
 		}
-		# One that has ended meanwhile cannot be moved.
+		# A process that has ended meanwhile cannot be moved.
 		for process in $processes; do output=$( (echo "$process" >"$2/cgroup.procs") 2>&1) || :; done
 	done
 }
 
-# pass_on GROUP: its controllers, to the groups below it.
+# pass_on GROUP: makes the controllers of GROUP available to the groups below it.
 pass_on() {
 	for controller in $controllers; do
 		! grep -qw "$controller" "$1/cgroup.controllers" || echo "+$controller" >"$1/cgroup.subtree_control"
@@ -45,18 +48,18 @@ divide() {
 	vacate "$folder" "$folder/builder"
 	pass_on "$folder"
 	cd "$folder/builder"
-	# The kernel has 65535 for the whole host.
+	# A quota for this builder: the kernel allows 65535 groups on the whole host.
 	echo 2048 >cgroup.max.descendants
-	# The daemon's user is 1 here.
+	# In this user namespace the daemon's user has the id 1.
 	chown 1:1 . cgroup.procs cgroup.subtree_control cgroup.threads
 	cd /
 	umount -n "$folder"
 	rmdir "$folder"
 }
 
-# The kernel lets root mount its control groups in namespaces of its own, for which no capability
-# over the host is needed; RootlessKit makes them.
-lay() {
+# Root can mount its control groups in namespaces that it owns, without any capability on the host.
+# RootlessKit makes these namespaces.
+setup() {
 	[ -e "$tree/cgroup.controllers" ] || {
 		echo 'the host has control groups of version 1'
 		return 1
@@ -81,16 +84,16 @@ enter() {
 	vacate "$folder" "$folder/daemon"
 	for group in "$folder" "${containers%/*}" "$containers"; do pass_on "$group"; done
 	! [ -e "$containers/pids.max" ] || echo "$1" >"$containers/pids.max"
-	# Last, so that nothing has changed for a daemon that does without.
+	# These two come last: if an earlier step fails, the daemon still finds its tree as it was.
 	mount -n --move "$tree" "$outer"
 	mount -n --move "$folder" "$tree"
 }
 
 case $1 in
-lay)
+setup)
 	shift
-	if output=$(lay 2>&1); then
-		export BUILDER_CGROUPS=laid DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="${DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS:-} --cgroupns"
+	if output=$(setup 2>&1); then
+		export BUILDER_CGROUPS=ready DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS="${DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS:-} --cgroupns"
 	else
 		echo "cgroups: limits of single containers do not work: $output" >&2
 	fi

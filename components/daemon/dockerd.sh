@@ -1,10 +1,10 @@
 #!/bin/sh
-# Stands before the real dockerd on PATH, in the daemon's namespaces: decides how many processes
-# containers and build steps may have, and gives dockerd the control groups that `cgroups lay` made.
+# Comes before the real dockerd on PATH and runs in the daemon's namespaces: decides how many processes
+# containers and build steps may have, and gives dockerd the control groups that `cgroups setup` made.
 set -eu
 
-# The least of the setting and of what host and container have, less a reserve for the daemon itself:
-# one that cannot start a thread ends.
+# The smallest of the setting and the limits of host and container. The daemon keeps a reserve, because
+# it exits when it cannot start a thread.
 processes=@processes@
 reserve=@reserve@
 for file in /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max /proc/sys/kernel/pid_max /proc/sys/kernel/threads-max; do
@@ -21,8 +21,8 @@ export BUILDER_PROCESSES="$processes"
 
 if [ -n "${BUILDER_CGROUPS:-}" ]; then
 	if output=$(sh /usr/local/lib/daemon/cgroups enter "$processes" 2>&1); then
-		# dockerd knows no other driver for limits in rootless mode. No systemd is asked: runc, behind
-		# its own script, makes the groups itself.
+		# In rootless mode dockerd sets limits only with this driver. systemd is not involved: runc.sh
+		# removes --systemd-cgroup, so that runc makes the groups itself.
 		set -- --exec-opt native.cgroupdriver=systemd "$@"
 	else
 		unset BUILDER_CGROUPS

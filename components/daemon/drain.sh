@@ -1,15 +1,15 @@
 #!/bin/sh
-# Runs on the Docker host before a daemon's container is replaced: lets the builds in flight end while
-# new ones wait.
+# Runs on the Docker host before a daemon's container is replaced: waits for running builds to end while
+# new builds wait.
 # Usage: sh -s -- DAEMON GATEWAY SOCKET SECONDS < drain.sh
-#   SOCKET   where the daemon listens, beside TCP 2376 when that is the transport; the guard's is
-#            beside it
-#   SECONDS  how long builds get to end
+#   SOCKET   where the daemon listens (with transport = tls also on TCP 2376); the guard's socket is in
+#            the same folder
+#   SECONDS  how long to wait for builds to end
 set -u
 daemon=$1 gateway=$2 socket=$3 seconds=$4
-guarded=${socket%/*}/guard.sock
+guard_socket=${socket%/*}/guard.sock
 
-# is_running CONTAINER: ends the script when that cannot be told.
+# is_running CONTAINER: ends the script when Docker does not answer.
 is_running() {
 	if output=$(docker container inspect --format '{{.State.Running}}' "$1" 2>&1); then
 		[ "$output" = true ]
@@ -18,14 +18,14 @@ is_running() {
 	case $output in
 	*'o such container'*) return 1 ;;
 	esac
-	echo "Whether $1 runs cannot be told: $output" >&2
+	echo "Docker does not report whether $1 is running: $output" >&2
 	exit 1
 }
 
 is_running "$daemon" || exit 0
 
-# New clients wait at the gateway while the sockets are away. Whatever becomes of this script, the
-# daemon's container puts them back in the end.
+# New clients wait at the gateway while the sockets have other names. A process in the daemon's container
+# moves the sockets back, even if this script is killed.
 # shellcheck disable=SC2016
 docker exec --user 1000:1000 "$daemon" sh -c '
 	mv -f "$1" "$1.away" || exit 1
@@ -35,31 +35,31 @@ docker exec --user 1000:1000 "$daemon" sh -c '
 		sleep "$3"
 		for socket in "$1" "$2"; do test -e "$socket" || mv "$socket.away" "$socket"; done
 	) </dev/null >/dev/null 2>&1 &
-' sh "$socket" "$guarded" $((seconds + 120)) ||
-	echo 'The daemon does not let itself be drained; builds in flight may be cut.' >&2
+' sh "$socket" "$guard_socket" $((seconds + 120)) ||
+	echo 'The daemon cannot be drained; running builds may be cut.' >&2
 
-# All clients come through the gateway. The kernel lists an accepted connection, under the name of the
-# socket, in the network namespace of the one who connected (unix_stream_connect). The engine keeps some
-# of them open after `docker run` has ended; a client's end, where there is one, holds the third
-# reference. Over TCP the gateway's ends are listed.
+# All clients come through the gateway. The kernel lists an accepted connection, under the socket's name,
+# in the network namespace of the process that connected (unix_stream_connect). The engine keeps some
+# connections open after `docker run` has ended. A connection with a client at its other end has three
+# references. For TCP, this counts the gateway's ends.
 open_connections() {
 	# shellcheck disable=SC2016
 	docker exec "$gateway" sh -c 'for table in unix tcp tcp6; do test ! -e /proc/net/$table || cat /proc/net/$table; done' |
-		awk -v socket="$socket" -v guarded="$guarded" '
-			{ seen++ }
-			$6 == "03" && ($8 == socket || $8 == guarded) && $2 !~ /^0*[12]$/ { open++ }
+		awk -v socket="$socket" -v guard_socket="$guard_socket" '
+			{ lines++ }
+			$6 == "03" && ($8 == socket || $8 == guard_socket) && $2 !~ /^0*[12]$/ { open++ }
 			$4 == "01" && $3 ~ /:0948$/ { open++ }
-			END { if (seen) print open + 0 }'
+			END { if (lines) print open + 0 }'
 }
 waited=0
 while open=$(open_connections) && [ "$open" != 0 ]; do
-	# Without a gateway nobody is connected.
+	# Without a gateway no client is connected.
 	[ -n "$open" ] || is_running "$gateway" || break
 	if [ "$waited" -ge "$seconds" ]; then
 		echo "${open:-Unknown} connections are still open after $seconds s (drainTime); they are cut." >&2
 		break
 	fi
-	[ "$waited" -ne 2 ] || echo "Up to $seconds s for ${open:-unknown} open connections to end; new clients wait." >&2
+	[ "$waited" -ne 2 ] || echo "Waiting up to $seconds s for ${open:-unknown} open connections to end; new clients wait." >&2
 	waited=$((waited + 1))
 	sleep 1
 done

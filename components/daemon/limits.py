@@ -33,7 +33,7 @@ class Limits:
     capabilities: tuple[str, ...] = ("CAP_SETFCAP",)
     """Of root's part, which needs namespaces in which root is root: with this one the kernel lets
     it make them."""
-    words: tuple[str, ...] = ("sh", _CGROUPS, "lay")
+    words: tuple[str, ...] = ("sh", _CGROUPS, "setup")
     """What a command begins with in which root has its part."""
 
     @classmethod

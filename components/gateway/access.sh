@@ -1,13 +1,13 @@
 # shellcheck shell=sh
-# Puts the files of /new into the volume /access: the old file or the new one, never a part. The
-# list comes last: by it the session monitor ends the connections of those who cannot log in any more.
+# Copies the files of /new into the volume /access, each atomically. The list comes last, because the
+# session monitor reads it to close the connections of removed keys.
 chmod 0755 /access
 : >/new/revoked_keys
 for entries in /new/revoked/*; do
 	case $entries in *.pub | */'*') continue ;; esac
 	set -- -q -k -f /new/revoked_keys
 	[ ! -s /new/revoked_keys ] || set -- "$@" -u
-	# Serials and ids are those of one authority.
+	# Serials and ids belong to one certificate authority, whose key is in this file.
 	[ ! -f "$entries.pub" ] || set -- "$@" -s "$entries.pub"
 	ssh-keygen "$@" "$entries"
 done

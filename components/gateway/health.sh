@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Health of the gateway: a Docker API ping through sshd, its configuration and its forced command; and
-# the session monitor sees this very login in sshd's log.
+# The gateway's health check: a Docker API ping must pass through sshd, with its configuration and forced
+# command, and the session monitor must see this login in sshd's log.
 set -euo pipefail
 
 run=/run/gateway
@@ -16,14 +16,14 @@ case $reply in
 	exit 1
 	;;
 esac
-# The monitor touches the file for each login of this check, when it can read the access list too.
+# The monitor touches the file at each login of this check, if it can also read the access list.
 for ((tries = 0; tries < 25; tries++)); do
 	seen=$(stat -c %.6Y "$run/seen" 2>&1) || seen="none: $seen"
-	# Both are seconds with six places.
+	# Both are seconds with six decimals.
 	[[ $seen == none* || $seen < $started ]] || exit 0
 	sleep 0.2
 done
-echo "the session monitor did not see this login within 5 s, last: $seen; removed keys stay" \
-	"connected and no audit lines are written. It runs as the service custom-svc-session-monitor and reads" \
+echo "the session monitor did not see this login within 5 s, the last one it saw: $seen; connections of" \
+	"removed keys stay open and no audit lines are written. The monitor is the service custom-svc-session-monitor and reads" \
 	"/config/logs/openssh/current and /access/list; next: docker logs of this container"
 exit 1

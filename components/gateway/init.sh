@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs as root at each start of the gateway's container, after the image's own configuration step
-# and before sshd. Writes the whole of sshd's configuration and of its host keys, so that it does
-# not matter what /config held before. Ends the container, loudly, when anything is amiss.
+# and before sshd. Writes sshd's complete configuration and host keys, so that earlier contents of
+# /config do not matter. Stops the container with a message when anything fails.
 set -euo pipefail
 
 library=/usr/local/lib/gateway
@@ -9,33 +9,33 @@ user=${USER_NAME:?}
 run=/run/gateway
 
 stop_container() {
-	echo "[gateway] $1; the container ends, for sshd must not start like this" >&2
+	echo "[gateway] $1; the container stops, because sshd must not start without this step" >&2
 	rm -f /config/sshd/sshd_config
 	echo 1 >/run/s6-linux-init-container-results/exitcode
 	/run/s6/basedir/bin/halt
-	# halt waits, without limit, until the start of all services has ended; sshd's never would.
-	pkill -f '(^|/)s6-rc .*-u ' || echo '[gateway] no start of services was going on' >&2
+	# halt waits without limit until all services have started, and sshd would never start.
+	pkill -f '(^|/)s6-rc .*-u ' || echo '[gateway] no services were starting' >&2
 	exit 1
 }
 trap 'stop_container "init script failed at line $LINENO"' ERR
 
-# sshd starts each session with the user's shell, of which sh is the one that starts fastest.
+# sshd starts each session with the user's shell; sh starts fastest.
 usermod --shell /bin/sh "$user"
 
-# The key of the health check, good for 127.0.0.1 alone.
+# The key of the health check; sshd accepts it only from 127.0.0.1.
 rm -rf "$run"
 install -d -m 0755 "$run"
 ssh-keygen -q -t ed25519 -N '' -C health -f "$run/health"
 sed -i 's/^/restrict,from="127.0.0.1" /' "$run/health.pub"
 
-# The stack's host key and no other.
+# The stack's host key is the only one.
 install -d -m 0700 -o "$user" -g "$user" /config/ssh_host_keys
 rm -f /config/ssh_host_keys/*
 install -m 0600 -o "$user" -g "$user" "$library/host_key" /config/ssh_host_keys/ssh_host_ed25519_key
 ssh-keygen -y -f "$library/host_key" >/config/ssh_host_keys/ssh_host_ed25519_key.pub
 printf '127.0.0.1 %s\n' "$(cat /config/ssh_host_keys/ssh_host_ed25519_key.pub)" >"$run/known_hosts"
 
-# Keys that the image knows of another way would get in beside the configured ones.
+# The image can put keys into this file, and sshd would accept them besides the configured ones.
 rm -f /config/.ssh/authorized_keys
 
 install -d -m 0755 /config/sshd

@@ -1,27 +1,28 @@
 #!/usr/bin/env bash
-# Who is connected, by name: `session-monitor watch` writes a line for each login and refusal, closes the
-# connections of keys that no longer count, and keeps places free for those who come to log in;
-# `session-monitor who` prints a table. Runs as root in the gateway.
+# Shows who is connected, by name. Runs as root in the gateway.
+#   session-monitor watch   writes a line for each login and refusal, closes the connections of keys that
+#                           are no longer accepted, and closes idle connections that would block new logins
+#   session-monitor who     prints a table of open connections and recent logins
 #
-# sshd's log says which process let which fingerprint in (LogVerbose, sshd_config(5)), /access/list
-# which fingerprints count now and what their names are. What is remembered beside them is only what
-# the list said before.
+# sshd's log contains which process accepted which fingerprint (LogVerbose, sshd_config(5)); /access/list
+# contains which fingerprints are accepted now, and their names. The monitor itself only remembers the
+# previous contents of the list.
 set -uo pipefail
 export TZ=UTC
 
 list=/access/list
 log=/config/logs/openssh
 acted_on=/run/gateway/acted-on
-# Touched for each login of the health check; by it the check tells that all of this works.
+# Touched at each login of the health check, which thereby sees that the monitor works.
 seen=/run/gateway/seen
 
-# Of the list, by fingerprint: name, what is said of its role, last second; addresses, principals and
-# role together; and what is revoked.
+# The list by fingerprint. role_of holds the text about the role for a log line, until_of the last second,
+# conditions_of addresses, principals and role together.
 declare -A name_of=() role_of=() until_of=() conditions_of=() revoked=()
 
 read_list() {
 	local kind fingerprint second third fourth
-	# Names stay, for the lines about connections whose key is gone.
+	# Names are kept for log lines about connections whose key has been removed.
 	role_of=() until_of=() conditions_of=() revoked=()
 	while read -r kind fingerprint second third fourth; do
 		case $kind in
@@ -31,14 +32,14 @@ read_list() {
 			conditions_of[$fingerprint]=$kind:$fourth
 			[[ $fourth != *' build' ]] || role_of[$fingerprint]=' role=build'
 			;;
-		# A fingerprint, or a certificate as "CA's fingerprint serial: N" or "... id: TEXT".
+		# A fingerprint, or a certificate as "CA_FINGERPRINT serial: N" or "CA_FINGERPRINT id: TEXT".
 		revoked) revoked["$fingerprint${second:+ $second $third}"]=1 ;;
 		esac
 	done <"$list"
 }
 
-# counts FINGERPRINT: whether a listed key or authority is in force at this second.
-counts() {
+# is_valid FINGERPRINT: whether the key or authority is listed and has not expired.
+is_valid() {
 	local now
 	[[ -n ${until_of[$1]:-} ]] || return 1
 	printf -v now '%(%Y%m%d%H%M%S)T' -1
@@ -48,10 +49,10 @@ counts() {
 line_pattern='^([0-9-]+) ([0-9:]+)[.0-9]* .*pid=([0-9]+)\): (Accepted|Failed) publickey for (invalid user )?([^ ]*) from ([^ ]+) port ([0-9]+) ssh2: [^ ]+ (SHA256:[^ ]+)(.*)$'
 certificate_pattern='^ ID (.*) \(serial ([0-9]+)\) CA [^ ]+ (SHA256:[^ ]+)'
 
-# parse LINE: one line of sshd's log into time, pid, outcome, login_name, address, port,
-# fingerprint, authority, label; fails when the line is about no key.
+# parse LINE: splits one line of sshd's log into time, pid, outcome, login_name, address, port,
+# fingerprint, authority and label; fails when the line is not about a key.
 parse() {
-	# sshd ends its lines for a terminal.
+	# sshd ends its lines with CR LF.
 	[[ ${1%$'\r'} =~ $line_pattern ]] || return 1
 	time=${BASH_REMATCH[1]}T${BASH_REMATCH[2]}Z pid=${BASH_REMATCH[3]} outcome=${BASH_REMATCH[4]}
 	login_name=${BASH_REMATCH[6]} address=${BASH_REMATCH[7]} port=${BASH_REMATCH[8]}
@@ -65,24 +66,24 @@ parse() {
 	label+=" key=$fingerprint from=$address:$port"
 }
 
-# Whether what was parsed last may be connected now.
+# Whether the login that was parsed last would be accepted now.
 may_stay() {
 	[[ -z ${revoked[$fingerprint]:-} ]] || return 1
-	counts "${authority:-$fingerprint}" || return 1
+	is_valid "${authority:-$fingerprint}" || return 1
 	if [[ -n $authority ]]; then
 		[[ -z ${revoked["$authority serial: $serial"]:-} && -z ${revoked["$authority id: $certificate"]:-} ]]
 	fi
 }
 
-# close REASON: end the connection that was parsed last.
+# close REASON: ends the connection of the login that was parsed last.
 close() {
-	[[ $(cat "/proc/$pid/comm" 2>/dev/null) == sshd* ]] && kill "$pid" && say "closed $label reason=$1"
+	[[ $(cat "/proc/$pid/comm" 2>/dev/null) == sshd* ]] && kill "$pid" && log_line "closed $label reason=$1"
 }
 
-say() { printf '%(%Y-%m-%dT%H:%M:%SZ)T %s\n' -1 "$1"; }
+log_line() { printf '%(%Y-%m-%dT%H:%M:%SZ)T %s\n' -1 "$1"; }
 
-# Every login and refusal of the log in the order of time, without those of the health check; what
-# s6-log has rotated is compressed.
+# Every login and refusal of the log in chronological order, without those of the health check. Files that
+# s6-log has rotated are compressed.
 logins() {
 	local file
 	{
@@ -93,37 +94,37 @@ logins() {
 	} | grep -E ': (Accepted|Failed) publickey' | grep -v ' from 127.0.0.1 '
 }
 
-# The process that logs a login; Alpine calls the program sshd-session.pam, and OpenSSH the process
-# [priv], from 10.5 on [postauth].
+# The title of the process that logs a login. Alpine calls the program sshd-session.pam; OpenSSH calls the
+# process [priv], and [postauth] from 10.5 on.
 session_pattern="^sshd-session[^ ]*: ${USER_NAME:?} \\[(priv|postauth)\\] *\$"
 
-# The login of each connection that is open now, one line of the log each.
+# The log line of each connection that is open now.
 open_logins() {
-	local file title pids=() of=() line
+	local file title pids=() line_of=() line
 	for file in /proc/[0-9]*/cmdline; do
-		# A title has no end mark when sshd has written it itself.
+		# A title that sshd has set itself does not end with a NUL byte.
 		title=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue
-		# One that has not logged any login yet has the same title.
+		# A process that has not logged its login yet has the same title.
 		[[ $title =~ $session_pattern ]] || continue
 		file=${file#/proc/}
 		pids+=("${file%/cmdline}")
 	done
 	((${#pids[@]})) || return 0
 	while IFS= read -r line; do
-		[[ $line =~ pid=([0-9]+)\) ]] && of[BASH_REMATCH[1]]=$line
+		[[ $line =~ pid=([0-9]+)\) ]] && line_of[BASH_REMATCH[1]]=$line
 	done < <(logins | grep -E "pid=($(IFS='|' && echo "${pids[*]}"))\): Accepted publickey")
-	for pid in "${pids[@]}"; do [[ -z ${of[pid]:-} ]] || printf '%s\n' "${of[pid]}"; done
+	for pid in "${pids[@]}"; do [[ -z ${line_of[pid]:-} ]] || printf '%s\n' "${line_of[pid]}"; done
 }
 
-# Close every open connection that the list, as it is now, would not let in; `enforced` is what was
-# in force then.
+# Closes every open connection that the current list would not accept. `enforced` records which keys were
+# valid at that time.
 enforce() {
 	local -A old=()
 	local fingerprint line
 	for fingerprint in "${!conditions_of[@]}"; do old[$fingerprint]=${conditions_of[$fingerprint]}; done
 	touch -r "$list" "$acted_on"
 	read_list
-	enforced=$(in_force)
+	enforced=$(valid_keys)
 	while IFS= read -r line; do
 		parse "$line" || continue
 		local listed=${authority:-$fingerprint}
@@ -135,15 +136,15 @@ enforce() {
 	done < <(open_logins)
 }
 
-# What is in force now, in one word that changes when a key comes, goes or expires.
-in_force() {
+# The fingerprints that are valid now. The output changes when a key is added, removed or expires.
+valid_keys() {
 	local fingerprint
-	for fingerprint in "${!until_of[@]}"; do ! counts "$fingerprint" || printf '%s ' "$fingerprint"; done
+	for fingerprint in "${!until_of[@]}"; do ! is_valid "$fingerprint" || printf '%s ' "$fingerprint"; done
 }
 
-# When half of MaxStartups have not logged in, those who had time enough for it go: connections that
-# only stand open would otherwise keep everybody out until LoginGraceTime ends them.
-end_idlers() {
+# When connections without a login fill half of MaxStartups, closes those that are older than 5 seconds.
+# Otherwise idle connections would block all logins until LoginGraceTime ends them.
+close_idle() {
 	local title='' count
 	{ IFS= read -r -d '' title <"/proc/$listener/cmdline"; } 2>/dev/null
 	if [[ $title != *' [listener] '* ]]; then
@@ -152,7 +153,7 @@ end_idlers() {
 	fi
 	[[ $title =~ \[listener\]\ ([0-9]+)\ of ]] && ((BASH_REMATCH[1] > 500)) || return 0
 	count=$(pkill --count --older 5 -f '^sshd-(session[^ ]*: \[accepted\]|auth[^ ]*: )')
-	((count == 0)) || say "closed $count connections reason=not-logged-in-after-5-s"
+	((count == 0)) || log_line "closed $count connections reason=not-logged-in-after-5-s"
 }
 
 audit() {
@@ -166,15 +167,15 @@ audit() {
 			return 0
 		fi
 		echo "$time login $label"
-		# Let in by a list that was replaced at this very moment.
+		# The list may have been replaced at the moment of this login.
 		may_stay || close removed
 		return 0
 	fi
 	case $1 in
-	# Part of each login and each end; nothing that the lines above do not say.
+	# Logged at each login and each end; repeats what the lines above contain.
 	*': Postponed '* | *': Failed none '* | *'Received disconnect '* | *'Disconnected from '* | \
 		*'Connection closed by '* | *'Connection reset by '*) ;;
-	# The client's choice; OpenSSH 10.6 says it at each login.
+	# The client chooses the algorithm; OpenSSH 10.6 logs this at each login.
 	*' is not using a post-quantum key exchange algorithm: '*) ;;
 	*) echo "$1" ;;
 	esac
@@ -183,8 +184,8 @@ audit() {
 watch() {
 	local line status enforced listener=none from_line=+1
 	until [[ -f $log/current && -f $list ]]; do sleep 0.2; done
-	say 'session-monitor: watching'
-	# All of the log at the first start of the container; from here on after one of this script.
+	log_line 'session-monitor: watching'
+	# After the container's start, read the whole log; after a restart of this script, only new lines.
 	[[ ! -f /run/gateway/watched ]] || from_line=0
 	exec 3< <(exec tail -n "$from_line" -F "$log/current" 2>/dev/null)
 	: >/run/gateway/watched
@@ -195,18 +196,18 @@ watch() {
 		if ((status == 0)); then
 			audit "$line"
 		elif ((status <= 128)); then
-			say 'session-monitor: the log has ended'
+			log_line 'session-monitor: the log has ended'
 			return 1
 		fi
-		# A steady flow of lines must not put this off.
+		# Check once a second, even when lines arrive without a pause.
 		((SECONDS != ${checked:=-1})) || continue
 		checked=$SECONDS
 		if [[ ! -f $list || ! -f $log/current ]]; then
-			say "session-monitor: $list or $log/current is gone"
+			log_line "session-monitor: $list or $log/current is gone"
 			return 1
 		fi
-		end_idlers
-		if [[ $list -nt $acted_on || $list -ot $acted_on || $(in_force) != "$enforced" ]]; then
+		close_idle
+		if [[ $list -nt $acted_on || $list -ot $acted_on || $(valid_keys) != "$enforced" ]]; then
 			enforce
 		fi
 	done
@@ -221,14 +222,14 @@ who() {
 }
 
 print_logins() {
-	local line some=
+	local line found=
 	while IFS= read -r line; do
 		parse "$line" || continue
-		some=1
+		found=1
 		[[ $outcome == Accepted ]] && outcome=login || outcome=refused
 		echo "  $time $outcome $label"
 	done
-	[[ -n $some ]] || echo '  nobody'
+	[[ -n $found ]] || echo '  nobody'
 }
 
 case ${1:-watch} in

@@ -1,20 +1,22 @@
 #!/bin/sh
-# Looks, on the Docker host, at what a builder needs there.
+# Runs on the Docker host and checks what a builder needs there.
 # Usage: sh -s -- VERB OWNER PREFIX ADDRESS PORT PLATFORMS PREPARE < preflight.sh
 #        sh -s -- prepare < preflight.sh
-#   VERB       look: tell what is there, change nothing, and succeed
-#              check: fail where a builder cannot run; with PREPARE mend first what can be mended
-#              prepare: mend what can be mended, without Docker and as a person at a terminal
+#   VERB       look: report the facts, change nothing, and succeed
+#              check: fail if a builder cannot run; with PREPARE fix first what can be fixed
+#              prepare: fix what can be fixed, without Docker; a person runs it at a terminal
 #   OWNER      owner label of this builder's volumes and containers
 #   PREFIX     what their names start with
-#   PLATFORMS  what the host is declared to build for, by commas; empty for what it is
+#   ADDRESS    the builder's sshAddress, PORT its sshPort
+#   PLATFORMS  platforms that the host is declared to build for, separated by commas; empty for the host's
+#              own
 #   PREPARE    true or false
-# CLOCK, if set, is the client's time in seconds. Standard output is a fact a line, name=value, the
-# same as long as nothing changes; each shortfall is one line on standard error with the command that
-# mends it. A builder that is there already is told of shortfalls of the host and not refused for
-# them, so that keys can be taken out whatever has become of it.
+# CLOCK, if set, is the client's time in seconds. Each line of standard output is a fact, name=value, and
+# stays the same as long as nothing changes. Standard error has a line for each shortfall, with the command
+# that fixes it. For a builder that exists already, `check` reports shortfalls of the host but does not
+# fail, so that keys can be removed in any state of the host.
 set -u
-now=$(date +%s) # before anything that takes its time
+now=$(date +%s) # first, because the checks take time
 verb=$1
 if [ "$verb" = prepare ]; then
 	prepare=true sudo=sudo
@@ -28,35 +30,36 @@ oldest_docker=20.10 oldest_kernel=5.11
 least_free_mib=2048 least_free_inodes=20000 most_skew_seconds=30
 
 shortfalls=0 conflicts=0
-tell() { printf 'host: %s\n' "$1" >&2; }
-# shortfall: the host lacks something; conflict: something else has what this builder wants.
+warn() { printf 'host: %s\n' "$1" >&2; }
+# shortfall: the host lacks something; conflict: something else uses a name or port of this builder.
 shortfall() {
 	shortfalls=$((shortfalls + 1))
-	tell "$1"
+	warn "$1"
 }
 conflict() {
 	conflicts=$((conflicts + 1))
-	tell "$1"
+	warn "$1"
 }
 fact() { printf '%s=%s\n' "$1" "$2"; }
 
-# mended WHAT COMMAND [HINT]: whether `prepare` has run the shell COMMAND as root, or would. Otherwise
-# WHAT is a shortfall, told with a line that does the same. COMMAND has no single quotes, and what it
-# does outlives a reboot.
-mended() {
+# fix WHAT COMMAND [HINT]: with `prepare`, runs the shell COMMAND as root (with `look`, only reports it).
+# Otherwise, or if COMMAND fails, WHAT is a shortfall, reported with a line to run by hand. Succeeds if the
+# problem is fixed, or will be. COMMAND has no single quotes, and its effect outlives a reboot.
+fix() {
 	if [ "$(id -u)" -eq 0 ]; then line=$2; else line="sudo sh -c '$2'"; fi
 	if [ "$prepare" = true ] && [ "$verb" = look ]; then
-		tell "$1: prepare will run: $2"
-		# Before a builder's first update the fact is what it will be, so that a second changes nothing.
+		warn "$1: prepare will run: $2"
+		# For a new builder, the fact is already the one after the fix, so that the second update changes
+		# nothing.
 		[ -z "$exists" ]
 		return
 	elif [ "$prepare" = true ]; then
 		# shellcheck disable=SC2086
 		if [ "$(id -u)" -eq 0 ]; then output=$(sh -c "$2" 2>&1); else output=$($sudo sh -c "$2" 2>&1); fi && {
-			tell "$1: prepared: $2"
+			warn "$1: prepared: $2"
 			return
 		}
-		tell "prepare could not run: $2: $output"
+		warn "prepare could not run: $2: $output"
 	fi
 	shortfall "$1: $line${3:+ ($3)}"
 	return 1
@@ -73,8 +76,8 @@ older() {
 exists=''
 if [ "$verb" != prepare ]; then
 	if ! docker_version=$(docker version --format '{{.Server.Version}}' 2>&1); then
-		tell "Docker does not answer (DOCKER_HOST=${DOCKER_HOST:-default}): $docker_version"
-		tell 'start it (systemctl start docker), let this user use it (usermod -aG docker USER), or correct the setting host'
+		warn "Docker does not answer (DOCKER_HOST=${DOCKER_HOST:-default}): $docker_version"
+		warn 'start it (systemctl start docker), let this user use it (usermod -aG docker USER), or correct the setting host'
 		[ "$verb" = look ]
 		exit
 	fi
@@ -89,11 +92,11 @@ if older "$kernel" "$oldest_kernel"; then
 	shortfall "kernel $kernel is too old for overlay mounts in a user namespace; $oldest_kernel or newer is needed: upgrade and reboot"
 fi
 
-# read_kernel SETTING: the value of a file below /proc/sys, nothing where the kernel lacks it.
+# read_kernel SETTING: prints the value of a file below /proc/sys; nothing if the kernel lacks it.
 read_kernel() { cat "/proc/sys/$1" 2>/dev/null || :; }
 
-# at_boot SETTING [NAME]: `VALUE FILE`, the last that a boot reads of SETTING, in the order of
-# sysctl.d(5); of files after NAME alone. Nothing where no file has it.
+# at_boot SETTING [NAME]: prints `VALUE FILE`, the last value of SETTING that a boot reads, in the order of
+# sysctl.d(5), only from files after NAME if given. Prints nothing if no file sets it.
 at_boot() (
 	files=$(
 		for folder in /etc /run /usr/local/lib /usr/lib /lib; do
@@ -101,7 +104,7 @@ at_boot() (
 				[ ! -e "$file" ] || printf '%s %s\n' "${file##*/}" "$file"
 			done
 		done | awk '!hidden[$1]++' | LC_ALL=C sort | LC_ALL=C awk -v after="${2:-}" '$1 > after { print $2 }'
-		# systemd reads it only where a link in sysctl.d leads there; others read it last.
+		# systemd reads this file only through a link in sysctl.d; other inits read it last.
 		[ -d /run/systemd/system ] || [ ! -e /etc/sysctl.conf ] || echo /etc/sysctl.conf
 	)
 	# shellcheck disable=SC2086
@@ -112,7 +115,8 @@ at_boot() (
 		END { if (file) print value, file }' $files /dev/null
 )
 
-# allow SETTING REFUSING VALUE WHO: that the kernel refuses no user namespaces, now and after a boot.
+# allow SETTING REFUSING VALUE WHO: fixes a kernel SETTING whose value REFUSING makes WHO ("the kernel
+# refuses") refuse user namespaces, now and after a boot; VALUE allows them.
 namespaces=allowed
 allow() {
 	own=zz-docker-build-machine-${1##*.}.conf
@@ -126,7 +130,7 @@ allow() {
 	else
 		return 0
 	fi
-	mended "$what" "sysctl -w $1=$3 && echo $1=$3 >/etc/sysctl.d/$own" || [ "$namespaces" = refused ] || namespaces=$state
+	fix "$what" "sysctl -w $1=$3 && echo $1=$3 >/etc/sysctl.d/$own" || [ "$namespaces" = refused ] || namespaces=$state
 	boot=$(at_boot "$1" "$own")
 	if [ "${boot%% *}" = "$2" ]; then
 		[ "$namespaces" != allowed ] || namespaces=until-reboot
@@ -136,15 +140,15 @@ allow() {
 allow user.max_user_namespaces 0 28633 'the kernel refuses'
 allow kernel.unprivileged_userns_clone 0 1 'the kernel refuses'
 
-# Ubuntu's AppArmor lets nobody make user namespaces but whom a profile allows it. This one is for the
-# daemon's container alone, which names it; it forbids nothing.
+# Ubuntu's AppArmor allows user namespaces only to programs with a profile that allows them. Only the
+# daemon's container uses this profile; it forbids nothing.
 profile=docker-build-machine
 profile_file=/etc/apparmor.d/$profile
 profile_text="abi <abi/4.0>,\nprofile $profile flags=(unconfined) {\n  userns,\n}\n"
 load_profile="printf \"$profile_text\" >$profile_file && apparmor_parser --replace $profile_file"
 restriction=kernel.apparmor_restrict_unprivileged_userns
 
-# is_loaded: whether the kernel has the profile; any user may look here.
+# is_loaded: whether the kernel has the profile; any user may read this.
 is_loaded() {
 	for name in /sys/kernel/security/apparmor/policy/profiles/"$profile".*/name; do
 		[ -e "$name" ] && [ "$(cat "$name")" = "$profile" ] && return
@@ -152,7 +156,7 @@ is_loaded() {
 	return 1
 }
 
-# is_restricted: now, or from the next boot on, where the kernel has such a restriction.
+# is_restricted: whether the kernel has AppArmor's restriction and applies it now, or after the next boot.
 is_restricted() {
 	case $(read_kernel "$(printf %s "$restriction" | tr . /)") in
 	'') return 1 ;;
@@ -165,23 +169,23 @@ apparmor=unconfined
 if is_loaded; then
 	apparmor=profile
 	[ -e "$profile_file" ] ||
-		mended "the AppArmor profile $profile is gone after a reboot ($profile_file is missing)" "$load_profile" || :
+		fix "the AppArmor profile $profile will be lost at the next reboot ($profile_file is missing)" "$load_profile" || :
 elif is_restricted; then
-	# An older parser knows no userns; on others this only reads.
+	# Only parses the profile: an older parser does not know userns.
 	# shellcheck disable=SC2059
 	if output=$(printf "$profile_text" | apparmor_parser --skip-kernel-load --skip-cache 2>&1); then
-		if mended "AppArmor refuses user namespaces ($restriction = 1) to whom no profile allows them" "$load_profile"; then
+		if fix "AppArmor refuses user namespaces to programs without a profile ($restriction = 1)" "$load_profile"; then
 			apparmor=profile
 		else
 			namespaces=refused
 		fi
 	else
-		tell "AppArmor cannot allow them to the daemon's container alone: $output"
+		warn "AppArmor cannot allow user namespaces to the daemon's container only: $output"
 		allow "$restriction" 1 0 'AppArmor refuses'
 	fi
 fi
 
-# may_open FILE: whether this user can open the device; otherwise `output` is why not.
+# may_open FILE: whether this user can open the device; if not, `output` is the reason.
 may_open() { output=$( (: <>"$1") 2>&1); }
 udev_rule=/etc/udev/rules.d/zz-docker-build-machine-tun.rules
 tun_rule='KERNEL==\"tun\", MODE=\"0666\", OPTIONS+=\"static_node=net/tun\"'
@@ -189,20 +193,20 @@ tun_rule='KERNEL==\"tun\", MODE=\"0666\", OPTIONS+=\"static_node=net/tun\"'
 tun=usable
 load_tun='echo tun >/etc/modules-load.d/docker-build-machine-tun.conf'
 if ! [ -c /dev/net/tun ]; then
-	mended '/dev/net/tun is missing' "modprobe tun && test -c /dev/net/tun && $load_tun" \
-		'in a container that is the host: give it --device /dev/net/tun' || tun=missing
+	fix '/dev/net/tun is missing' "modprobe tun && test -c /dev/net/tun && $load_tun" \
+		'if the host is a container: give it --device /dev/net/tun' || tun=missing
 elif mode=$(stat -c %a /dev/net/tun) && [ "${mode%[67]}" = "$mode" ]; then
-	mended '/dev/net/tun is not usable by everybody (the rootless network needs it)' \
+	fix '/dev/net/tun is not usable by everybody (the rootless network needs it)' \
 		"chmod 0666 /dev/net/tun && mkdir -p ${udev_rule%/*} && echo \"$tun_rule\" >$udev_rule" || tun=closed
 elif ! may_open /dev/net/tun; then
-	# The node is there before the kernel's module is, which opening it loads.
-	mended "/dev/net/tun cannot be opened (${output##*: }), so the kernel has no tun" "modprobe tun && $load_tun" \
-		'where modprobe finds no module for this kernel, reboot into the installed one' || tun=broken
+	# The device node can exist before the kernel's module; opening the node loads the module.
+	fix "/dev/net/tun cannot be opened (${output##*: }), so the kernel has no tun" "modprobe tun && $load_tun" \
+		'if modprobe finds no module for this kernel, reboot into the installed one' || tun=broken
 fi
 
 overlay=supported
 if ! grep -qw overlay /proc/filesystems; then
-	mended 'overlay file systems are not supported' 'modprobe overlay && grep -qw overlay /proc/filesystems && echo overlay >/etc/modules-load.d/docker-build-machine-overlay.conf' ||
+	fix 'overlay file systems are not supported' 'modprobe overlay && grep -qw overlay /proc/filesystems && echo overlay >/etc/modules-load.d/docker-build-machine-overlay.conf' ||
 		overlay=missing
 fi
 if [ "$verb" = prepare ]; then
@@ -222,7 +226,7 @@ for platform in $(printf %s "$platforms" | tr , ' '); do
 	emulated=${platform#linux/}
 	case $emulated in amd64*) emulated=x86_64 ;; arm64*) emulated=aarch64 ;; *) emulated=${emulated%%/*} ;; esac
 	[ -e "/proc/sys/fs/binfmt_misc/qemu-$emulated" ] ||
-		shortfall "platforms has $platform, and the host is $machine and has no emulation for it: correct platforms, or apt-get install qemu-user-static binfmt-support"
+		shortfall "platforms has $platform, but the host is $machine and has no emulation for it: correct platforms, or apt-get install qemu-user-static binfmt-support"
 done
 
 clock=right
@@ -230,11 +234,11 @@ if [ -n "${CLOCK:-}" ]; then
 	skew=$((now - CLOCK))
 	if [ "${skew#-}" -gt "$most_skew_seconds" ]; then
 		clock=wrong
-		shortfall "the clock differs by $skew s from this machine's, more than $most_skew_seconds s (keys with an end and certificates need it): timedatectl set-ntp true, there or here"
+		shortfall "the clock differs by $skew s from this machine's, more than $most_skew_seconds s (keys with \`until\` and certificates need the right time): timedatectl set-ntp true, there or here"
 	fi
 fi
 
-# The first folder on the way up from Docker's own that this user can see.
+# The nearest parent of Docker's data folder that this user can see.
 read -r cgroup_version cgroup_driver folder <<-INFO
 	$(docker info --format '{{.CgroupVersion}} {{.CgroupDriver}} {{.DockerRootDir}}')
 INFO
@@ -248,14 +252,14 @@ fi
 inodes=enough
 free_inodes=$(df -Pi "$folder" | awk 'NR == 2 { print $4 }')
 case $free_inodes in
-'' | - | *[!0-9]*) ;; # a file system that counts none
+'' | - | *[!0-9]*) ;; # the file system does not count inodes
 *) [ "$free_inodes" -ge "$least_free_inodes" ] || [ "$(df -Pi "$folder" | awk 'NR == 2 { print $2 }')" -eq 0 ] || {
 	inodes=short
 	shortfall "$free_inodes inodes are free at $folder; at least $least_free_inodes are needed: docker system prune, or a larger file system"
 } ;;
 esac
 
-# A port of this builder's own gateway counts as free.
+# The port of this builder's own gateway counts as free.
 gateway_port=$(docker container inspect --format \
 	'{{range $_, $bindings := .HostConfig.PortBindings}}{{range $bindings}}{{.HostPort}}{{end}}{{end}}' \
 	"$prefix-gateway" 2>/dev/null || :)
@@ -266,22 +270,22 @@ if [ "$gateway_port" != "$port" ] &&
 	conflict "sshPort = $port (sshAddress = $address) is taken by another program: ss -ltnp 'sport = :$port' shows it; next: pulumi config set sshPort with a free one"
 fi
 
-# The least of what systemd, the slice that it is in and the kernel let a container have.
+# How many processes a container may have: the smallest limit of systemd, its slice and the kernel.
 processes=
-least() {
+limit_to() {
 	case $1 in
 	'' | *[!0-9]* | ??????????????????*) ;; # none, or no limit
 	*) if [ -z "$processes" ] || [ "$1" -lt "$processes" ]; then processes=$1; fi ;;
 	esac
 }
 if [ "$cgroup_driver" = systemd ]; then
-	least "$(systemctl show --property=DefaultTasksMax --value)"
+	limit_to "$(systemctl show --property=DefaultTasksMax --value)"
 	for file in /sys/fs/cgroup/system.slice/pids.max /sys/fs/cgroup/pids/system.slice/pids.max; do
-		[ ! -r "$file" ] || least "$(cat "$file")"
+		[ ! -r "$file" ] || limit_to "$(cat "$file")"
 	done
 fi
-least "$(read_kernel kernel/pid_max)"
-least "$(read_kernel kernel/threads-max)"
+limit_to "$(read_kernel kernel/pid_max)"
+limit_to "$(read_kernel kernel/threads-max)"
 
 set --
 for role in cache runtime access sysfs tls-server tls-client; do set -- "$@" "$prefix-$role"; done

@@ -15,11 +15,11 @@ _DATA_DIRECTORY = "/data"
 # Named in janitor.sh too.
 _WORK_DIRECTORY = "/run/janitor"
 _STOP_SECONDS = 10
-# By what janitor.sh keeps there: when it last looked, and why its last rounds did not work.
+# janitor.sh keeps there when it last ran a round, and why its last rounds failed.
 _HEALTH = (
     f"cd {_WORK_DIRECTORY} && "
     '{ test -n "$(find alive -mmin -10)" || { echo "no round for 10 minutes"; false; }; } && '
-    "tail -n 3 unwell && test ! -s unwell"
+    "tail -n 3 unhealthy && test ! -s unhealthy"
 )
 
 

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# Makes a CA, a server and a client certificate, throws the CA's key away and puts the docker CLI
-# of this image beside the client's. Runs as root in a container of the daemon's image.
+# Makes a CA, a server certificate and a client certificate, deletes the CA's key, and copies this image's
+# docker CLI next to the client certificate. Runs as root in a container of the daemon's image.
 # DAEMON_NAME is the name by which the gateway reaches the daemon; /server and /client are volumes.
 days=3650
 umask 077
@@ -11,7 +11,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -sha25
 	-subj "/CN=docker-build-machine CA" -days "$days" \
 	-addext keyUsage=critical,digitalSignature,keyCertSign -keyout ca-key.pem -out ca.pem
 
-# sign ROLE USAGE NAME: key.pem and cert.pem for one side, in the folder ROLE.
+# sign ROLE USAGE NAME: makes key.pem and cert.pem for one side, in the folder ROLE.
 sign() {
 	mkdir "$1"
 	openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -sha256 \
@@ -24,7 +24,7 @@ sign() {
 sign server serverAuth "$DAEMON_NAME"
 sign client clientAuth gateway
 
-# uid 1000 is the daemon's user and the gateway's.
+# uid 1000 is the user of both the daemon and the gateway.
 for role in server client; do
 	chmod 0755 "/$role"
 	for file in key.pem cert.pem ca.pem; do

@@ -184,7 +184,7 @@ def test_root_has_its_part_and_the_daemon_starts_without_power(run_program: Prog
     script = "/usr/local/lib/daemon/egress"
     assert daemon["user"] == "0:0"
     assert daemon["entrypoints"] == [
-        *("sh", "/usr/local/lib/daemon/cgroups", "lay"),
+        *("sh", "/usr/local/lib/daemon/cgroups", "setup"),
         *("sh", script, "start"),
         *("docker-init", "--", "dockerd-entrypoint.sh"),
     ]

@@ -1,6 +1,6 @@
 """The builder as one component: network, volumes, daemon, gateway, and what clients need."""
 
-# Annotations stay types here: the SDK's analyzer makes the package's schema of them.
+# No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
 import copy
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,24 @@ from components.transport import Transport
 
 _DAEMON_SECONDS = 300
 _READY_SECONDS = 120
-# Where states of version 0.1 have the provider.
+# The provider's name in states of version 0.1.
 _PROVIDER_ALIASES = {"builder": [pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)]}
 
 
 class DockerBuilder(pulumi.ComponentResource):
-    """A rootless Docker daemon that clients reach through SSH alone.
+    """A rootless Docker daemon that clients reach only through SSH.
 
-    Outputs are known when the builder can build.
+    Outputs resolve once the builder can build.
     """
 
     ssh_destination: pulumi.Output[str]
     """user@host of the gateway; the port is in `docker_host` and `ssh_config`."""
     docker_host: pulumi.Output[str]
-    """Value for DOCKER_HOST that needs `known_hosts` alone on the client."""
+    """Value for DOCKER_HOST; the client only needs `known_hosts` for it."""
     ssh_alias: pulumi.Output[str]
     """Host name that `ssh_config` defines: DOCKER_HOST=ssh://<alias> shares connections."""
     ssh_config: pulumi.Output[str]
-    """A block for the client's ~/.ssh/config, the pinned host key included."""
+    """A block for the client's ~/.ssh/config, with the pinned host key."""
     known_hosts: pulumi.Output[str]
     """Lines for the client's known_hosts, one for each generation of the host key."""
 
@@ -55,19 +55,20 @@ class DockerBuilder(pulumi.ComponentResource):
         args: BuilderArgs,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        """Declare a builder by the settings of Pulumi.yaml, in camelCase or in snake_case.
+        """Declare a builder with the settings of Pulumi.yaml, in camelCase or in snake_case.
 
-        What is known of them is checked before anything is declared; ValueError names every one
-        that is wrong. host, hostKey, sshHost and the keys' publicKey may be Outputs, which are
-        checked before anything is created on the host. As the component's inputs they are what a
-        preview compares. Everything on the host comes after what `opts.depends_on` names, and goes
-        before it.
+        Raises ValueError that names every wrong setting, before any resource is declared. host,
+        hostKey, sshHost and the keys' publicKey may be Outputs; these are checked before anything
+        is created on the host. The settings are the component's inputs, so a preview shows their
+        changes. Everything on the host is created after the resources of `opts.depends_on`, and
+        deleted before them.
         """
         arguments, client = without_client(args)
         given = Given.of(Settings, arguments)
         settings = given.known
         opts = copy.copy(opts or pulumi.ResourceOptions())
-        # Of the component itself it would hold up the host keys, and with them every export.
+        # Only the resources on the host depend on these: the host keys, and so the exports that
+        # need them, must not wait.
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:DockerBuilder", name, given.arguments, opts)
         self._warn_of_expired_keys(settings)
@@ -96,8 +97,8 @@ class DockerBuilder(pulumi.ComponentResource):
         for key in settings.keys:
             if key.has_expired:
                 pulumi.log.warn(
-                    f"the key {key.name} is left out, for its last day (until = {key.until}) has "
-                    "passed; next: remove it from keys, or give it a later day",
+                    f"the key {key.name} is left out because its last day (until = {key.until}) "
+                    "has passed; next: remove it from keys, or give it a later day",
                     resource=self,
                 )
 
@@ -110,7 +111,7 @@ class DockerBuilder(pulumi.ComponentResource):
         before: Any,
         registry: RegistryAccess | None,
     ) -> command.local.Command:
-        """Declare everything on the host, in order; returns the check that a build works."""
+        """Declare everything on the host, in order; return the check that a build works."""
         settings = given.known
         preflight = Preflight.declare(scope.having(depends_on=before), settings)
         checked = scope.after(preflight.checked)
@@ -137,7 +138,7 @@ class DockerBuilder(pulumi.ComponentResource):
         )
         access = Access.declare(checked, given, image=gateway_image)
         gateway = declare_gateway(
-            # The builds that it carries have ended; the keys exist before the first login.
+            # Its builds have ended before it is replaced; the keys exist before the first login.
             scope.after(daemon.drain, access.installed),
             settings,
             image=gateway_image,
@@ -189,8 +190,8 @@ class DockerBuilder(pulumi.ComponentResource):
                 "knownHosts": known_hosts_lines(server, port, public_keys),
             }
 
-        # Known before the builder is ready, and while its host is down: no class annotation, so
-        # no output of the component.
+        # Known before the builder is ready, even while its host is down. It has no class
+        # annotation, so it is not an output of the component.
         self.entry = pulumi.Output.all(
             given.complete.apply(lambda settings: settings.ssh_name),
             *(key.public_key for key in host_keys),

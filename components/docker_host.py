@@ -27,25 +27,25 @@ class DockerHost:
 
     @property
     def sshd(self) -> str:
-        """host:port of the sshd that counts the logins; empty without SSH."""
+        """host:port of the host's sshd, which limits logins; empty without SSH."""
         parts = urlsplit(self.url)
         return f"{parts.hostname}:{parts.port or 22}" if self.is_remote else ""
 
     @property
     def ssh_options(self) -> list[str]:
-        """Options of every ssh to the host: only the pinned key, one shared connection."""
+        """Options of every ssh to the host: accept only the pinned key, share one connection."""
         return self._options("auto")
 
     def _options(self, master: str, purpose: str = "") -> list[str]:
-        """Options with this ControlMaster.
+        """Options with this ControlMaster; each `purpose` has a shared connection of its own.
 
-        Scripts share a connection of their own (`purpose`): sshd allows ten sessions on one
-        (MaxSessions), and the provider may use as many. Only one of several simultaneous ssh can
-        open a shared connection; the others would complain.
+        Scripts do not share the provider's connection, because sshd allows ten sessions on one
+        (MaxSessions) and the provider may use all of them. When several ssh start at once, only one
+        can open the shared connection, and the others print errors.
         """
-        # ssh ends at once when the folder of its ControlPath is missing.
+        # ssh fails when the folder of its ControlPath is missing.
         (Path.home() / ".ssh").mkdir(mode=0o700, exist_ok=True)
-        # Named after the key too, so that a connection made under another pin is never reused.
+        # The name depends on the key, so that a connection for another pinned key is never reused.
         pin = hashlib.sha256(f"{self.host_key}{purpose}".encode()).hexdigest()[:8]
         options = {
             "BatchMode": "yes",
@@ -57,14 +57,14 @@ class DockerHost:
             "StrictHostKeyChecking": "yes",
             "GlobalKnownHostsFile": "/dev/null",
             "UserKnownHostsFile": "/dev/null",
-            # Carries the key without a file (OpenSSH 8.5, ssh_config(5)).
+            # Passes the key without a file (OpenSSH 8.5, ssh_config(5)).
             "KnownHostsCommand": f"/bin/echo %H {self.host_key}",
         }
         return [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
 
     @property
     def ssh(self) -> list[str]:
-        """The ssh command of a remote host; what runs there follows it."""
+        """The ssh command of a remote host; the caller appends the command to run there."""
         return self._ssh(self.ssh_options)
 
     def _ssh(self, options: list[str]) -> list[str]:
@@ -74,25 +74,25 @@ class DockerHost:
 
     @property
     def unreachable(self) -> str:
-        """The message for a failed ssh; ssh's own words precede it."""
+        """The message for a failed ssh, to be printed after ssh's own error."""
         parts = urlsplit(self.url)
         return (
             f"host = {self.url} cannot be reached over SSH (the line above says why). Next: check "
-            f"the name, the port, that hostKey is the key the host shows, and that "
-            f"`ssh {parts.username}@{parts.hostname}` logs in without asking."
+            f"the name, the port, that hostKey is the host's key, and that "
+            f"`ssh {parts.username}@{parts.hostname}` logs in without a prompt."
         )
 
     def command_line(self, *words: str) -> list[str]:
-        """The command line that runs these words on the host, with its Docker."""
+        """The command line that runs this command on the host, with the host's Docker."""
         if self.is_remote:
             return [*self.ssh, shlex.join(words)]
         return ["env", f"DOCKER_HOST={self.url}", *words]
 
     def shell(self, *arguments: str, clock: bool = False, first: bool = False) -> str:
-        """A command line that runs the shell script on its standard input on the host.
+        """A command line that runs the shell script from its standard input on the host.
 
-        With `clock` the script of a remote host finds this machine's time, in seconds, in CLOCK.
-        A `first` one opens the connections that the provider and later scripts share.
+        With `clock`, the script on a remote host gets this machine's time, in seconds, in CLOCK.
+        With `first`, the command opens the connections that the provider and later scripts share.
         """
         script = shlex.join(["sh", "-s", "--", *arguments])
         if not self.is_remote:
@@ -103,13 +103,13 @@ class DockerHost:
         explained = f"{run} || {{ code=$?; test $code -ne 255 || echo {message} >&2; exit $code; }}"
         if not first:
             return explained
-        # Silent: the other connection fails for the same reason.
+        # Without output: the other connection fails for the same reason and prints it.
         opening = f"{shlex.join(self._ssh(self._options('auto', 'scripts')))} true"
         return f"{opening} </dev/null >/dev/null 2>&1 & {explained}; wait"
 
 
 class HostError(Exception):
-    """The host, or Docker on it, does not do what it should; the text is for people."""
+    """The host, or Docker on it, failed; the text explains this to the user."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ class HostDocker:
                 f"{self.host.url} does not answer within {_DOCKER_SECONDS} s (docker {words[0]}); "
                 "next: look at the host itself"
             ) from None
-        # The exit code of a shell or of env; commands in a container have codes of their own.
+        # A shell and env exit with 127 for a missing command; so may a command in a container
+        # (exec).
         if result.returncode == 127 and words[0] != "exec":
             raise HostError(
                 f"there is no docker on {self.host.url} ({_errors(result)}); next: install its CLI"
@@ -152,7 +153,7 @@ class HostDocker:
         return result
 
     def said(self, *words: str, stdin: bytes = b"") -> str:
-        """What docker printed. Raises HostError, with its error messages, when it failed."""
+        """The standard output of docker. Raises HostError, with docker's errors, when it fails."""
         result = self.run(*words, stdin=stdin)
         if result.returncode:
             raise HostError(f"docker {words[0]} on {self.host.url} failed: {_errors(result)}")

@@ -1,4 +1,4 @@
-"""What preflight.sh saw on a host."""
+"""The facts about a host that preflight.sh prints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pulumi
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One look at a host; every fact is empty when the host did not answer."""
+    """The facts of one run of preflight.sh; all are empty when the host did not answer."""
 
     docker: str = ""
     """Release of the host's Docker daemon."""
@@ -20,31 +20,34 @@ class HostFacts:
     kernel: str = ""
     """Release of the kernel."""
     architecture: str = ""
-    """As `uname -m` prints it."""
+    """The output of `uname -m`."""
     namespaces: str = ""
-    """User namespaces: allowed, until-reboot (what a boot reads refuses them) or refused."""
+    """User namespaces: allowed, until-reboot (a file that is read at boot refuses them) or
+    refused."""
     apparmor: str = ""
-    """Of the daemon's container: profile where APPARMOR_PROFILE is loaded, else unconfined."""
+    """AppArmor of the daemon's container: profile if APPARMOR_PROFILE is loaded, else
+    unconfined."""
     tun: str = ""
-    """/dev/net/tun: usable, closed (not for everybody), broken (does not open) or missing."""
+    """/dev/net/tun: usable, closed (not usable by everybody), broken (does not open) or missing."""
     fuse: str = ""
     """/dev/fuse: present or missing."""
     overlay: str = ""
     """Overlay file systems: supported or missing."""
     disk: str = ""
-    """Free space where Docker keeps its data: enough or short."""
+    """Free space on the disk with Docker's data: enough or short."""
     inodes: str = ""
     """Free inodes there: enough or short."""
     clock: str = ""
-    """Compared with the machine that runs Pulumi: right or wrong."""
+    """The clock compared with the machine that runs Pulumi: right or wrong."""
     acks: str = ""
-    """When TCP acknowledges at once (tcp_pingpong_thresh, Linux 6.7): tunable or fixed."""
+    """Whether TCP can be made to acknowledge at once (tcp_pingpong_thresh, Linux 6.7): tunable or
+    fixed."""
     conflicts: str = ""
-    """How many of the builder's ports and volumes belong to something else."""
+    """Number of the builder's ports and volumes that belong to something else."""
 
     @classmethod
     def parse(cls, text: str) -> HostFacts:
-        """The facts of preflight.sh's standard output, one name=value a line."""
+        """Read the facts from preflight.sh's standard output, one name=value per line."""
         lines = [line.partition("=") for line in text.splitlines()]
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, _, value in lines if name in known})
@@ -56,15 +59,15 @@ class HostFacts:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The facts as environment variables; `processes` differs a little after each boot."""
+        """The facts as environment variables, without `processes`, which changes at each boot."""
         facts = {name: value for name, value in asdict(self).items() if name != "processes"}
         return {f"HOST_{name.upper()}": value for name, value in facts.items()}
 
 
 def while_unknown_keep(facts: pulumi.Output[HostFacts], *properties: str) -> pulumi.ResourceOptions:
-    """Options of a resource whose `properties` follow from the facts.
+    """Options of a resource whose `properties` depend on the facts.
 
-    While the host does not answer, the properties stay as they are in the state.
+    While the host does not answer, the properties keep their values from the state.
     """
 
     async def keep(

@@ -1,19 +1,20 @@
-"""Names, paths and ports that more than one part of a builder relies on: each stands here once."""
+"""Names, paths and ports that several parts of a builder use; each is defined here once."""
 
 OWNER_LABEL = "docker-build-machine.owner"
 """Label of everything on the host; its value is project/stack/component."""
 
 APPARMOR_PROFILE = "docker-build-machine"
-"""What preflight.sh loads where AppArmor refuses user namespaces to everybody else."""
+"""The AppArmor profile that preflight.sh loads; it allows user namespaces to the daemon's container
+where AppArmor restricts them."""
 
 # In the daemon's container ------------------------------------------------------------------------
 
 DATA_DIRECTORY = "/home/rootless/.local/share/docker"
-"""Where the rootless image keeps its data (/var/lib/docker is the rootful image's)."""
+"""Where the rootless image keeps its data (the rootful image uses /var/lib/docker)."""
 STORAGE_DRIVER = "overlay2"
 DAEMON_SOCKETS = "/run/user"
-"""The volume of the sockets. A new volume here takes mode 1777 from the image's folder, so that the
-daemon's user (1000) can write."""
+"""Where the volume with the sockets is mounted. A new volume gets mode 1777 from this folder of the
+image, so that the daemon's user (1000) can write to it."""
 DAEMON_SOCKET_NAME = "docker.sock"
 DAEMON_SOCKET = f"{DAEMON_SOCKETS}/{DAEMON_SOCKET_NAME}"
 GUARD_SOCKET_NAME = "guard.sock"
@@ -24,11 +25,11 @@ DAEMON_ALIAS = "docker"
 # In the gateway's container -----------------------------------------------------------------------
 
 GATEWAY_USER = "builder"
-"""The one user of the gateway's sshd."""
+"""The only user of the gateway's sshd."""
 ACCESS_DIRECTORY = "/access"
-"""Volume with authorized keys and revocations."""
+"""Where the volume with authorized keys and revocations is mounted."""
 GATEWAY_SOCKETS = "/run/builder"
-"""The volume of the sockets, as the gateway sees it."""
+"""Where the volume with the sockets is mounted in the gateway."""
 SOCKET_VARIABLE = "BUILDER_SOCKET"
-"""Names the socket of a session, set by its key's line of authorized_keys. Without it a session
-gets the guard's socket."""
+"""Environment variable with the socket of a session, set by the key's line of authorized_keys.
+Without it a session gets the guard's socket."""

@@ -58,10 +58,10 @@ class RegistryAccess:
         return self.ca.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12])
 
     def uploads(self, folder: str) -> list[docker.ContainerUploadArgs]:
-        """The files of a dockerd whose certs.d is `folder`.
+        """The registry's files for a dockerd whose certs.d is `folder`.
 
-        Everybody in the container may read them: that is the daemon's user, which no upload can
-        belong to; build steps and containers see another root.
+        Everybody in the daemon's container can read them, because uploads belong to root and the
+        daemon's user must read them. Build steps and containers have another root folder.
         """
         files = {"ca.crt": self.ca, "client.cert": self.certificate, "client.key": self.key}
         return [

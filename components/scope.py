@@ -1,4 +1,4 @@
-"""What everything that one component declares on its host has in common: name, labels, options."""
+"""The name, labels and options that all resources of one component on its host share."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from components.docker_host import DockerHost
 from components.layout import OWNER_LABEL
 
 HEALTH = (Path(__file__).parent / "health.sh").read_text()
-"""Shell functions that wait for containers' health checks; a script that uses them follows."""
+"""Shell functions that wait for containers' health checks; append the script that uses them."""
 LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The place of one component, in the stack and on its host; declares resources there."""
+    """One component in the stack and on its host; it declares resources there."""
 
     name: str
     """The component's name; its resources are called `<name>-<role>`."""
     owner: str
-    """Project, stack and component, as the owner label holds them."""
+    """Value of the owner label: project, stack and component."""
     prefix: str
-    """What every container, volume and network starts with on the host."""
+    """Start of the name of every container, volume and network on the host."""
     host: pulumi.Output[DockerHost]
     url: str | None
-    """Where that is; None while it is not known."""
+    """URL of the host; None while it is not known."""
     options: pulumi.ResourceOptions
-    """Options of every resource that is declared here."""
+    """Options of every resource that this scope declares."""
 
     @classmethod
     def of(
@@ -51,7 +51,7 @@ class Scope:
         )
 
     def provided(self, *aliases: pulumi.Alias) -> Scope:
-        """The same scope with a provider for its host, which it declares."""
+        """Declare a provider for the host; return the same scope with this provider."""
         provider = docker.Provider(
             f"{self.name}-host",
             host=self.host.apply(lambda host: host.url),
@@ -67,19 +67,19 @@ class Scope:
         return replace(self, options=self.merged(**options))
 
     def after(self, *resources: pulumi.Resource) -> Scope:
-        """The same scope for what comes after these resources, and goes before them."""
+        """The same scope, whose resources are created after these and deleted before them."""
         return self.having(depends_on=list(resources))
 
     def merged(self, **options: Any) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions.merge(self.options, pulumi.ResourceOptions(**options))
 
     def physical(self, role: str) -> str:
-        """The name of the thing with this role on the Docker host."""
+        """The name, on the Docker host, of the object with this role."""
         return f"{self.prefix}-{role}"
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of everything on the host. They never change: a volume would be replaced."""
+        """Labels of everything on the host. They never change, or volumes would be replaced."""
         return {OWNER_LABEL: self.owner}
 
     # Networks -------------------------------------------------------------------------------------
@@ -87,17 +87,17 @@ class Scope:
     def private_network(self, *, containers_talk: bool) -> docker.Network:
         """A bridge through which the daemon reaches images and packages.
 
-        `containers_talk` lets its containers reach each other over TCP. That is another network,
-        so that the daemon can be drained before it moves there.
+        `containers_talk` lets its containers reach each other over TCP. The two kinds are different
+        networks, so that the daemon can be drained before it moves from one to the other.
         """
         role = "tls-network" if containers_talk else "network"
         return self._bridge(role, {"enable_icc": containers_talk})
 
     def entrance(self) -> docker.Network:
-        """A bridge on which connections come in by a published port and none goes out.
+        """A bridge for incoming connections to a published port, and no outgoing connections.
 
-        Docker has no bridge that publishes ports and has no way out (`internal` does neither).
-        Without masquerading, a packet that is sent out keeps an address that gets no answer.
+        Docker has no such bridge (`internal` has neither published ports nor a way out). Without
+        masquerading, outgoing packets keep a source address that gets no answer.
         """
         return self._bridge("entrance", {"enable_icc": False, "enable_ip_masquerade": False})
 
@@ -111,7 +111,7 @@ class Scope:
                 for name, value in options.items()
             },
             labels=[docker.NetworkLabelArgs(label=k, value=v) for k, v in self.labels.items()],
-            # Two networks cannot have one name.
+            # The names of networks are unique.
             opts=self.merged(delete_before_replace=True),
         )
 
@@ -124,13 +124,13 @@ class Scope:
             name=self.physical(role),
             driver_opts=driver_opts,
             labels=[docker.VolumeLabelArgs(label=k, value=v) for k, v in self.labels.items()],
-            # Docker gives an existing volume to whoever creates one of its name, so the new
-            # volume would be deleted with the old one.
+            # When a volume with this name exists, Docker returns it instead of making a new one;
+            # the replacement would then be deleted with the old volume.
             opts=self.merged(delete_before_replace=True),
         )
 
     def image(self, role: str, reference: str) -> docker.RemoteImage:
-        """An image on the host, which stays there when the component goes."""
+        """An image on the host; it stays there when the component is destroyed."""
         return docker.RemoteImage(
             f"{self.name}-{role}", name=reference, keep_locally=True, opts=self.options
         )
@@ -146,8 +146,8 @@ class Scope:
         stop_seconds: int,
         **inputs: Any,
     ) -> docker.Container:
-        """A container that keeps running: it restarts, has a health check, stops in time."""
-        # The provider would report these as updated and leave the container as it is.
+        """A container that keeps running: with restarts, a health check and a time to stop."""
+        # The provider would report an update of these but not change the container.
         scope = self.having(replace_on_changes=["healthcheck", "tmpfs"])
         return scope._container(
             role,
@@ -176,10 +176,10 @@ class Scope:
         envs: pulumi.Input[list[str]],
         capabilities: tuple[str, ...] = (),
     ) -> docker.Container:
-        """A container that runs `script` once as root, without network, and ends.
+        """A container that runs `script` once as root, without network.
 
-        Root has only `capabilities`. The container is replaced, and so runs again, when anything
-        about it changes.
+        Root has only `capabilities`. When any input changes, the container is replaced and so runs
+        again.
         """
         return self._container(
             role,
@@ -213,7 +213,8 @@ class Scope:
                 docker.ContainerLabelArgs(label=label, value=value)
                 for label, value in {**self.labels, **(labels or {})}.items()
             ],
-            # Names are unique. The provider knows that, `pulumi up --replace` does not.
+            # Names are unique. The provider deletes first by itself, `pulumi up --replace` does
+            # not.
             opts=self.merged(delete_before_replace=True),
             **inputs,
         )
@@ -230,12 +231,12 @@ class Scope:
         triggers: list[pulumi.Input[str]] | None = None,
         only_triggered: bool = False,
     ) -> command.local.Command:
-        """Run the text of a shell script on the host, again whenever an argument changes.
+        """Run the text of a shell script on the host, and again whenever an argument changes.
 
-        The script finds `data`, which would be too much for an argument, in the variable `data`.
+        The script gets `data`, which may be too long for an argument, in the variable `data`.
         With `only_triggered` it runs again only when one of `triggers` changes.
-        A pulumi_command.remote.Command would need a private key of its own; ssh uses the agent,
-        the configuration and the pinned key that the provider uses too.
+        This is not a pulumi_command.remote.Command, which would need a private key of its own; ssh
+        uses the same agent, configuration and pinned key as the provider.
         """
         return command.local.Command(
             f"{self.name}-{role}",
@@ -256,21 +257,21 @@ class Scope:
 def upload(
     path: pulumi.Input[str], content: pulumi.Input[str], permissions: str = "0644"
 ) -> docker.ContainerUploadArgs:
-    """A file that the provider puts into the container before it starts, owned by root."""
+    """A file, owned by root, that the provider copies into the container before it starts."""
     return docker.ContainerUploadArgs(file=path, content=content, permissions=permissions)
 
 
 def mount(
     volume: docker.Volume, path: str, *, read_only: bool | None = None
 ) -> docker.ContainerVolumeArgs:
-    """The volume at this path of a container."""
+    """Mount the volume at this path of a container."""
     return docker.ContainerVolumeArgs(
         volume_name=volume.name, container_path=path, read_only=read_only
     )
 
 
 def on_network(network: docker.Network | None, *aliases: str) -> dict[str, Any]:
-    """Inputs of a container on this network, under these names; on none at all without one."""
+    """Inputs of a container on this network, with these names; without network for None."""
     if network is None:
         return {"network_mode": "none"}
     return {
@@ -283,12 +284,12 @@ def on_network(network: docker.Network | None, *aliases: str) -> dict[str, Any]:
 
 
 def memory(mib: int | None) -> dict[str, Any]:
-    """Inputs of a container that may use so many MiB and no swap; without a limit for None."""
+    """Inputs of a container with a limit of `mib` MiB and no swap; without a limit for None."""
     return {"memory": mib, "memory_swap": mib}
 
 
 def confined(*capabilities: str) -> dict[str, Any]:
-    """Inputs of a container whose processes have these capabilities, and never gain others."""
+    """Inputs of a container whose processes have these capabilities and cannot gain others."""
     return {
         "capabilities": docker.ContainerCapabilitiesArgs(
             adds=[f"CAP_{name}" for name in capabilities], drops=["ALL"]
@@ -298,10 +299,10 @@ def confined(*capabilities: str) -> dict[str, Any]:
 
 
 def though_failed(output: pulumi.Output[str]) -> pulumi.Output[str]:
-    """The output, with some value in an update in which its resource has failed.
+    """The output, or a placeholder when its resource has failed in this update.
 
-    A required input without a value fails the provider's check, and that ends the update of all
-    other hosts too. With a value the engine passes over what depends on the failed resource.
+    A required input without a value fails the provider's check, which stops the update of all other
+    hosts too. With a value, the engine skips only what depends on the failed resource.
     """
     if pulumi.runtime.is_dry_run():
         return output

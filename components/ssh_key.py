@@ -26,7 +26,7 @@ MINIMUM_RSA_BITS = 2048
 
 @dataclass(frozen=True)
 class PublicKey:
-    """One public key: its type and its base64 text, comment dropped."""
+    """One public key: its type and its base64 text, without the comment."""
 
     type: str
     base64: str
@@ -42,10 +42,10 @@ class PublicKey:
 
     @classmethod
     def parse(cls, text: str) -> PublicKey:
-        """Parse the one line of a `.pub` file.
+        """Parse the line of a `.pub` file.
 
-        Raises ValueError with what is wrong and what to give instead; the message never holds
-        the text, which may be a private key.
+        Raises ValueError with the problem and what to give instead; the message never contains the
+        text, because it may be a private key.
         """
         text = text.strip()
         if "PRIVATE KEY" in text:
@@ -68,7 +68,7 @@ class PublicKey:
                 "of the .pub file"
             ) from None
         if not fields or fields[0] != key_type.encode():
-            raise ValueError(f"says {key_type} but holds another type; copy the line again")
+            raise ValueError(f"is marked {key_type} but holds another type; copy the line again")
         if key_type == "ssh-rsa":
             _check_rsa(fields)
         elif key_type == "ssh-ed25519" and (len(fields) != 2 or len(fields[1]) != 32):

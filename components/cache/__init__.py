@@ -12,7 +12,8 @@ from components.layout import DATA_DIRECTORY, STORAGE_DRIVER
 from components.scope import Scope
 from components.settings import Settings
 
-# Contexts and checkouts only spare an upload; every new folder of a CI job leaves another.
+# Build contexts and checkouts: caching them only saves an upload, and each new folder of a CI job
+# adds one.
 _UPLOADED = ("source.local", "source.git.checkout")
 
 
@@ -21,9 +22,9 @@ class CachePolicy:
     """The limits of one disk, in bytes."""
 
     size: int
-    """The cache never stays larger."""
+    """The cache is kept below this size."""
     reserved: int
-    """It shrinks to this, and no further, while less than `min_free` is free."""
+    """While less than `min_free` is free, the cache shrinks down to this size, and no further."""
     min_free: int
 
     @classmethod
@@ -37,7 +38,7 @@ class CachePolicy:
         if size + min_free > disk:
             raise pulumi.RunError(
                 f"cacheSize = '{settings.cache_size}' and minFreeSpace = "
-                f"'{settings.min_free_space}' are {(size + min_free) / 1e9:.1f} GB together, and "
+                f"'{settings.min_free_space}' are {(size + min_free) / 1e9:.1f} GB together, but "
                 f"the host's disk for Docker has {disk / 1e9:.1f} GB; next: make one smaller, or "
                 "write it as a share such as 40%"
             )
@@ -46,9 +47,9 @@ class CachePolicy:
     def garbage_collection(self) -> dict[str, object]:
         """The value of `builder.gc` in daemon.json.
 
-        Each rule collects the least recently used first; the default rules would drop cache
-        mounts unused for 48 hours. `keepStorage` is read by daemons up to 27, the others by those
-        from 28 on; each ignores the other's.
+        Each rule removes the least recently used records first. The default rules would remove
+        cache mounts that were not used for 48 hours. Daemons up to 27 read `keepStorage`, daemons
+        from 28 on read the other three; each ignores what it does not know.
         """
 
         def rule(size: int, reserved: int) -> dict[str, object]:
@@ -71,7 +72,7 @@ class CachePolicy:
 
 @dataclass(frozen=True)
 class Cache:
-    """The volume with images, layers and cache mounts."""
+    """The volume with images, layers and cache mounts, and its limits."""
 
     volume: docker.Volume
     policy: pulumi.Output[CachePolicy]
@@ -80,7 +81,7 @@ class Cache:
     def declare(cls, scope: Scope, settings: Settings, *, image: docker.RemoteImage) -> Cache:
         """Declare the volume and check it against the daemon's image.
 
-        With `keepCache` no update, rename or destroy takes the volume away.
+        With `keepCache`, no update, rename or destroy deletes the volume.
         """
         keep = settings.keep_cache
         volume = scope.having(protect=keep, retain_on_delete=keep).volume("cache")

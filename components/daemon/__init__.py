@@ -20,23 +20,26 @@ from components.scope import LOG_ROTATION, Scope, memory, mount, on_network, upl
 from components.settings import Settings
 from components.transport import Transport
 
-# Of the rootless network, which asks the resolver and carries what has no uplink, and of the bridge
-# that build steps are on. slirp4netns copies a packet at a time, and connections end in it, so that
-# no packet of this size leaves the host: four times the throughput of 1500 (docs/speed.md). It is
-# the one such driver in the official image.
+# The rootless network carries DNS queries, and all packets if there is no uplink. slirp4netns is
+# the only such driver in the official image. It copies one packet at a time and terminates
+# connections, so packets of this size never leave the host; the throughput is four times that of an
+# MTU of 1500 (docs/speed.md). The bridge of build steps has the same MTU.
 _NETWORK_DRIVER = "slirp4netns"
 _MTU = 65520
-# Its own addresses, from a range that no real network has (RFC 2544). With slirp4netns' default,
-# 10.0.2.0/24, builds would not reach a host in a network of that name, VirtualBox's among them.
+# The rootless network's addresses, from a range that no real network uses (RFC 2544). With the
+# default of slirp4netns, 10.0.2.0/24, builds could not reach hosts in real networks with that
+# range, such as VirtualBox's.
 _CIDR = "198.18.0.0/24"
-# Pid files and the like, gone with every start.
+# For pid files and similar; empty after every start.
 _STATE_DIRECTORY = "/run/xdg"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
-# Where a rootless dockerd looks for docker/certs.d; builds can write to its default, the user's.
+# A rootless dockerd reads docker/certs.d here. Builds could write to its default, in the user's
+# home.
 _CONFIG_HOME = "/etc/docker-build-machine"
-# Of the docker CLI that health check and scripts run beside the daemon. Builds can write to the
-# folder that it would use otherwise, and it runs plugins from there. This one is root's and empty,
-# as are buildx's lists of builders in it; where that must write, nothing names a program or a host.
+# Configuration of the docker CLI that the health check and scripts run in the daemon's container.
+# The CLI runs plugins from this folder, and builds could write to the default one. This folder
+# belongs to root and is empty, as are buildx's lists of builders in it; where buildx must write, no
+# file names a program or a host.
 _CLIENT_DIRECTORY = "/etc/docker-build-machine/client"
 _OF_USER = "mode=0700,uid=1000,gid=1000"
 _BUILDX_DIRECTORIES = {
@@ -53,8 +56,8 @@ _MIB = 1024 * 1024
 def daemon_json(settings: Settings, policy: CachePolicy, mirror: str) -> str:
     """The daemon's configuration file, with this host:port as Docker Hub's mirror where it is one.
 
-    The storage driver is named, so that no release changes it on its own (29 and newer would
-    start a new disk with another one, moby#51654).
+    It sets the storage driver, because releases change the default (29 and newer would use another
+    one on a new disk, moby#51654).
     """
     configuration: dict[str, object] = {
         "builder": {"gc": policy.garbage_collection()},
@@ -71,17 +74,17 @@ def daemon_json(settings: Settings, policy: CachePolicy, mirror: str) -> str:
 
 
 def _cpus(text: str) -> str:
-    """The form which the provider reads back: one decimal at least, no trailing zero."""
+    """The number in the provider's form: at least one decimal, no trailing zeros after it."""
     return str(float(text))
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """What the rest of the builder needs of the daemon."""
+    """The daemon's resources that the rest of the builder depends on."""
 
     container: docker.Container
     drain: command.local.Command
-    """Drains the old container before a new one takes its place."""
+    """Drains the old container before a new one replaces it."""
 
     @classmethod
     def declare(
@@ -95,7 +98,7 @@ class Daemon:
         transport: Transport,
         registry: RegistryAccess | None,
     ) -> Daemon:
-        """Declare the daemon's container, and what is checked and done before it starts."""
+        """Declare the daemon's container, with the checks and steps before it starts."""
         limits = Limits.of(settings)
         isolation = Isolation.declare(
             scope, settings, facts=facts, image=image, limits=limits, registry=registry
@@ -107,7 +110,7 @@ class Daemon:
         )
         words = [*transport.dockerd, f"--config-file={_CONFIG_FILE}"]
         cpus = _cpus(settings.cpus) if settings.cpus else None
-        # What replaces the container; memory is changed in place.
+        # Changes of these replace the container; memory is changed in place.
         replacing: list[pulumi.Input[str]] = [image.image_id, config, " ".join(words), cpus or ""]
         drain = scope.having(
             aliases=[pulumi.Alias(name=f"{scope.name}-changeover")],
@@ -132,7 +135,7 @@ class Daemon:
         container = (
             scope.after(drain)
             .having(
-                # The label stands for them: the provider would see a change every time.
+                # The provider would see a change at every update; the label changes in their place.
                 ignore_changes=["securityOpts"],
                 transforms=while_unknown_keep(facts, "labels").transforms,
             )

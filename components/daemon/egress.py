@@ -1,4 +1,4 @@
-"""The way out of the daemon's container: its uplink, and what `privateNetworks` means."""
+"""Outgoing traffic of the daemon's container: its uplink, and the setting `privateNetworks`."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ _COMMAND = ("docker-init", "--", "dockerd-entrypoint.sh")
 
 @dataclass(frozen=True)
 class Egress:
-    """What the daemon's container is given for its way out; nothing where it is privileged.
+    """Inputs of the daemon's container for outgoing traffic; empty when it is privileged.
 
-    Root lays a pair of interfaces through which the kernel passes on what builds send, between the
-    container's network and the daemon's own. Without it a process would copy every packet.
+    A script that runs as root makes a pair of interfaces between the container's network and the
+    daemon's own, so that the kernel forwards the packets of builds. Without the pair, a process
+    would copy every packet.
     """
 
     capabilities: tuple[str, ...] = ()
-    """With them root does its part, and then gives them up."""
+    """The script needs these and gives them up before the daemon starts."""
     inputs: dict[str, Any] = field(default_factory=dict)
     uploads: list[docker.ContainerUploadArgs] = field(default_factory=list)
     envs: list[pulumi.Input[str]] = field(default_factory=list)
     as_user: list[str] = field(default_factory=list)
-    """What a command of the health check begins with, to run as the daemon's user."""
+    """Start of a health check's command, which makes it run as the daemon's user."""
     words: tuple[pulumi.Input[str], ...] = ()
-    """Differ whenever the rest does."""
+    """Change whenever the other fields change."""
 
     @classmethod
     def of(cls, settings: Settings, limits: Limits, registry: RegistryAccess | None) -> Egress:
-        """Behind rules where private networks are blocked; the stack's registry stays reachable."""
+        """The inputs for these settings; blocked private networks leave the registry reachable."""
         script = (Path(__file__).parent / "egress.sh").read_text()
         envs: list[pulumi.Input[str]] = [f"EGRESS_PRIVATE={settings.private_networks}"]
         if settings.private_networks == "block":
@@ -50,7 +51,7 @@ class Egress:
             ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETPCAP"),
             {
                 "user": "0:0",
-                # docker-init takes note when root's part, a child of the same process, has ended.
+                # docker-init reaps the script's background process, which becomes its child.
                 "entrypoints": [*limits.words, "sh", _SCRIPT, "start", *_COMMAND],
             },
             [upload(_SCRIPT, script)],

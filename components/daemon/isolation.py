@@ -1,4 +1,4 @@
-"""How far the daemon's container is kept from its host: what the setting `isolation` means."""
+"""How the daemon's container is isolated from its host: the setting `isolation`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from components.scope import Scope, mount
 from components.settings import Settings
 
 _SYSCALLS = Path(__file__).parent / "syscalls"
-# What newuidmap and newgidmap need to give the daemon its range of users and groups. The daemon
-# itself runs as an ordinary user and holds none.
+# newuidmap and newgidmap need these to give the daemon its range of users and groups. The daemon
+# itself runs as an ordinary user without capabilities.
 _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
-# The rootless network's; every other device of the host stays outside.
+# The rootless network needs this device; the container has no other device of the host.
 _DEVICES = ("/dev/net/tun",)
-# The kernel lets a user namespace mount /proc only where nothing of it is hidden.
+# The kernel lets a user namespace mount /proc only if no part of /proc is hidden.
 _SYSTEMPATHS = "systempaths=unconfined"
-# The same holds for a writable /sys, which privileged containers of the builder (buildx's among
-# them) get: a whole one must be mounted somewhere. Here nobody but root comes to it.
+# Privileged containers of the builder, such as buildx's, need a writable /sys. The kernel allows
+# that mount only if a complete writable /sys is already mounted somewhere; only root can enter this
+# folder.
 _SYSFS_DIRECTORY = "/root/sys"
 _SYSFS = {"type": "sysfs", "device": "sysfs"}
-# Of socket(2): AF_ALG, which is the kernel's own code, and AF_VSOCK, which goes past every network
-# namespace to the hypervisor.
+# Address families of socket(2): AF_ALG, which exposes the kernel's crypto code, and AF_VSOCK, which
+# reaches the hypervisor past every network namespace.
 _FORBIDDEN_FAMILIES = (38, 40)
-# Of personality(2): Linux, 32 bits, and what they are now.
+# Arguments of personality(2): Linux and 32 bits, each also with UNAME26, and the query.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 _ARCHITECTURES = {
     "X86_64": ["X86", "X32"],
@@ -47,7 +48,7 @@ _ARCHITECTURES = {
 
 
 def seccomp_profile() -> str:
-    """The system calls of the daemon's container, as Docker takes them (JSON)."""
+    """The seccomp profile of the daemon's container, in Docker's JSON format."""
 
     def allow(name: str, operation: str, value: int) -> dict[str, object]:
         argument = {"index": 0, "value": value, "op": f"SCMP_CMP_{operation}"}
@@ -77,23 +78,23 @@ def seccomp_profile() -> str:
 
 
 def _apparmor(facts: HostFacts) -> str:
-    """Docker's own profile forbids mounts, the daemon's own among them."""
+    """The AppArmor option. Docker's default profile is unusable: it forbids the daemon's mounts."""
     return f"apparmor={APPARMOR_PROFILE if facts.apparmor == 'profile' else 'unconfined'}"
 
 
 @dataclass(frozen=True)
 class Isolation:
-    """What the daemon's container is given, and what stands for it where it is compared."""
+    """Inputs of the daemon's container, and a label that changes when they change."""
 
     label: pulumi.Output[str]
-    """Differs whenever the rest does: the provider never reads `systempaths` back, so that the
-    security options themselves are not compared."""
+    """Changes whenever the other fields change. Security options cannot be compared themselves,
+    because the provider does not read `systempaths` back."""
     inputs: dict[str, Any]
     """Inputs of the container."""
     egress: Egress
     volumes: list[docker.ContainerVolumeArgs] = field(default_factory=list)
     checked: list[pulumi.Resource] = field(default_factory=list)
-    """What has seen that a container like this can run a rootless daemon there."""
+    """Checks that a rootless daemon can run in such a container on this host."""
 
     @classmethod
     def declare(
@@ -106,7 +107,7 @@ class Isolation:
         limits: Limits,
         registry: RegistryAccess | None,
     ) -> Isolation:
-        """Declare what the mode needs on the host, and the check of it."""
+        """Declare what this mode needs on the host, and the check that it works there."""
         apparmor = facts.apply(_apparmor)
         if settings.isolation == "privileged":
             return cls(

@@ -1,4 +1,4 @@
-"""What builds may use: the limit on their processes, and control groups for single containers."""
+"""Limits of builds: the number of their processes, and control groups for single containers."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from components.scope import upload
 from components.settings import Settings
 
 _CGROUPS = "/usr/local/lib/daemon/cgroups"
-# First on the image's PATH: these two stand before the programs that they are named after.
+# First on the image's PATH: these two scripts come before the programs with the same names.
 _DOCKERD, _RUNC = "/usr/local/sbin/dockerd", "/usr/local/sbin/runc"
 
-# What the daemon keeps of its container's processes (dockerd.sh).
+# Processes of its container that the daemon reserves for itself (dockerd.sh).
 _RESERVE = 512
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the daemon's container is given for them."""
+    """Inputs of the daemon's container for the limits of builds."""
 
     processes: int
     isolation: str
-    """The settings."""
+    """`processes` and `isolation` are the settings."""
     uploads: list[docker.ContainerUploadArgs]
     label: str
-    """Differs whenever the uploads do."""
+    """Changes whenever the uploads change."""
     capabilities: tuple[str, ...] = ("CAP_SETFCAP",)
-    """Of root's part, which needs namespaces in which root is root: with this one the kernel lets
-    it make them."""
+    """The kernel requires this one of a root that makes a user namespace with root in it."""
     words: tuple[str, ...] = ("sh", _CGROUPS, "setup")
-    """What a command begins with in which root has its part."""
+    """Start of the container's command: sets up the control groups as root, then runs the rest."""
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -57,19 +56,24 @@ class Limits:
         )
 
     def notes(self, facts: HostFacts) -> list[str]:
-        """What the host does not let them be."""
+        """Notes about limits that do not work, or are lower than the settings, on this host."""
         notes = []
         if facts.cgroup == "1" or self.isolation == "privileged":
-            why = "version 1" if facts.cgroup == "1" else "isolation = privileged"
+            why = (
+                "the host has control groups of version 1"
+                if facts.cgroup == "1"
+                else "isolation is privileged"
+            )
             notes.append(
                 "limits of single containers (docker run --memory, --cpus, --pids-limit) do "
-                f"nothing: they need control groups of version 2 and isolation = unprivileged, and "
-                f"here is {why}; memory, cpus and processes of the whole builder work"
+                f"nothing: they need control groups of version 2 and isolation = unprivileged, but "
+                f"{why}; memory, cpus and processes of the whole builder work"
             )
         if facts.processes and self.processes + _RESERVE > int(facts.processes):
             notes.append(
                 f"processes = {self.processes}: this host lets a container have "
-                f"{facts.processes} processes, and the daemon keeps {_RESERVE} of them. Next, if "
-                "builds need more: a larger DefaultTasksMax in the host's /etc/systemd/system.conf"
+                f"{facts.processes} processes, and the daemon reserves {_RESERVE} of them. Next, "
+                "if builds need more: a larger DefaultTasksMax in the host's "
+                "/etc/systemd/system.conf"
             )
         return notes

@@ -1,4 +1,4 @@
-"""The SSH gateway: one container whose sshd can do nothing but speak to the daemon's API."""
+"""The SSH gateway: one container whose sshd only connects clients with the daemon's API."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from components.settings import Settings
 from components.transport import Transport
 
 _FILES = Path(__file__).parent
-# The kernel runs it, with the image's environment only by with-contenv.
+# with-contenv gives the service the container's environment.
 _MONITOR_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/session-monitor watch\n"
 _LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
-# The files of a session are some 2 MB; hundreds at once must fit.
+# A session needs some 2 MB, and hundreds must fit at once.
 _MEMORY_MIB = 2048
-# sshd itself runs as that user and has none. Root needs them to set the user up and to start
-# services as it (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID) and to end connections (KILL).
+# sshd itself runs as GATEWAY_USER without capabilities. Root needs these to set up the user and to
+# start services as this user (CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID), and to end connections
+# (KILL).
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 
 
 def sshd_config(transport: Transport) -> str:
-    """sshd's whole configuration; the image's own is replaced by it."""
+    """sshd's complete configuration, which replaces the image's own."""
     sockets = [f"[{path}]:*" for path in transport.forwarded_sockets]
     template = string.Template((_FILES / "sshd_config").read_text())
     return template.substitute(
@@ -43,11 +44,11 @@ def sshd_config(transport: Transport) -> str:
 
 
 def _sysctls(host: HostFacts) -> dict[str, str]:
-    """Acknowledge at once what logs in.
+    """Sysctls that make TCP acknowledge at once, which saves each login 40 ms.
 
-    A client sends the last message of the key exchange and its next one apart, and without
-    TCP_NODELAY waits in between for an acknowledgement, which TCP puts off for 40 ms in an exchange
-    of questions and answers.
+    A client without TCP_NODELAY sends the last message of the key exchange, then waits for its
+    acknowledgement before it sends the next message. In an exchange of requests and responses, TCP
+    delays acknowledgements by 40 ms.
     """
     return {"net.ipv4.tcp_pingpong_thresh": "255"} if host.acks == "tunable" else {}
 

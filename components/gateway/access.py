@@ -1,4 +1,4 @@
-"""Who gets in: the authorized keys, put in place without touching the gateway."""
+"""Who can log in: installs the authorized keys without a restart of the gateway."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Access:
     volume: docker.Volume
     installed: docker.Container
     sha256: pulumi.Output[str]
-    """Of authorized_keys, by which readiness tells that it is in place."""
+    """Of authorized_keys; the readiness check compares it with the installed file."""
 
     @classmethod
     def declare(cls, scope: Scope, given: Given[Settings], *, image: docker.RemoteImage) -> Access:
-        """Declare the set of keys.
+        """Declare the volume with the keys, and the container that writes the files into it.
 
-        A short-lived container writes the files; sshd reads them at each login, so that neither
-        gateway nor daemon notice. Its environment names each key and its fingerprint, which is
-        what a preview shows of a change.
+        sshd reads the files at each login, so gateway and daemon keep running when keys change. The
+        container's environment has the name and fingerprint of each key, so that a preview shows
+        changes.
         """
         volume = scope.volume("access")
         files = given.complete.apply(_files)
@@ -65,7 +65,7 @@ def _summary(settings: Settings) -> list[str]:
 
 
 def _conditions(key: AuthorizedKey) -> str:
-    """A key as a preview shows it: fingerprint and conditions."""
+    """The fingerprint and conditions of a key, as a preview shows them."""
     conditions = {
         "certificates of": ",".join(key.principals),
         "from": ",".join(key.from_),
@@ -77,9 +77,9 @@ def _conditions(key: AuthorizedKey) -> str:
 
 
 def _line(key: AuthorizedKey) -> str:
-    """The key's line of authorized_keys: everything off but the socket of its role.
+    """The key's line of authorized_keys, which only allows the socket of its role.
 
-    Without the environment variable, which ForceCommand reads, a session gets the guard's too.
+    ForceCommand reads the environment variable; without it a session gets the guard's socket.
     """
     name = DAEMON_SOCKET_NAME if key.role == "admin" else GUARD_SOCKET_NAME
     options = [
@@ -119,5 +119,5 @@ def _files(settings: Settings) -> dict[str, str]:
             files[f"revoked/{number}.pub"] = f"{key.public_key}\n"
         listed += [f"revoked {key.public_key.fingerprint} {entry.line}" for entry in signed]
     files["list"] = "".join(f"{line}\n" for line in listed)
-    # Docker uploads no empty file; in both files this line is a comment.
+    # The provider cannot upload empty files; in these files the line is a comment.
     return {name: content or "# no key is in force\n" for name, content in files.items()}

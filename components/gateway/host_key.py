@@ -1,4 +1,4 @@
-"""The gateway's host key: it belongs to the stack, not to a container or a volume."""
+"""The gateway's host key, which is kept in the stack's state, not in a container or volume."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ class HostKey:
     """One generation of the host key."""
 
     private_key: pulumi.Output[str]
-    """The whole private key file; a secret."""
+    """The complete private key file; a secret."""
     public_key: pulumi.Output[str]
-    """Type and base64, no comment."""
+    """Type and base64, without a comment."""
 
     @classmethod
     def declare(cls, scope: Scope, generation: int, *, keep: bool) -> HostKey:
-        """Declare the key of one generation; it is made once and lives, encrypted, in the state.
+        """Declare the key of one generation; it is made once and kept, encrypted, in the state.
 
-        Protected when `keep`, so that clients find the same host after destroy and up. A key that
-        is not presented is not, for a rotation ends by taking it out of the settings.
+        With `keep` it is protected, so that clients find the same host key after destroy and up.
+        The other keys of a rotation are not, so that they can be removed from the settings at its
+        end.
         """
         generated = command.local.Command(
             f"{scope.name}-host-key-{generation}",
@@ -42,7 +43,7 @@ class HostKey:
             opts=scope.merged(
                 protect=keep,
                 additional_secret_outputs=["stdout"],
-                # Another wording of the command must not make another key.
+                # A change of the command's text must not make a new key.
                 ignore_changes=["create", "environment", "interpreter", "logging"],
             ),
         )

@@ -1,4 +1,4 @@
-"""The guard: one container that lets keys of role `build` ask for builds and nothing else."""
+"""The guard: one container that only lets builds through for keys of role `build`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STOP_SECONDS = 10
 def archive() -> bytes:
     """The program and hpack, its one dependency, as a zip file that Python runs.
 
-    The same files make the same bytes: dates and compression are left out.
+    The same files give the same bytes, because there are no dates and no compression.
     """
     sources = {"guard": Path(__file__).parent / "program", "hpack": Path(str(files("hpack")))}
     content = io.BytesIO()
@@ -38,8 +38,8 @@ def declare_guard(
 ) -> docker.Container:
     """Declare the guard's container.
 
-    It has no network and no power but the daemon's user: it opens its own socket beside the
-    daemon's, in the volume that the gateway sees too.
+    It has no network, and runs as the daemon's user without capabilities. Its socket is next to the
+    daemon's, in the volume that the gateway mounts too.
     """
     return scope.service(
         "guard",

@@ -16,7 +16,7 @@ from components.scope import Scope
 from components.settings import Settings
 
 _SCRIPT = Path(__file__).parent / "preflight.sh"
-# The last look through each sshd in a run of the program.
+# Per run of the program: the output of the last look through each sshd.
 _LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, pulumi.Output[str]]] = (
     WeakKeyDictionary()
 )
@@ -24,19 +24,19 @@ _LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, pulumi.Output[str
 
 @dataclass(frozen=True)
 class Preflight:
-    """The check, and what it is based on."""
+    """The check of a host, and the host's facts."""
 
     checked: command.local.Command
-    """What everything on the host depends on."""
+    """Everything on the host depends on this resource."""
     facts: pulumi.Output[HostFacts]
-    """What the host is, in previews too."""
+    """Known in previews too."""
 
     @classmethod
     def declare(cls, scope: Scope, settings: Settings) -> Preflight:
-        """Look at the host in every preview, and check it when a fact differs.
+        """Read the host's facts in every preview; declare a check that runs when a fact changes.
 
-        Shortfalls are warnings of the preview and errors of the update. A host that does not
-        answer is no error of a preview: its other resources, and other hosts, are still planned.
+        Shortfalls are warnings in a preview and errors in an update. A host that does not answer is
+        not an error in a preview: the other resources and hosts are still planned.
         """
         arguments = [
             scope.owner,
@@ -49,7 +49,7 @@ class Preflight:
         facts, warnings = _look(scope, arguments)
         unless_unknown = scope.having(
             **(
-                # An update checks again a host that did not answer, and says why it does not.
+                # Only in a preview: an update checks such a host again and reports its error.
                 {"transforms": while_unknown_keep(facts, "environment").transforms}
                 if pulumi.runtime.is_dry_run()
                 else {}
@@ -57,12 +57,13 @@ class Preflight:
         )
         checked = command.local.Command(
             f"{scope.name}-preflight",
-            # However long that took, the provider comes next and finds its connection.
+            # The provider runs next and needs a shared connection; the one of the look may have
+            # ended.
             create=scope.host.apply(
                 lambda host: host.shell("check", *arguments, clock=True, first=True)
             ),
             stdin=_SCRIPT.read_text(),
-            # Each fact by its name, so that a preview shows which of them changed.
+            # One variable per fact, so that a preview shows which one changed.
             environment=facts.apply(lambda facts: facts.variables),
             logging=command.local.Logging.STDERR,
             opts=unless_unknown.options,
@@ -80,14 +81,14 @@ class Preflight:
 def _look(
     scope: Scope, arguments: list[str]
 ) -> tuple[pulumi.Output[HostFacts], pulumi.Output[str]]:
-    """What the host is now, and the warnings about it."""
+    """The host's facts now, and the warnings about them."""
     looks = _LOOKS.setdefault(asyncio.get_event_loop(), {})
-    # One at a time: the first one opens the connections that the others share.
+    # One look at a time: the first opens the connections that the others share.
     sshd = DockerHost(scope.url or "").sshd
     before = looks.get(sshd, pulumi.Output.from_input(""))
 
     def look(host: DockerHost) -> str:
-        # A failure is no error here: the caller shows what the command printed.
+        # A failure is not an error here: the caller shows the command's output.
         return f"( {host.shell('look', *arguments, clock=True, first=True)} ) || :"
 
     seen = command.local.run_output(

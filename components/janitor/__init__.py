@@ -1,4 +1,4 @@
-"""The janitor: one container that clears away what builds and jobs leave in the daemon."""
+"""The janitor: one container that removes what builds and jobs leave in the daemon."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from components.settings import Settings
 from components.transport import Transport
 
 _DATA_DIRECTORY = "/data"
-# Named in janitor.sh too.
+# janitor.sh has the same path.
 _WORK_DIRECTORY = "/run/janitor"
 _STOP_SECONDS = 10
-# janitor.sh keeps there when it last ran a round, and why its last rounds failed.
+# janitor.sh touches `alive` at each pass of its loop and writes to `unhealthy` why its last rounds
+# failed.
 _HEALTH = (
     f"cd {_WORK_DIRECTORY} && "
     '{ test -n "$(find alive -mmin -10)" || { echo "no round for 10 minutes"; false; }; } && '
@@ -33,15 +34,15 @@ def declare_janitor(
 ) -> docker.Container:
     """Declare the janitor's container.
 
-    It speaks to the daemon as any client does, and sees the cache volume read-only, only to
-    measure the free space.
+    It is an ordinary client of the daemon. It has the cache volume read-only, to measure the free
+    space.
     """
     return scope.service(
         "janitor",
         image=image,
         health=["sh", "-c", _HEALTH],
         stop_seconds=_STOP_SECONDS,
-        # Docker uploads nothing into a container whose root is read-only.
+        # Docker cannot upload files into a container with a read-only root.
         entrypoints=["sh", "-c", (Path(__file__).parent / "janitor.sh").read_text(), "janitor"],
         read_only=True,
         envs=cache.policy.apply(
@@ -51,7 +52,7 @@ def declare_janitor(
                 f"JANITOR_MIN_FREE={policy.min_free}",
                 f"JANITOR_RESERVED={policy.reserved}",
                 "JANITOR_KEEP=" + "\n".join(settings.keep_images),
-                # `docker builder prune` is buildx's, which writes there before it does anything.
+                # `docker builder prune` is a command of buildx, which needs a writable folder.
                 f"DOCKER_CONFIG={_WORK_DIRECTORY}/docker",
                 *transport.docker_client,
             ]

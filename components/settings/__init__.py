@@ -1,4 +1,4 @@
-"""What a stack can set; names, defaults and descriptions for people stand in Pulumi.yaml."""
+"""The settings of a stack; Pulumi.yaml has their names, defaults and descriptions for users."""
 
 from components.settings.builder import Settings
 from components.settings.given import Given

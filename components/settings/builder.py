@@ -1,6 +1,6 @@
-"""The settings of one builder: typed, checked, and every error reported at once.
+"""The settings of one builder: typed and checked, with all errors reported at once.
 
-Defaults and descriptions stand in Pulumi.yaml.
+Pulumi.yaml has the defaults and descriptions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from components.settings.values import (
 
 
 class Settings(Model):
-    """Everything a stack can set; the field names in camelCase are the names in Pulumi.yaml."""
+    """The settings of one builder; the field names in camelCase are the names in Pulumi.yaml."""
 
     host: HostUrl = default("host")
     host_key: HostKeyText = default("hostKey")
@@ -106,8 +106,9 @@ class Settings(Model):
     def _check_private_networks(self) -> Self:
         if self.private_networks == "block" and self.isolation == "privileged":
             raise ValueError(
-                "privateNetworks = 'block' needs isolation = 'unprivileged', where what sets the "
-                "rules up has that power alone; next: change one of them"
+                "privateNetworks = 'block' needs isolation = 'unprivileged', because a privileged "
+                "container has other processes that could change the rules; next: change one of "
+                "the two settings"
             )
         return self
 
@@ -135,12 +136,12 @@ class Settings(Model):
 
     @property
     def active_keys(self) -> tuple[AuthorizedKey, ...]:
-        """The keys that get in: all but the expired ones."""
+        """The keys that can log in: all but the expired ones."""
         return tuple(key for key in self.keys if not key.has_expired)
 
     @property
     def has_build_keys(self) -> bool:
-        """Whether there is a key that the guard has to serve."""
+        """Whether a key has the role `build`, so that the guard is needed."""
         return any(key.role == "build" for key in self.active_keys)
 
     @property

@@ -26,13 +26,13 @@ class Given(Generic[M]):
     complete: pulumi.Output[M]
     """Every setting. It fails, with every error in its message, before anything is created."""
     arguments: dict[str, Any]
-    """Every setting in its plain form, or as the Output that it is, by its name in Pulumi.yaml."""
+    """All settings by their names in Pulumi.yaml, as plain values or Outputs."""
 
     @classmethod
     def of(cls, model: type[M], args: Mapping[str, Any]) -> Given[M]:
         """Check what is known; names are in camelCase or in snake_case.
 
-        Raises ValueError whose text names every wrong setting.
+        Raises ValueError that names every wrong setting.
         """
         values = _plain(args)
         replaced: dict[_Path, Any] = {}

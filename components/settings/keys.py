@@ -21,7 +21,7 @@ class AuthorizedKey(Model):
     """One entry of `keys`: who may log in, with which key, from where and until when."""
 
     name: str
-    """Name in the log, in previews and in the key's comment."""
+    """Name in logs, in previews and in the key's comment."""
     public_key: PublicKeyText
     """One line of a .pub file."""
     from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
@@ -29,10 +29,10 @@ class AuthorizedKey(Model):
     until: datetime.date | None = None
     """Last day (UTC) on which the key is accepted; none for always."""
     principals: tuple[str, ...] = ()
-    """When given, the key is a certificate authority: a certificate that it signed gets in with
-    one of these principals (ssh-keygen(1), -n), the key itself does not."""
+    """If set, the key is a certificate authority: certificates that it signed for one of these
+    principals (ssh-keygen(1), -n) can log in, the key itself cannot."""
     role: Literal["admin", "build"] = "admin"
-    """What those who got in with it may do: everything, or build, pull, push, tag and read."""
+    """What sessions with this key may do: everything, or build, pull, push, tag and read."""
 
     @pydantic.field_validator("name")
     @classmethod
@@ -81,9 +81,10 @@ class Revocation(Model):
     """One entry of `revoked`: a key by its fingerprint, or a certificate by serial or id."""
 
     fingerprint: str = ""
-    """Of a key or of a certificate's key, as sshd logs it: "SHA256:" and 43 base64 digits."""
+    """Fingerprint of a key, or of a certificate's key, as sshd logs it: "SHA256:" and 43 base64
+    digits."""
     ca: str = ""
-    """Name of the key, of those with `principals`, that signed the certificate."""
+    """Name of the entry of `keys`, with `principals`, that signed the certificate."""
     serial: Annotated[int | None, Field(ge=1, lt=2**64)] = None
     id: str = ""
     """The certificate's identity (ssh-keygen(1), -I)."""
@@ -115,7 +116,7 @@ class Revocation(Model):
 
     @property
     def line(self) -> str:
-        """The line of ssh-keygen's KRL specification (ssh-keygen(1))."""
+        """The entry as a line of a KRL specification (ssh-keygen(1))."""
         if self.fingerprint:
             return f"hash: {self.fingerprint}"
         return f"serial: {self.serial}" if self.serial is not None else f"id: {self.id}"

@@ -1,4 +1,4 @@
-"""The base of all settings: named in camelCase outside, frozen, with every error explained."""
+"""The base class of all settings: camelCase names, frozen values, errors with a next step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _DECLARED = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text
 
 
 def default(setting: str) -> Any:
-    """The default of a setting, which stands in Pulumi.yaml alone."""
+    """The default of a setting, which is only in Pulumi.yaml."""
     value = _DECLARED[setting]["default"]
     return pydantic.Field(default=tuple(value) if isinstance(value, list) else value)
 
 
 class Model(pydantic.BaseModel):
-    """Settings that belong together; each is known by its name in Pulumi.yaml and in Python."""
+    """A group of settings; each can be given by its name in Pulumi.yaml or in Python."""
 
     model_config = pydantic.ConfigDict(
         alias_generator=to_camel,
@@ -36,10 +36,10 @@ class Model(pydantic.BaseModel):
 
     @classmethod
     def parse(cls, raw: Mapping[str, str]) -> Self:
-        """Check the raw configuration: names without project, values as the engine gives them.
+        """Check the raw configuration: names without the project, values as the engine passes them.
 
-        Raises ValueError whose text names every wrong setting, its value, what is allowed and
-        the next step.
+        Raises ValueError that names every wrong setting, its value, what is allowed and the next
+        step.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
@@ -55,7 +55,7 @@ class Model(pydantic.BaseModel):
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Self:
-        """Check values that have their types already: names in camelCase or in snake_case.
+        """Check typed values; names are in camelCase or in snake_case.
 
         Raises ValueError as `parse` does.
         """
@@ -88,7 +88,7 @@ class Model(pydantic.BaseModel):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Every setting in its plain form, by the names in Pulumi.yaml; `of` reads it back."""
+        """All settings as plain values, by their names in Pulumi.yaml; `of` accepts them."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -114,7 +114,7 @@ _TYPES = {
 
 def _shown(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # other languages give every number as one
+        value = int(value)  # in other languages every number is a float
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     if "PRIVATE KEY" in text:
         return "(not shown)"

@@ -1,4 +1,4 @@
-"""The settings of a stack: those of its builder or builders, of its hosts and of its registry."""
+"""The settings of a stack: of its builder or builders, its hosts and its registry."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _HOST_ENTRY_NAME = re.compile(r"^[a-z][a-z0-9-]{0,29}$")
 
 
 class FleetHost(Model):
-    """One entry of `hosts`: a machine that gets a builder of its own."""
+    """One entry of `hosts`: a machine with its own builder."""
 
     name: str
-    """What its builder is told apart by: `builder-<name>`."""
+    """The builder's component is called `builder-<name>`."""
     host: HostUrl
     host_key: HostKeyText = ""
     ssh_host: HostName = ""
     ssh_address: Address | None = None
-    """The stack's when left out, as is the port."""
+    """If not set, address and port are those of the stack."""
     ssh_port: Port | None = None
     platforms: tuple[Platform, ...] = ()
     labels: dict[str, str] = {}
-    """What projects choose hosts by (client/assign.py)."""
+    """Projects choose hosts by these labels (client/assign.py)."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """Its share of the projects, against the other hosts' weights."""
+    """The host's share of the projects, relative to the weights of the other hosts."""
 
     @pydantic.field_validator("name")
     @classmethod
@@ -87,7 +87,7 @@ def _registry_or_none(value: object) -> object:
 
 
 class StackSettings(Settings):
-    """The settings of a stack: those of its builder, or of the builders of its `hosts`."""
+    """The settings of a stack with one builder, or with a builder on each of its `hosts`."""
 
     hosts: tuple[FleetHost, ...] = default("hosts")
     buildkit_image: ImageReference = default("buildkitImage")
@@ -100,14 +100,14 @@ class StackSettings(Settings):
     def _check_hosts(self) -> Self:
         if not self.hosts:
             return self
-        alone = ("host", "host_key", "ssh_host", "platforms")
+        per_host = ("host", "host_key", "ssh_host", "platforms")
         given = [
-            name for name in alone if getattr(self, name) != Settings.model_fields[name].default
+            name for name in per_host if getattr(self, name) != Settings.model_fields[name].default
         ]
         if given:
             raise ValueError(
-                f"{', '.join(map(to_camel, given))} and hosts exclude each other: give each entry "
-                "of hosts its own"
+                f"{', '.join(map(to_camel, given))} and hosts exclude each other; next: set this "
+                "in each entry of hosts instead"
             )
         names = [entry.name for entry in self.hosts]
         places = [

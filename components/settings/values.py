@@ -1,6 +1,6 @@
-"""What a setting's text means: sizes, ages, shares of a disk, images, addresses.
+"""Types that parse and check a setting's text: sizes, ages, shares of a disk, images, addresses.
 
-Each type parses its text once and keeps it, so that the state shows what the user wrote.
+Sizes, ages and shares keep their text, so that the state shows what the user wrote.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a lette
 
 @dataclass(frozen=True)
 class Size:
-    """A size as people write it: 50GB, 512MiB, 1.5T; powers of 1000 unless `iB`."""
+    """A size such as 50GB, 512MiB or 1.5T, in bytes; units are powers of 1000 unless `iB`."""
 
     text: str
     bytes: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError when the text is no size."""
+        """Parse a size. Raises ValueError."""
         match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", text)
         if not match or match[2].upper() not in _UNITS:
             raise ValueError("must be a size such as 50GB, 512MiB or 1.5TB")
@@ -56,19 +56,19 @@ class Size:
 
 
 NO_LIMIT = Size("", 0)
-"""What empty text means where a size is a limit."""
+"""The value of an empty limit."""
 
 
 @dataclass(frozen=True)
 class Age:
-    """An age as people write it: 14d, 36h, 90m, 2w."""
+    """An age such as 14d, 36h, 90m or 2w, in seconds."""
 
     text: str
     seconds: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError when the text is no age."""
+        """Parse an age. Raises ValueError."""
         match = re.fullmatch(r"\s*([0-9]+)\s*([smhdw])\s*", text)
         if not match:
             raise ValueError(
@@ -90,7 +90,7 @@ class DiskSpace:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError when the text is neither."""
+        """Parse a size or a share. Raises ValueError."""
         if match := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", text):
             return cls(text, None, float(match[1]))
         try:
@@ -109,7 +109,7 @@ class DiskSpace:
 
 
 def _parsed(kind: Any, what: str = "text") -> tuple[BeforeValidator, PlainSerializer]:
-    """Validators of a type with `parse`: text in, which is `what`, the type inside, text out."""
+    """Validators that parse text to `kind` and serialize it as text; `what` describes the text."""
 
     def parse(value: object) -> object:
         if isinstance(value, kind):
@@ -122,7 +122,7 @@ def _parsed(kind: Any, what: str = "text") -> tuple[BeforeValidator, PlainSerial
 
 
 def at_least_size(minimum: str) -> AfterValidator:
-    """A size of at least so much."""
+    """Check that a size is at least `minimum`."""
 
     def check(size: Size) -> Size:
         if size != NO_LIMIT and size.bytes < Size.parse(minimum).bytes:
@@ -133,7 +133,7 @@ def at_least_size(minimum: str) -> AfterValidator:
 
 
 def at_least_age(minimum: str) -> AfterValidator:
-    """An age of at least so much."""
+    """Check that an age is at least `minimum`."""
 
     def check(age: Age) -> Age:
         if age.seconds < Age.parse(minimum).seconds:
@@ -144,7 +144,7 @@ def at_least_age(minimum: str) -> AfterValidator:
 
 
 def at_least_space(minimum: str) -> AfterValidator:
-    """A size of at least so much, or a share from 1% to 90%."""
+    """Check that a size is at least `minimum`, or a share from 1% to 90%."""
 
     def check(space: DiskSpace) -> DiskSpace:
         if space.size is None:
@@ -176,7 +176,7 @@ def _check_image(reference: str) -> str:
     last = reference.rsplit("/", 1)[-1]
     if "@" not in last and (":" not in last or last.endswith(":latest")):
         raise ValueError(
-            "must be pinned, so that every `pulumi up` means the same image: add a version tag "
+            "must be pinned, so that every `pulumi up` uses the same image: add a version tag "
             "other than latest, or a digest"
         )
     return reference
@@ -190,7 +190,7 @@ def _check_host_url(url: str) -> str:
             raise ValueError(f"{allowed} (an absolute path: three slashes)")
         return url
     if parts.scheme != "ssh":
-        raise ValueError(f"{allowed}; plain or TLS TCP to the host's daemon is not offered")
+        raise ValueError(f"{allowed}; plain or TLS TCP to the host's daemon is not supported")
     try:
         port_ok = parts.port is None or parts.port > 0
     except ValueError:

@@ -1,4 +1,4 @@
-"""How gateway and janitor reach the daemon: what the setting `transport` means."""
+"""How gateway and janitor reach the daemon: the setting `transport`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from components.layout import (
 )
 from components.scope import Scope, mount
 
-# The entrypoint of docker:<version>-dind-rootless takes these as they are when there is no CA key.
+# When there is no CA key, the entrypoint of docker:<version>-dind-rootless uses these certificates
+# unchanged.
 _SERVER_DIRECTORY = "/certs/server"
 _CLIENT_DIRECTORY = "/tls"
 
 
 @dataclass(frozen=True)
 class Transport:
-    """The way to the daemon, for each of the containers that has an end of it."""
+    """The connection to the daemon, for each container that uses it."""
 
     network: docker.Network
     """The daemon's network."""
@@ -36,21 +37,21 @@ class Transport:
     client_volumes: list[docker.ContainerVolumeArgs]
     """Volumes of gateway and janitor."""
     dockerd: list[str]
-    """First words of the daemon's command; options follow."""
+    """Start of the daemon's command; options are appended."""
     docker_client: list[str]
     """Environment variables of a docker CLI in a container with `client_volumes`."""
     dial: str
-    """Shell words that connect standard input and output of a session to the daemon."""
+    """Arguments of dial.sh, which connects a session with the daemon."""
     forwarded_sockets: list[str]
     """Sockets that sshd may forward."""
     ready: list[pulumi.Resource]
-    """What must be there before the daemon starts."""
+    """Resources that must exist before the daemon starts."""
 
     @classmethod
     def over_socket(cls, scope: Scope) -> Transport:
-        """A Unix socket in a shared volume; no TCP port.
+        """A Unix socket in a shared volume, without a TCP port.
 
-        The command names the socket, so that the image's entrypoint adds no TCP port.
+        The command sets the socket, so that the image's entrypoint adds no TCP port.
         """
         runtime = scope.volume("runtime")
         sockets = (DAEMON_SOCKET_NAME, GUARD_SOCKET_NAME)
@@ -72,8 +73,8 @@ class Transport:
         """Mutual TLS on TCP 2376 of the private network.
 
         The command starts with an option, so that the image's entrypoint adds that port. The CA's
-        key is thrown away once both certificates are signed. They are made anew with every daemon
-        image, together with the client binary that fits it.
+        key is deleted once both certificates are signed. Every new daemon image gets new
+        certificates and the matching client binary.
         """
         server, client = scope.volume("tls-server"), scope.volume("tls-client")
         certificates = scope.one_shot(
@@ -83,7 +84,7 @@ class Transport:
             envs=[f"DAEMON_NAME={DAEMON_ALIAS}"],
             volumes=[mount(server, "/server"), mount(client, "/client")],
             uploads=[],
-            # The files become uid 1000's.
+            # To give the files to uid 1000.
             capabilities=("CHOWN", "FOWNER"),
         )
         network = scope.private_network(containers_talk=True)

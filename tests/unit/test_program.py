@@ -357,8 +357,8 @@ def test_an_expired_key_is_left_out_with_a_warning(
     assert children(run) == CHILDREN
     assert run["builder-keys"].inputs == run_program()["builder-keys"].inputs
     assert said == [
-        "the key bob is left out, for its last day (until = 2020-01-01) has passed; next: remove "
-        "it from keys, or give it a later day"
+        "the key bob is left out because its last day (until = 2020-01-01) has passed; next: "
+        "remove it from keys, or give it a later day"
     ]
 
 

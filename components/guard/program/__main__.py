@@ -24,7 +24,7 @@ def _log(line: str) -> None:
 
 
 def _listen(path: str) -> socket.socket:
-    """A new socket in place of the one that an earlier start left behind."""
+    """A new listening socket; replaces the file of an earlier start."""
     Path(path).unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     os.umask(0o177)
@@ -43,7 +43,7 @@ async def _serve(path: str, daemon_socket: str) -> None:
 
     async def accept() -> None:
         while True:
-            # A place is waited for rather than refused.
+            # Above the limit, new connections wait instead of being refused.
             while len(connections) >= _MAX_CONNECTIONS:
                 await asyncio.wait(connections, return_when=asyncio.FIRST_COMPLETED)
             connected, _ = await loop.sock_accept(listening)
@@ -61,12 +61,12 @@ async def _serve(path: str, daemon_socket: str) -> None:
 
 
 def _ping(path: str) -> int:
-    """Whether the daemon answers through the guard: an exit code."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(10)
-        asking.connect(path)
-        asking.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-        said = asking.recv(4096)
+    """Ping the daemon through the guard; return the exit code."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(path)
+        connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        said = connection.recv(4096)
     print(said.decode(errors="replace"))
     return 0 if b" 200 " in said.split(b"\r\n")[0] else 1
 

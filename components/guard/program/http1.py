@@ -1,9 +1,10 @@
-"""HTTP/1.1 (RFC 9112), read so strictly that no two readers can differ.
+"""HTTP/1.1 (RFC 9112), parsed so strictly that two parsers cannot disagree.
 
-Heads of requests are taken apart and written anew; of bodies only the framing is followed. Whatever
-two implementations have been known to read in two ways is an error here. That is why it is not h11:
-h11 0.16 takes line feeds alone, folded headers, repeated and listed lengths, a length beside
-chunks, chunks in HTTP/1.0, chunk extensions and trailers, and tells its caller of none of them.
+Heads of requests are parsed and written again; for bodies only the framing is checked. Everything
+that two implementations are known to read differently is an error here. This is why h11 is not
+used: h11 0.16 accepts bare line feeds, folded headers, repeated and listed lengths, a length
+together with chunks, chunks in HTTP/1.0, chunk extensions and trailers, and reports none of them to
+its caller.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 from dataclasses import dataclass
 
 MAX_HEAD = 128 * 1024
-"""Bytes of a head; registry credentials of `docker build` are part of it."""
+"""Most bytes of a head, which includes the registry credentials of `docker build`."""
 _MAX_HEADERS = 100
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,10}) (/[!-~]*) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?")
-# Clients other than Docker's encode these in the names of images. The daemon routes by the decoded
-# path, and gets it decoded: no percent sign is left that it could decode again.
+# Clients other than Docker's encode these characters in names of images. The daemon routes by the
+# decoded path, so the guard sends it decoded: no percent sign is left to decode again.
 _DECODED = {"%40": "@", "%3A": ":", "%2F": "/"}
 _ENCODED = re.compile("|".join(_DECODED), re.IGNORECASE)
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~:@+-]+)+")
@@ -27,7 +28,7 @@ _LENGTH = re.compile(rb"[0-9]{1,15}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
 _LONGEST_CHUNK_LINE = 10
 
-# This side's own, for each of the two connections.
+# The guard sets these headers itself, separately for each of the two connections.
 _HOP = {
     b"host",
     b"connection",
@@ -46,11 +47,11 @@ _FORM = re.compile(rb"application/x-www-form-urlencoded|multipart/.*")
 
 
 class Malformed(Exception):
-    """A request that is not read, whatever it asks for; the text says why."""
+    """A request that breaks the rules of HTTP; the text explains why."""
 
 
 class Body:
-    """Where a body ends: after so many bytes, with the last chunk, or with the connection."""
+    """Finds the end of a body: `length` bytes, the last chunk, or the end of the connection."""
 
     def __init__(self, length: int | None = 0, *, chunked: bool = False) -> None:
         self._left = 0 if chunked else length
@@ -64,7 +65,7 @@ class Body:
     def take(self, data: bytes | bytearray) -> int:
         """How many of these bytes belong to the body. Raises Malformed.
 
-        Bytes of a chunk's line that is not whole yet are not counted.
+        Bytes of an incomplete line of a chunk are not counted.
         """
         if not self._chunked:
             if self._left is None:
@@ -111,19 +112,19 @@ class Request:
     minor: int
     """0 or 1: of HTTP/1.0 or HTTP/1.1."""
     headers: tuple[tuple[bytes, bytes], ...]
-    """Those that the daemon gets as they are."""
+    """The headers that the daemon gets unchanged."""
     length: int | None
     """Content-Length; None with a chunked body."""
     upgrade: bool
-    """Whether it asks for h2c, the one protocol that there is; its chunked body must be empty."""
+    """Whether it requests h2c, the only allowed protocol; a chunked body must then be empty."""
     close: bool
-    """Whether its connection ends after the response."""
+    """Whether the connection ends after the response."""
 
     def body(self) -> Body:
         return Body(self.length, chunked=self.length is None)
 
     def encode(self) -> bytes:
-        """The head as the daemon gets it."""
+        """The head as it is sent to the daemon."""
         target = f"{self.path}?{self.query}" if self.query else self.path
         lines = [f"{self.method} {target} HTTP/1.{self.minor}".encode(), b"Host: docker"]
         lines += [name + b": " + value for name, value in self.headers]
@@ -139,7 +140,7 @@ class Request:
 
 
 def parse_head(data: bytes) -> Request:
-    """A request's head, the empty line at its end included. Raises Malformed."""
+    """Parse a request's head, which ends with an empty line. Raises Malformed."""
     first, *lines = _lines(data)
     match = _REQUEST_LINE.fullmatch(first)
     if not match:
@@ -157,7 +158,7 @@ def parse_head(data: bytes) -> Request:
         lower = name.lower()
         if lower in _ONCE:
             if lower in single:
-                raise Malformed(f"the header {name.decode()} comes twice")
+                raise Malformed(f"the header {name.decode()} is repeated")
             single[lower] = value
         if lower not in _HOP and lower != b"content-type":
             headers.append((name, value))
@@ -174,7 +175,7 @@ def parse_head(data: bytes) -> Request:
         raise Malformed("a request other than POST has a body")
     if upgrade is not None and (length or not minor):
         raise Malformed("a request for an upgrade has a body or is of HTTP/1.0")
-    # Without a body its type says nothing.
+    # Without a body, its type has no meaning.
     if length != 0 and b"content-type" in single:
         headers.append((b"Content-Type", _body_type(single[b"content-type"])))
     return Request(
@@ -212,8 +213,8 @@ def _body_type(value: bytes) -> bytes:
     kind = value.partition(b";")[0].strip().lower()
     if not _TYPE.fullmatch(kind) or _FORM.fullmatch(kind):
         raise Malformed(
-            f"the body is of the type {kind.decode()[:60]}, in which parameters could hide; next: "
-            "name that of an archive, as curl does with -H 'Content-Type: application/x-tar'"
+            f"the body has the type {kind.decode()[:60]}, which can hide parameters; next: send "
+            "the type of an archive, as curl does with -H 'Content-Type: application/x-tar'"
         )
     return kind
 
@@ -222,7 +223,7 @@ def _body_length(single: dict[bytes, bytes], minor: int) -> int | None:
     length, encoding = single.get(b"content-length"), single.get(b"transfer-encoding")
     if encoding is not None:
         if length is not None or encoding.lower() != b"chunked" or not minor:
-            raise Malformed("Transfer-Encoding is not chunked alone, or HTTP/1.0 has it")
+            raise Malformed("Transfer-Encoding is not only chunked, or is used with HTTP/1.0")
         return None
     if length is not None and not _LENGTH.fullmatch(length):
         raise Malformed("Content-Length is not one plain number")
@@ -231,16 +232,16 @@ def _body_length(single: dict[bytes, bytes], minor: int) -> int | None:
 
 @dataclass(frozen=True)
 class Response:
-    """What matters of the head of one of the daemon's responses."""
+    """The status and framing of one of the daemon's responses."""
 
     status: int
     body: Body
     close: bool
-    """Whether the daemon ends the connection after it."""
+    """Whether the daemon closes the connection after it."""
 
 
 def parse_response(data: bytes, method: str) -> Response:
-    """The head of the response to a request of this method. Raises Malformed."""
+    """Parse the head of the response to a request with this method. Raises Malformed."""
     first, *lines = _lines(data)
     match = _STATUS_LINE.fullmatch(first)
     if not match:

@@ -1,8 +1,8 @@
-"""gRPC from client to daemon: each call checked by its path and, where it matters, its message.
+"""gRPC from client to daemon: checks the path of each call and, for some calls, the message.
 
-HTTP/2 as RFC 9113 has it. Frames pass as they are, but for heads of calls: these are decoded and
-written anew without HPACK's memory, so that a refused one can be left out. A refused call gets the
-answer that a gRPC client shows to people; the others on the same connection go on.
+HTTP/2 is RFC 9113. Frames are passed on unchanged, except heads of calls: these are decoded and
+encoded again without HPACK's dynamic table, so that refused heads can be dropped. A refused call
+gets an error that gRPC clients show to the user; other calls on the connection continue.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .stream import Stream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME = 1024 * 1024
-"""Bytes of a client's frame: what Go's server announces at most."""
+"""Most bytes of a client's frame, which is the most that Go's server announces."""
 MAX_HEADERS = 12 * 1024
-"""Bytes of the head of a call, encoded or decoded: it fits a frame of the smallest size."""
+"""Most bytes of a call's head, encoded or decoded; they fit into a frame of the minimum size."""
 _MAX_CALLS = 1000
 
 _DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS, _PUSH_PROMISE = 0, 1, 2, 3, 4, 5
@@ -40,7 +40,7 @@ _OF_HTTP1 = {b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"p
 
 
 class Broken(Exception):
-    """The client does not speak HTTP/2 as it should; its connection ends."""
+    """A violation of HTTP/2 or gRPC; the guard closes the connection."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ async def read_frame(stream: Stream, largest: int) -> Frame | None:
 
 
 def encode_headers(headers: list[tuple[bytes, bytes]]) -> bytes:
-    """A header block that any decoder reads, and that leaves nothing in its memory."""
+    """A header block that does not use or change the decoder's dynamic table."""
     plain = [NeverIndexedHeaderTuple(name, value) for name, value in headers]
     return hpack.Encoder().encode(plain, huffman=False)
 
 
 def path_of(headers: list[tuple[bytes, bytes]]) -> str:
-    """The method that a call's head names. Raises Broken when it is no head of a gRPC call."""
+    """The gRPC method in a call's head. Raises Broken when this is not the head of a gRPC call."""
     values: dict[bytes, bytes] = {}
     for name, value in headers:
         pseudo = name.startswith(b":")
         if pseudo and (name not in _PSEUDO or set(values) - _PSEUDO):
-            raise Broken("a pseudo header is unknown or comes late")
+            raise Broken("a pseudo header is unknown or follows other headers")
         if not (pseudo or _NAME.fullmatch(name)) or not _VALUE.fullmatch(value):
             raise Broken("a header is not printable ASCII in lower case")
         if name in _OF_HTTP1 or (name in values and (pseudo or name == b"content-type")):
@@ -111,7 +111,7 @@ def path_of(headers: list[tuple[bytes, bytes]]) -> str:
 
 @dataclass
 class _Call:
-    """One call that the daemon knows of."""
+    """One call that was passed on to the daemon."""
 
     message: Message | None
     client_ended: bool = False
@@ -122,16 +122,16 @@ class Calls:
     """The calls of one connection."""
 
     def __init__(self, client: Stream, daemon: Stream, refused: Callable[[str], None]) -> None:
-        """`refused` is told what was refused."""
+        """`refused` is called with the message of each refusal."""
         self._client, self._daemon, self._refused = client, daemon, refused
         self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADERS)
         self._open: dict[int, _Call] = {}
         self._last = 0
-        # Whole frames alone may be told to the client, from either side.
-        self._telling = asyncio.Lock()
+        # Both directions send to the client; the lock keeps their frames whole.
+        self._sending_to_client = asyncio.Lock()
 
     async def from_daemon(self) -> None:
-        """Send on what the daemon says until it ends. Raises Ended, Broken."""
+        """Pass on the daemon's frames until its connection ends. Raises Ended, Broken."""
         while frame := await read_frame(self._daemon, (1 << 24) - 1):
             said = frame.encode()
             last = frame
@@ -141,7 +141,7 @@ class Calls:
                     raise Broken("the daemon's head has no end")
                 last = following
                 said += last.encode()
-            async with self._telling:
+            async with self._sending_to_client:
                 await self._client.send(said)
             if frame.type == _RST_STREAM:
                 self._open.pop(frame.stream, None)
@@ -150,7 +150,7 @@ class Calls:
         self._client.end()
 
     async def from_client(self) -> None:
-        """Check and send on what the client says until it ends. Raises Ended, Broken."""
+        """Check and pass on the client's frames until its connection ends. Raises Ended, Broken."""
         if await self._client.take(len(PREFACE)) != PREFACE:
             raise Broken("the connection does not begin with HTTP/2's preface")
         await self._daemon.send(PREFACE)
@@ -207,8 +207,8 @@ class Calls:
             return
         self._open[frame.stream] = _Call(message, client_ended=ended)
         flags = _END_HEADERS | (frame.flags & _END_STREAM)
-        anew = replace(frame, flags=flags, payload=encode_headers(headers))
-        await self._daemon.send(anew.encode())
+        encoded = replace(frame, flags=flags, payload=encode_headers(headers))
+        await self._daemon.send(encoded.encode())
 
     async def _data(self, frame: Frame) -> None:
         call = self._open.get(frame.stream)
@@ -227,10 +227,10 @@ class Calls:
                 if ended:
                     self._ended(frame.stream, of_client=True)
                 return
-        # The client counts what it sent against what all calls together may send.
+        # The client counts these bytes against the connection's window, so the guard returns them.
         if frame.payload:
             more = len(frame.payload).to_bytes(4, "big")
-            async with self._telling:
+            async with self._sending_to_client:
                 await self._client.send(Frame(_WINDOW_UPDATE, 0, 0, more).encode())
 
     def _ended(self, stream: int, *, of_client: bool) -> None:
@@ -250,12 +250,12 @@ class Calls:
                 (b"grpc-message", quote(said, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()),
             ]
         )
-        async with self._telling:
+        async with self._sending_to_client:
             await self._client.send(
                 Frame(_HEADERS, _END_STREAM | _END_HEADERS, stream, block).encode()
             )
         if not ended:
-            async with self._telling:
+            async with self._sending_to_client:
                 await self._reset(self._client, stream, _NO_ERROR)
 
     @staticmethod

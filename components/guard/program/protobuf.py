@@ -1,7 +1,7 @@
-"""The top-level fields of one protobuf message, read as its bytes come.
+"""The top-level fields of one protobuf message, read as its bytes arrive.
 
-Wire format: protobuf.dev/programming-guides/encoding. Contents are skipped, so that a message of
-any size costs no memory.
+Wire format: protobuf.dev/programming-guides/encoding. Contents of fields are skipped, so a message
+of any size needs no memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _LONGEST_VARINT = 10
 
 
 class Fields:
-    """Which fields there are; ValueError where the bytes are not what every reader agrees on."""
+    """The fields of a message; raises ValueError for bytes that readers interpret differently."""
 
     def __init__(self) -> None:
         self.lengths: dict[int, int] = {}
@@ -51,7 +51,7 @@ class Fields:
         elif self._wanted == "value":
             self._wanted = "tag"
         else:
-            # Readers cut a larger tag to 32 bits, and so to another field.
+            # Readers truncate a larger tag to 32 bits, which gives another field.
             if value >= 1 << 32 or value < 8:
                 raise ValueError("a field has no valid number")
             self._field, wire = value >> 3, value & 7

@@ -1,4 +1,4 @@
-"""One connection of a client: request by request, until it ends or becomes a stream."""
+"""One client connection: handles each request until the connection ends or becomes a stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .rules import Kind, Refused, check
 from .stream import READ, Ended, Stream
 
 HEAD_SECONDS = 30
-"""From a request's first byte to the end of its head."""
+"""Most seconds from a request's first byte to the end of its head."""
 _DAEMON_SECONDS = 60
 _LINGER_SECONDS = 2
 _AFTER_END_SECONDS = 30
@@ -38,7 +38,7 @@ async def serve(connected: socket.socket, daemon_socket: str, log: Log) -> None:
             try:
                 kind = check(request.method, request.path, request.query)
                 if request.upgrade != (kind is not Kind.PLAIN):
-                    raise Refused(f"{request.method} {request.path} with such an upgrade")
+                    raise Refused(f"{request.method} {request.path} with this kind of upgrade")
             except Refused as refused:
                 log(f"refused {request.method} {request.path[:200]}")
                 await _answer(client, refused.status, str(refused))
@@ -49,9 +49,9 @@ async def serve(connected: socket.socket, daemon_socket: str, log: Log) -> None:
                 return
     except (Malformed, Broken) as wrong:
         log(f"closed a connection: {wrong}")
-        await _answer(client, 400, f"this is not read by the guard of keys of role build: {wrong}")
+        await _answer(client, 400, f"the guard of keys of role build rejects this request: {wrong}")
     except TimeoutError:
-        await _answer(client, 408, "the request's head did not come to its end in time")
+        await _answer(client, 408, "the request's head did not arrive in time")
     except Ended:
         pass
     finally:
@@ -61,7 +61,7 @@ async def serve(connected: socket.socket, daemon_socket: str, log: Log) -> None:
 
 
 async def _begins_with_http2(client: Stream) -> bool:
-    """Whether the client speaks gRPC from its first byte, as Docker from API 1.53 on lets it."""
+    """Whether the client uses gRPC from the first byte, which Docker allows from API 1.53 on."""
     await client.fill()
     async with asyncio.timeout(HEAD_SECONDS):
         while PREFACE.startswith(client.buffer[:3]) and len(client.buffer) < 3:
@@ -79,7 +79,7 @@ async def _next_request(client: Stream) -> Request | None:
     async with asyncio.timeout(HEAD_SECONDS):
         request = parse_head(await _head(client))
         if request.upgrade and request.length is None:
-            # Node's clients write the end of a body that they do not have.
+            # Node's clients send an empty chunked body.
             if await client.take(len(_NO_CHUNKS)) != _NO_CHUNKS:
                 raise Malformed("a request for an upgrade has a body")
             request = replace(request, length=0)
@@ -99,7 +99,7 @@ async def _head(stream: Stream) -> bytes:
 
 
 async def _dial(client: Stream, path: str) -> Stream:
-    """The daemon; while it starts, or is being replaced, the client waits."""
+    """Connect to the daemon, and wait while it starts or is being replaced. Raises Ended."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _DAEMON_SECONDS
     while True:
@@ -118,7 +118,7 @@ async def _dial(client: Stream, path: str) -> Stream:
 
 
 async def _answer(client: Stream, status: int, message: str) -> None:
-    """Docker's form of an error, and the end of the connection."""
+    """Send an error in Docker's format, then end the connection."""
     body = json.dumps({"message": message}).encode() + b"\n"
     with contextlib.suppress(Ended):
         await client.send(
@@ -129,7 +129,7 @@ async def _answer(client: Stream, status: int, message: str) -> None:
 
 
 async def _finish(client: Stream) -> None:
-    """End the connection; one who still sends would lose the answer if it were closed at once."""
+    """End the connection, but not at once: a client that is still sending would lose the answer."""
     client.end()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
@@ -139,7 +139,7 @@ async def _finish(client: Stream) -> None:
 
 
 async def _exchange(request: Request, kind: Kind, client: Stream, daemon: Stream, log: Log) -> bool:
-    """One request and its response; whether another request may follow."""
+    """Relay one request and its response; return whether another request may follow."""
     await daemon.send(request.encode())
     body = request.body()
 
@@ -151,7 +151,7 @@ async def _exchange(request: Request, kind: Kind, client: Stream, daemon: Stream
                 raise Malformed("the body is cut short")
             else:
                 await client.fill()
-        # The daemon gives up a build whose client is gone.
+        # Pass on the client's end, so that the daemon cancels the build of a client that is gone.
         while not client.ended and len(client.buffer) < READ:
             await client.fill()
         if client.ended and not client.buffer:
@@ -161,7 +161,7 @@ async def _exchange(request: Request, kind: Kind, client: Stream, daemon: Stream
     receiving = asyncio.create_task(_receive(request, client, daemon))
     try:
         done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
-        # A daemon that takes no more of the body may have answered already.
+        # A daemon that stops reading the body may have answered already.
         if sending in done and not isinstance(sending.exception(), Ended):
             sending.result()
         response = await receiving
@@ -176,7 +176,7 @@ async def _exchange(request: Request, kind: Kind, client: Stream, daemon: Stream
 
 
 async def _receive(request: Request, client: Stream, daemon: Stream) -> Response:
-    """Send the daemon's response on as it comes."""
+    """Pass on the daemon's response as it arrives."""
     while True:
         head = await _head(daemon)
         response = parse_response(head, request.method)
@@ -194,12 +194,12 @@ async def _receive(request: Request, client: Stream, daemon: Stream) -> Response
 
 
 async def _stream(kind: Kind, client: Stream, daemon: Stream, log: Log) -> None:
-    """What an upgraded connection carries, until it ends."""
+    """Relay an upgraded connection until it ends."""
     if kind is Kind.GRPC:
         calls = Calls(client, daemon, lambda said: log(f"refused {said.partition(' is not ')[0]}"))
         await _first_of(calls.from_client(), calls.from_daemon())
         return
-    # The daemon is the client of this one, and asks for nothing but what a build needs.
+    # In a session the daemon is the client, and requests only what a build needs.
     there = asyncio.create_task(client.pour(daemon))
     back = asyncio.create_task(daemon.pour(client))
     try:

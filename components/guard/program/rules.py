@@ -1,7 +1,7 @@
-"""What a key of role `build` may ask of the daemon: lists of what is allowed; all else is refused.
+"""Requests that a key of role `build` may send to the daemon; all others are refused.
 
-The paths are those of the Docker Engine API, the gRPC methods those of BuildKit's control.proto and
-gateway.proto, as dockerd serves them on POST /grpc.
+The paths are those of the Docker Engine API. The gRPC methods are those of BuildKit's control.proto
+and gateway.proto, which dockerd serves on POST /grpc.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _ROLE = (
 
 
 class Refused(Exception):
-    """A request that is not allowed; the text is for the person who sent it."""
+    """A request that is not allowed; the text is shown to the user who sent it."""
 
     def __init__(self, what: str, status: int = 403) -> None:
         super().__init__(f"{what} is not allowed: {_ROLE}")
         self.status = status
-        """Of the HTTP answer."""
+        """Status of the HTTP response."""
 
 
 class Kind(Enum):
     """What follows an allowed request."""
 
     PLAIN = "a response"
-    SESSION = "a stream on which the daemon asks and the client serves"
-    GRPC = "a stream on which the client asks the daemon"
+    SESSION = "a stream on which the daemon sends requests to the client"
+    GRPC = "a stream on which the client sends requests to the daemon"
 
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._:@/-]*"
@@ -46,7 +46,7 @@ _ALLOWED = {
         r"/images/(?:json|search|get)",
         rf"/images/{_NAME}/(?:json|history|get|attestations)",
         rf"/distribution/{_NAME}/json",
-        # Lists alone: the settings of a container and its log may hold others' secrets.
+        # Only the list: settings and logs of containers may contain other users' secrets.
         r"/containers/json",
         rf"/(?:networks|volumes)(?:/{_NAME})?",
     ],
@@ -73,7 +73,7 @@ _BUILD = re.compile(
     r"cpu(?:shares|setcpus|setmems|period|quota)|buildargs|shmsize|squash|labels|networkmode|"
     r"platform|target|outputs|version|buildid|session|ulimits|cgroupparent|isolation"
 )
-# The daemon's own network and those of containers are not among them.
+# The allowed values; the daemon's own network (host) and those of containers are not among them.
 _VALUES = {
     "networkmode": {"", "default", "bridge", "none"},
     "cgroupparent": {""},
@@ -82,14 +82,14 @@ _VALUES = {
 
 
 def check(method: str, path: str, query: str) -> Kind:
-    """What follows the request. Raises Refused.
+    """Check a request; return what follows it. Raises Refused.
 
-    `path` is decoded and has no percent sign, empty or dot segment (http1.parse_head), so that the
-    daemon's router cannot see another one.
+    `path` is decoded and has no percent sign, empty segment or dot segment (http1.parse_head), so
+    the daemon's router cannot see a different path.
     """
     match = _ROUTES[method].fullmatch(path) if method in _ROUTES else None
     if not match:
-        # `docker inspect IMAGE` asks for a container first and goes on after a 404.
+        # `docker inspect IMAGE` first requests a container and continues after a 404.
         lookup = method == "GET" and _CONTAINER.fullmatch(path)
         raise Refused(f"{method} {path}", 404 if lookup else 403)
     if match[1] == "/build":
@@ -98,7 +98,7 @@ def check(method: str, path: str, query: str) -> Kind:
 
 
 def _check_build(query: str) -> None:
-    # Releases of Go before 1.17 take a semicolon for an ampersand.
+    # Go before 1.17 treats a semicolon as an ampersand.
     if ";" in query or re.search(r"%(?![0-9A-Fa-f]{2})", query):
         raise Refused("a build with a ; or a lone % in its query")
     for pair in query.split("&") if query else ():
@@ -114,10 +114,10 @@ _BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
 _CONTENT = "/containerd.services.content.v1.Content/"
 _CALLS = frozenset(
     [
-        # Session is what POST /session is: a stream on which the daemon asks.
+        # Session is the same stream as POST /session, with the daemon as client.
         *(_CONTROL + m for m in ("DiskUsage", "Info", "ListWorkers", "Session", "Status")),
-        # What a frontend on the client asks; NewContainer and ExecProcess run commands outside of
-        # any Dockerfile and are not among them.
+        # Calls of a frontend that runs on the client. NewContainer and ExecProcess are missing,
+        # because they run commands outside any Dockerfile.
         *(
             _BRIDGE + m
             for m in (
@@ -142,10 +142,10 @@ _CALLS = frozenset(
 
 # BuildKit's own limit, DefaultMaxRecvMsgSize.
 _LARGEST_MESSAGE = 16 * 1024 * 1024
-# SolveRequest.Entitlements (network.host, security.insecure): without one BuildKit itself refuses
-# steps that ask for it.
+# SolveRequest.Entitlements (network.host, security.insecure): without it BuildKit itself refuses
+# steps that need it.
 _ENTITLEMENTS = 9
-# BuildHistoryRequest.Ref: random, known to whoever started the build.
+# BuildHistoryRequest.Ref is random; only the client that started the build knows it.
 _REF = 2
 
 
@@ -166,7 +166,7 @@ _MESSAGES = {
 
 
 class Message:
-    """The one message of a gRPC call whose content matters, checked while it passes."""
+    """The single message of a gRPC call whose content is checked as its bytes arrive."""
 
     def __init__(self, call: str) -> None:
         self._check = _MESSAGES[call]
@@ -175,7 +175,7 @@ class Message:
         self._fields = Fields()
 
     def feed(self, data: bytes) -> None:
-        """Look at the next bytes before they are sent on. Raises Refused."""
+        """Check the next bytes before they are passed on. Raises Refused."""
         if len(self._prefix) < 5:
             missing = 5 - len(self._prefix)
             self._prefix, data = self._prefix + data[:missing], data[missing:]
@@ -185,7 +185,7 @@ class Message:
                 raise Refused("a compressed request of this kind")
             self._left = int.from_bytes(self._prefix[1:], "big")
             if self._left > _LARGEST_MESSAGE:
-                raise Refused("a message that BuildKit would not take")
+                raise Refused("a message that is too large for BuildKit")
         if len(data) > self._left:
             raise Refused("a second message in one request of this kind")
         self._left -= len(data)
@@ -194,12 +194,12 @@ class Message:
             if not self._left:
                 self._fields.end()
         except ValueError as error:
-            raise Refused(f"a message that is no protobuf ({error})") from None
+            raise Refused(f"an invalid protobuf message ({error})") from None
         self._check(self._fields, not self._left)
 
 
 def check_call(path: str) -> Message | None:
-    """A gRPC method; what must be looked at in its message, if anything. Raises Refused."""
+    """Check a gRPC method; return the check of its message, if it has one. Raises Refused."""
     if path in _MESSAGES:
         return Message(path)
     if path not in _CALLS:

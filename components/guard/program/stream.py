@@ -1,4 +1,4 @@
-"""A connected socket with what has been read of it and not been used yet."""
+"""A connected socket with a buffer of bytes that were read and not used yet."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import contextlib
 import socket
 
 READ = 256 * 1024
-"""Bytes that are read at a time, and so at most kept of each side of a connection."""
+"""Bytes per read, and so the most that is buffered for each side of a connection."""
 
 
 class Ended(Exception):
-    """The other side has ended the connection in the middle of something."""
+    """The other side has closed the connection too early."""
 
 
 class Stream:
-    """Reads can be given up without losing anything: what comes later lands in `buffer`."""
+    """A read can be cancelled without losing bytes: they are added to `buffer` later."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
@@ -43,7 +43,7 @@ class Stream:
         await asyncio.shield(self._reading)
 
     async def take(self, count: int) -> bytes:
-        """Exactly so many bytes. Raises Ended."""
+        """Read exactly `count` bytes. Raises Ended."""
         while len(self.buffer) < count:
             if self.ended:
                 raise Ended
@@ -51,20 +51,20 @@ class Stream:
         return self.drop(count)
 
     def drop(self, count: int) -> bytes:
-        """The first bytes of the buffer, out of it."""
+        """Remove the first `count` bytes from the buffer and return them."""
         data = bytes(self.buffer[:count])
         del self.buffer[:count]
         return data
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """All of it, as fast as the other side takes it. Raises Ended."""
+        """Send all of `data`, as fast as the other side reads it. Raises Ended."""
         try:
             await asyncio.get_running_loop().sock_sendall(self._socket, data)
         except OSError:
             raise Ended from None
 
     async def pour(self, into: Stream) -> None:
-        """Send on all that comes, then its end. Raises Ended when `into` takes no more."""
+        """Copy everything to `into`, then the end. Raises Ended when `into` is closed."""
         if self._reading is not None:
             await self.fill()
         await into.send(self.drop(len(self.buffer)))
@@ -80,7 +80,7 @@ class Stream:
         into.end()
 
     def end(self) -> None:
-        """Send nothing more; the other side may go on."""
+        """Close the sending direction; the other side may still send."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 

@@ -1,4 +1,4 @@
-"""Bytes that are nearly right, made by seeded chance."""
+"""Seeded random changes of bytes, for fuzz tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ODD = b"\r\n\t :;,%/?#\\\x00\x7f\xff0aA+-="
 
 
 def mutated(chance: random.Random, data: bytes) -> bytes:
-    """The bytes with some of them changed, doubled, moved or taken out."""
+    """The bytes with some of them changed, duplicated, moved or removed."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         at = chance.randrange(len(changed) + 1)

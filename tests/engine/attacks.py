@@ -1,7 +1,7 @@
-"""What somebody with the whole Docker API of a builder tries from inside, and what must come of it.
+"""Attacks by a user with the whole Docker API of a builder, and their expected results.
 
-Each attack is a script for a privileged container that has the root folder, the processes, the
-network and the IPC of the daemon's container. It says REACHED where it came through.
+Each attack is a script for a privileged container that shares the root folder, the processes, the
+network and the IPC of the daemon's container. It prints REACHED if it succeeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Attack:
     name: str
     script: str
     stands: str = ""
-    """Why it comes through by design; empty where it must not."""
+    """Why this attack succeeds by design; empty if it must fail."""
 
     @property
     def expected(self) -> str:
         return "reached" if self.stands else "refused"
 
 
-# TOKEN is on the host in a file's and in a process's name, OTHER is another stack's.
+# TOKEN is in the names of a file and a process on the host, OTHER is another stack's.
 ATTACKS = [
     Attack(
         "read a disk of the host",
@@ -148,10 +148,10 @@ ATTACKS = [
 
 
 def script_of(attacks: list[Attack], **words: str) -> str:
-    """One script that makes all attacks, each in a shell of its own.
+    """One script that runs all attacks, each in its own shell.
 
-    It says the number and the outcome of each; one that was cut after half a minute is neither
-    reached nor refused.
+    It prints the number and the result of each; an attack that is stopped after half a minute is
+    neither reached nor refused.
     """
     text = "".join(
         f"cat >/tmp/attack <<'ATTACK'\n{attack.script}\nATTACK\n"
@@ -167,7 +167,7 @@ def script_of(attacks: list[Attack], **words: str) -> str:
 
 
 def write_table(seen: dict[str, dict[str, str]]) -> None:
-    """Put what was seen, by attack and mode, into the threat model's table."""
+    """Write the results, by attack and mode, into the threat model's table."""
     rows = [
         f"| {attack.name} | {attack.expected}{f' ({attack.stands})' if attack.stands else ''} | "
         f"{seen[attack.name]['unprivileged']} | {seen[attack.name]['privileged']} |"

@@ -1,4 +1,4 @@
-"""Real stacks on the real engine: Pulumi, Docker, sshd, ssh and docker, on this machine alone."""
+"""Real stacks on the real engine: Pulumi, Docker, sshd, ssh and docker, only on this machine."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
 GUARD_IMAGE = os.environ.get("TEST_GUARD_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
 
-# As on most machines: what a plugin tells the engine must come without it.
+# Not set on most machines; the output of plugins must reach the engine without it.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
-# Loop devices and network namespaces are root's.
+# Loop devices and network namespaces need root.
 AS_ROOT = () if os.geteuid() == 0 else ("sudo",)
 
 PING = "GET /_ping HTTP/1.0\r\n\r\n"
@@ -44,7 +44,7 @@ Result = subprocess.CompletedProcess[str]
 def run(
     *command: str, env: dict[str, str] | None = None, seconds: float = 300, **options: Any
 ) -> Result:
-    """Run a command to its end, or so many seconds; output is kept, failure is no exception."""
+    """Run a command with a time limit in seconds; keep its output, and do not raise if it fails."""
     if "input" not in options:
         options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.run(
@@ -58,19 +58,19 @@ def run(
 
 
 def passed(result: Result) -> str:
-    """Its output; the test fails with what it said when it failed."""
+    """The command's output; the test fails with the command's errors if the command failed."""
     assert result.returncode == 0, f"{result.args}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
 def logs(container: str) -> str:
-    """What a container has written to standard output and standard error."""
+    """Standard output and standard error of a container."""
     result = run("docker", "logs", container)
     return result.stdout + result.stderr
 
 
 def until(condition: Callable[[], object], seconds: float = 15) -> bool:
-    """Wait until it holds; whether it did in time."""
+    """Wait until the condition holds; return whether it did in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -81,7 +81,7 @@ def until(condition: Callable[[], object], seconds: float = 15) -> bool:
 
 @dataclass(frozen=True)
 class Disk:
-    """A loop device with an empty ext4 that the daemon's user may write."""
+    """A loop device with an empty ext4 to which the daemon's user can write."""
 
     image: Path
     device: str
@@ -102,7 +102,7 @@ class Disk:
 
 
 def take_from_image(image: str, target: Path, *places: str) -> Path:
-    """Copy the first of these files that the image has; returns the target."""
+    """Copy the first of these files that exists in the image; return the target."""
     container = passed(run("docker", "create", image)).strip()
     copy = ("docker", "cp", "--follow-link")
     try:
@@ -115,7 +115,7 @@ def take_from_image(image: str, target: Path, *places: str) -> Path:
 
 
 def docker_config(folder: Path) -> Path:
-    """Make a folder for DOCKER_CONFIG that has the buildx of the daemon's image; returns it."""
+    """Make a folder for DOCKER_CONFIG with the buildx of the daemon's image; return it."""
     plugins = folder / "cli-plugins"
     plugins.mkdir(parents=True)
     places = ("/usr/local/libexec/docker/cli-plugins", "/usr/libexec/docker/cli-plugins")
@@ -127,20 +127,20 @@ def docker_config(folder: Path) -> Path:
 
 @dataclass
 class Builder:
-    """One stack, and a client of it."""
+    """One stack and a client of it."""
 
     folder: Path
     stack: str
     settings: dict[str, Any]
     env: dict[str, str] = field(default_factory=dict)
     through: tuple[str, ...] = ()
-    """The command that its clients' ssh is started with, when they are in another network."""
+    """The command in front of its clients' ssh, if they are in another network namespace."""
     seconds: float = 300
-    """How long one command of its admin or its clients may take."""
+    """Time limit, in seconds, of one command of its admin or its clients."""
 
     @classmethod
     def create(cls, folder: Path, **settings: Any) -> Self:
-        """A new stack with a backend and a client key of its own; nothing is deployed yet."""
+        """A new stack with its own backend and client key; it is not deployed yet."""
         (folder / "backend").mkdir(parents=True)
         builder = cls(folder, f"test{secrets.token_hex(3)}", {})
         builder.env = {
@@ -169,7 +169,7 @@ class Builder:
         )
 
     def pulumi(self, command: str, *options: str) -> Result:
-        """`pulumi COMMAND` on this stack with these settings."""
+        """Run `pulumi COMMAND` on this stack with these settings."""
         config = self.folder / "config.yaml"
         before = yaml.safe_load(config.read_text()) if config.exists() else {}
         settings = {f"{PROJECT}:{name}": value for name, value in self.settings.items()}
@@ -180,7 +180,7 @@ class Builder:
         )
 
     def client(self, verb: str, *options: str, env: dict[str, str] | None = None) -> Result:
-        """`python -m client VERB` as the admin of this stack."""
+        """Run `python -m client VERB` as the admin of this stack."""
         return run(
             sys.executable,
             "-m",
@@ -196,7 +196,7 @@ class Builder:
         )
 
     def put_cache_on(self, disk: Disk) -> None:
-        """Let the cache volume, which must not be there yet, lie on a disk of its own."""
+        """Put the cache volume, which must not exist yet, on its own disk."""
         passed(
             run(
                 "docker",
@@ -213,13 +213,13 @@ class Builder:
         )
 
     def up(self, *options: str) -> str:
-        """Deploy, write the client's ssh configuration, and return what Pulumi said."""
+        """Deploy, write the client's ssh configuration, and return Pulumi's output."""
         said = passed(self.pulumi("up", *options))
         self.write_ssh_config()
         return said
 
     def write_ssh_config(self) -> None:
-        """The exported configuration, with Ada's key alone and control sockets in the folder."""
+        """Write the exported configuration, with Ada's key only; control sockets are next to it."""
         (self.folder / "ssh_config").write_text(
             f"IdentityFile {self.folder}/ada\nIdentitiesOnly yes\n"
             + self.output("sshConfig").replace("~/.ssh/%C", f"{self.folder}/%n")
@@ -227,9 +227,9 @@ class Builder:
         put_ssh(self.folder / "bin", "-F", f"{self.folder}/ssh_config", through=self.through)
 
     def clear_away(self) -> None:
-        """Remove all that the stack has on this machine's Docker, the cache too.
+        """Remove everything that the stack has on this machine's Docker, with the cache.
 
-        Not by Pulumi, which takes ten times as long and may not be able to in every state.
+        Pulumi is not used: it takes ten times as long, and fails in some states.
         """
         self.ssh_end()
         owner = '{{.Label "docker-build-machine.owner"}}'
@@ -258,7 +258,7 @@ class Builder:
 
     @property
     def alias(self) -> str:
-        """The builder's name: of its ssh host, its Docker context, its containers."""
+        """The builder's name, as in its ssh host, its Docker context and its containers."""
         return f"{self.stack}-builder"
 
     def container(self, role: str) -> str:
@@ -268,32 +268,32 @@ class Builder:
         return passed(run("docker", "inspect", "--format", "{{.Id}}", self.container(role))).strip()
 
     def in_daemon(self, *words: str, **options: Any) -> Result:
-        """A command in the daemon's container, as the daemon's user."""
+        """Run a command in the daemon's container as the daemon's user."""
         user = ("docker", "exec", "--user", "1000:1000", self.container("daemon"))
         return run(*user, *words, **options)
 
     def ssh(self, *arguments: str, key: str = "ada", **options: Any) -> Result:
-        """ssh to the gateway by the exported configuration, with a connection of its own."""
+        """Run ssh to the gateway with the exported configuration and its own connection."""
         return run(*self.ssh_command(key), *arguments, **options)
 
     def ssh_command(self, key: str = "ada", control: str = "none") -> list[str]:
-        """ssh by the exported configuration, with this key alone, sharing no other connection."""
+        """An ssh command with the exported configuration and only this key, sharing nothing."""
         config = self.folder / f"ssh_config.{key}"
         text = (self.folder / "ssh_config").read_text()
         config.write_text(text.replace(f"{self.folder}/ada\n", f"{self.folder}/{key}\n"))
         return [*self.through, "ssh", "-F", str(config), "-S", control, "-o", "BatchMode=yes"]
 
     def add_key(self, name: str, **conditions: Any) -> None:
-        """A new key pair of this name, let in from the next `up` on."""
+        """Add a new key pair with this name; it is valid after the next `up`."""
         entry = {"name": name, "publicKey": make_key(self.folder / name), **conditions}
         self.settings["keys"] = [*self.settings["keys"], entry]
 
     def remove_key(self, name: str) -> None:
-        """Let the key in no more from the next `up` on."""
+        """Remove the key; it is refused after the next `up`."""
         self.settings["keys"] = [key for key in self.settings["keys"] if key["name"] != name]
 
     def sign(self, name: str, authority: str, principal: str, serial: int = 1) -> None:
-        """A new key pair of this name, with a certificate of the authority for an hour."""
+        """A new key pair with this name, with a certificate of the authority for one hour."""
         make_key(self.folder / name)
         passed(
             run(
@@ -317,7 +317,7 @@ class Builder:
     def connection(
         self, *options: str, key: str = "ada", control: str = "none", **streams: Any
     ) -> Iterator[subprocess.Popen[str]]:
-        """A connection that is open in the meantime; without streams, one that runs nothing."""
+        """A connection that is open during the block; without streams it runs no command."""
         if not streams:
             options = ("-N", *options)
         with subprocess.Popen(
@@ -331,7 +331,7 @@ class Builder:
                 ssh.terminate()
 
     def who(self) -> str:
-        """Those who are connected now, as the gateway tells."""
+        """The connected clients, as the gateway lists them."""
         said = passed(run("docker", "exec", self.container("gateway"), "session-monitor", "who"))
         return said.split("lately")[0]
 
@@ -342,22 +342,22 @@ class Builder:
         return [line for line in said.splitlines() if any(event in line for event in events)]
 
     def ping(self, key: str = "ada") -> Result:
-        """A Docker API ping through the gateway, with no docker CLI."""
+        """A Docker API ping through the gateway, without docker CLI."""
         return self.ssh(self.alias, key=key, input=PING)
 
     def ssh_end(self) -> None:
-        """End the shared connection, if there is one."""
+        """End the shared connection if there is one."""
         config = self.folder / "ssh_config"
         if config.exists():
             run("ssh", "-F", str(config), "-O", "exit", self.alias)
 
     def docker(self, *arguments: str, **options: Any) -> Result:
-        """docker as a client of the builder, over plain DOCKER_HOST=ssh://."""
+        """Run docker as a client of the builder, over plain DOCKER_HOST=ssh://."""
         return run("docker", *arguments, env=self.docker_env(), seconds=self.seconds, **options)
 
     @contextmanager
     def docker_process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """docker as such a client, killed with its ssh when the block ends."""
+        """docker as such a client; docker and its ssh are killed at the end of the block."""
         with subprocess.Popen(
             ["docker", *arguments],
             env={**os.environ, **self.docker_env()},
@@ -372,11 +372,11 @@ class Builder:
 
     @property
     def path(self) -> str:
-        """A PATH whose ssh reads the exported configuration."""
+        """A PATH whose ssh uses the exported configuration."""
         return f"{self.folder}/bin:{os.environ['PATH']}"
 
     def docker_env(self) -> dict[str, str]:
-        """Variables with which docker reaches the builder over plain ssh://."""
+        """Environment variables with which docker reaches the builder over plain ssh://."""
         return {
             "PATH": self.path,
             "DOCKER_HOST": f"ssh://{self.alias}",
@@ -384,19 +384,19 @@ class Builder:
         }
 
     def load(self, image: str) -> None:
-        """Bring an image of this machine into the builder, as an air-gapped team would."""
+        """Load an image of this machine into the builder, as an air-gapped team would."""
         archive = self.folder / "image.tar"
         passed(run("docker", "save", "--output", str(archive), image))
         passed(self.docker("load", "--input", str(archive)))
         archive.unlink()
 
     def load_base(self) -> None:
-        """Bring the base image of the tests' builds in, where the builder cannot pull it."""
+        """Load the base image of the tests' builds, if the builder cannot pull it."""
         if BASE_IMAGE.startswith("localhost/"):
             self.load(BASE_IMAGE)
 
     def build(self, tag: str = "built") -> str:
-        """Build tests/engine/context; returns the progress."""
+        """Build tests/engine/context; return the progress output."""
         result = self.docker(
             "build",
             "--progress=plain",
@@ -411,9 +411,9 @@ class Builder:
 
     @contextmanager
     def build_in_flight(self, seconds: int) -> Iterator[list[Result]]:
-        """A build with a step of so many seconds is at work when the block begins.
+        """A build with a step of so many seconds is running when the block begins.
 
-        It has ended after the block, and the list holds its result.
+        It has ended after the block, and its result is in the list.
         """
         results: list[Result] = []
         token = secrets.token_hex(4)
@@ -436,7 +436,7 @@ NewDisk = Callable[[int | Path], Disk]
 
 @pytest.fixture(scope="module")
 def new_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDisk]:
-    """Makes disks, of so many MiB or from an image; they are gone when the tests have ended."""
+    """Makes disks, of so many MiB or from an image; removes them after the tests."""
     made: list[Disk] = []
 
     def new(content: int | Path) -> Disk:
@@ -453,7 +453,7 @@ def new_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewDisk]:
 
 @pytest.fixture(scope="module")
 def new_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewBuilder]:
-    """Makes builders that are gone, cache and all, when the module's tests have ended."""
+    """Makes builders; removes them, with their caches, after the module's tests."""
     made: list[Builder] = []
 
     def new(**settings: Any) -> Builder:
@@ -467,7 +467,7 @@ def new_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewBuilder
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
-    """One builder, deployed, with the base image in it; shared by the tests of a module."""
+    """One deployed builder with the base image; the tests of a module share it."""
     ready = new_builder()
     ready.up()
     ready.load_base()

@@ -1,4 +1,4 @@
-"""Figures of the long trials (`make trials`), kept in docs/trials.md and docs/scale.md."""
+"""Numbers of the long trials (`make trials`), kept in docs/trials.md and docs/scale.md."""
 
 from __future__ import annotations
 

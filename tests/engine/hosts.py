@@ -26,7 +26,7 @@ SOCKET = "/var/run/docker.sock"
 
 @dataclass(frozen=True)
 class Host:
-    """One machine that is reached over SSH; its sshd has its defaults, and logs every client."""
+    """A machine that is reached over SSH; its sshd has the defaults and logs every client."""
 
     container: str
     port: int
@@ -41,17 +41,17 @@ class Host:
         return {"host": self.url, "hostKey": self.host_key}
 
     def shell(self, script: str) -> Result:
-        """Run a shell script on it, as root."""
+        """Run a shell script on the host as root."""
         return run("docker", "exec", self.container, "sh", "-c", script)
 
     def log(self) -> str:
-        """The log of sshd."""
+        """The log of the host's sshd."""
         return logs(self.container)
 
 
 @dataclass
 class Hosts:
-    """Makes hosts; `agent` holds the key that all of them let in."""
+    """Makes hosts; `agent` has the key that all of them accept."""
 
     folder: Path
     agent: str
@@ -59,13 +59,13 @@ class Hosts:
     made: list[Host]
 
     def new(self, *options: str) -> Host:
-        """A host whose container has these options of `docker run` too."""
+        """A host whose container also has these options of `docker run`."""
         port = free_port()
         folder = self.folder / str(port)
         folder.mkdir()
         host_key = make_key(folder / "host")
         (folder / "authorized_keys").write_text(self.operator + "\n")
-        # The container's root owns what sshd reads; the docker CLI is that of the daemon's image.
+        # sshd requires files that root owns; the docker CLI is that of the daemon's image.
         start = (
             "mkdir -p /run/sshd /root/.ssh /usr/local/bin && cp /given/docker /usr/local/bin/ && "
             "cp /given/authorized_keys /root/.ssh/ && cp /given/host /etc/ssh/key && "
@@ -102,7 +102,7 @@ class Hosts:
 
 @contextmanager
 def hosts_in(folder: Path) -> Iterator[Hosts]:
-    """Hosts that are gone after the block, with the agent that logs in to them."""
+    """Hosts that are removed after the block, with the agent that can log in to them."""
     places = ("/usr/local/bin/docker", "/usr/bin/docker")
     take_from_image(DAEMON_IMAGE, folder / "docker", *places)
     operator = make_key(folder / "operator")
@@ -117,7 +117,7 @@ def hosts_in(folder: Path) -> Iterator[Hosts]:
 
 @contextmanager
 def agent_with(key: Path, folder: Path) -> Iterator[str]:
-    """The socket of an agent that holds this private key; it ends after the block."""
+    """The socket of an agent with this private key; the agent ends after the block."""
     socket = folder / "agent"
     with subprocess.Popen(
         ["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""A client's machine: a clean container with docker, OpenSSH and a home that has never seen ssh."""
+"""A client's machine: a clean container with docker, OpenSSH and an empty home."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMMAND = f"{_HOME}/.builder/builder"
 
 @dataclass(frozen=True)
 class Laptop:
-    """A container of the daemon's image, which has what a client needs; it shares this network."""
+    """A container of the daemon's image, which has all that a client needs; on this network."""
 
     name: str
     alias: str
@@ -26,7 +26,7 @@ class Laptop:
     @classmethod
     @contextmanager
     def with_kit(cls, builder: Builder, key: str = "ada") -> Iterator[Laptop]:
-        """One that has this key, and the kit for it installed."""
+        """A laptop with this key, on which the kit is installed."""
         with cls.started(builder, f"laptop-{key}") as laptop:
             laptop.put_key(builder, key)
             passed(laptop.install(write_kit(builder, key)))
@@ -35,9 +35,9 @@ class Laptop:
     @classmethod
     @contextmanager
     def started(cls, builder: Builder, name: str) -> Iterator[Laptop]:
-        """One that is gone after the block."""
+        """A laptop that is removed after the block."""
         laptop = cls(f"{builder.stack}-{name}", builder.alias)
-        # --init reaps the background processes of `builder`, as the init of any machine does.
+        # --init reaps the background processes of `builder`, as init does on other machines.
         passed(
             run(
                 "docker",
@@ -60,35 +60,35 @@ class Laptop:
             run("docker", "rm", "--force", "--volumes", laptop.name)
 
     def sh(self, script: str, **options: Any) -> Result:
-        """Run a shell script as the person who works there."""
+        """Run a shell script as the user."""
         return run("docker", "exec", "--interactive", self.name, "sh", "-c", script, **options)
 
     def as_root(self, script: str) -> str:
-        """Run a shell script as root; returns its output."""
+        """Run a shell script as root; return its output."""
         return passed(run("docker", "exec", "--user", "0", self.name, "sh", "-c", script))
 
     def builder(self, *words: str, before: str = "") -> Result:
-        """The installed command; `before` is shell that runs first, such as a variable."""
+        """Run the installed command; `before` is shell code that runs first, such as a variable."""
         return self.sh(f"{before} {_COMMAND} {shlex.join(words)}")
 
     def put(self, source: Path, target: str) -> None:
-        """Copy a file or folder there, as the person's own."""
+        """Copy a file or folder there; it belongs to the user."""
         passed(run("docker", "cp", str(source), f"{self.name}:{target}"))
         self.as_root(f"chown -R 1000:1000 {shlex.quote(target)}")
 
     def put_key(self, builder: Builder, key: str = "ada") -> None:
-        """The person's private key, where ssh looks for it."""
+        """Install the user's private key where ssh finds it."""
         self.sh("mkdir -p -m 700 ~/.ssh")
         self.put(builder.folder / key, f"{_HOME}/.ssh/id_ed25519")
 
     def install(self, kit: Path, *options: str) -> Result:
-        """Bring a kit and install it."""
+        """Copy a kit there and install it."""
         self.put(kit, f"{_HOME}/kit")
         return self.sh(f"sh ~/kit/builder install {shlex.join(options)}")
 
     @contextmanager
     def changed(self, change: str, back: str) -> Iterator[None]:
-        """One shell script runs before the block and one after it."""
+        """Run one shell script before the block and one after it."""
         passed(self.sh(change))
         try:
             yield
@@ -96,14 +96,14 @@ class Laptop:
             passed(self.sh(back))
 
     def edited(self, file: str, change: str) -> AbstractContextManager[None]:
-        """This file of the installed builder is changed by a sed script in the block."""
+        """During the block, this file of the installed builder is changed by a sed script."""
         path = f"~/.builder/{self.alias}/{file}"
         edit = f"cp {path} ~/kept && sed -i '{change}' {path} && ! cmp -s ~/kept {path}"
         return self.changed(edit, f"cp ~/kept {path}")
 
     @contextmanager
     def without(self, *commands: str) -> Iterator[None]:
-        """These commands, or files with a full path, are missing in the block."""
+        """During the block, these commands, or files with a full path, are missing."""
         paths = [passed(self.sh(f"command -v {command}")).strip() for command in commands]
         self.as_root("; ".join(f"mv {path} {path}.away" for path in paths))
         try:
@@ -112,7 +112,7 @@ class Laptop:
             self.as_root("; ".join(f"mv {path}.away {path}" for path in paths))
 
     def buildx_plugins(self) -> list[str]:
-        """The paths of all buildx there."""
+        """The paths of all buildx plugins there."""
         return self.as_root("find / -xdev -name docker-buildx -type f 2>/dev/null; true").split()
 
 

@@ -1,7 +1,8 @@
-"""A machine as hosts are: Debian with systemd, cgroup v2, AppArmor, sshd and Docker, in QEMU.
+"""A realistic host in QEMU: Debian with systemd, cgroup v2, AppArmor, sshd and Docker.
 
 Its disk is made once from Debian packages and kept in the user's cache folder. Each machine boots a
-copy of it, has two ports of 127.0.0.1 forwarded to it, and ends with the block that started it.
+copy of it, gets two forwarded ports of 127.0.0.1, and stops at the end of the block that started
+it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ PACKAGES = (
     "e2fsprogs,git,iproute2,iptables,kmod,libpam-systemd,linux-image-cloud-amd64,make,"
     "netcat-openbsd,openssh-server,procps,python3,sudo,systemd,systemd-sysv,udev,uidmap"
 )
-# Shell, with the new root folder as $1 and one with the keys as $2. ops may use Docker, sudoer may
-# become root.
+# Shell script; $1 is the new root folder, $2 a folder with the keys. The user ops can use Docker,
+# the user sudoer can become root.
 SETTLE = """
 echo host >"$1/etc/hostname"
 printf '127.0.0.1 localhost host\\n' >"$1/etc/hosts"
@@ -73,7 +74,7 @@ _EMULATED = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,la57=off")
 
 
 def make() -> Path:
-    """The folder with disk, kernel, initrd and keys, made when it is not there."""
+    """The folder with disk, kernel, initrd and keys; makes it if it does not exist."""
     if not FOLDER.exists():
         FOLDER.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -91,7 +92,7 @@ def make() -> Path:
 
 @cache
 def acceleration() -> tuple[str, ...]:
-    """Of QEMU: KVM where it boots a kernel, which not everyone does that has /dev/kvm."""
+    """QEMU's accelerator: KVM if it boots a kernel, which not every machine with /dev/kvm can."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return _EMULATED
     kernel = ("-kernel", str(make() / "kernel"), "-append", "console=ttyS0", "-serial", "stdio")
@@ -116,14 +117,14 @@ def acceleration() -> tuple[str, ...]:
 
 
 def processors() -> str:
-    """Emulated one alone: of several, one may run code that another has just patched, as the kernel
+    """One if emulated. With several, one may run code that another has just patched, as the kernel
     does for the first CPU quota, and the kernel then panics."""
     return "1" if acceleration() is _EMULATED else str(os.cpu_count())
 
 
 @dataclass
 class Machine:
-    """One machine; a user of it is root, ops or sudoer."""
+    """One machine; its users are root, ops and sudoer."""
 
     folder: Path
     port: int
@@ -140,7 +141,7 @@ class Machine:
 
     @property
     def settings(self) -> dict[str, object]:
-        """Of a builder on it; the forwarded port comes to another address of the machine."""
+        """Settings of a builder on it; the forwarded port leads to another address of it."""
         return {
             "host": self.url,
             "hostKey": self.host_key,
@@ -151,7 +152,7 @@ class Machine:
     def ssh(
         self, script: str, *, user: str = "root", seconds: float = 300, **options: Any
     ) -> Result:
-        """A shell script as that user."""
+        """Run a shell script as that user."""
         return run(
             "ssh",
             "-F",
@@ -176,7 +177,7 @@ class Machine:
         )
 
     def boot(self) -> float:
-        """Start it; the seconds until somebody can log in."""
+        """Start it; return the seconds until a login succeeds."""
         start = time.monotonic()
         base = make()
         with (self.folder / "console").open("ab") as console:
@@ -217,18 +218,18 @@ class Machine:
         return time.monotonic() - start
 
     def cut_power(self) -> None:
-        """End it at once; what its kernel had not written is gone."""
+        """Stop it at once; what its kernel had not written to disk is lost."""
         assert self.qemu
         self.qemu.kill()
         self._gone()
 
     def power_off(self) -> None:
-        """Shut it down in order."""
+        """Shut it down cleanly."""
         self.ssh("systemctl poweroff")
         self._gone()
 
     def reboot(self) -> float:
-        """Shut it down in order and start it; the seconds until somebody can log in."""
+        """Shut it down cleanly and start it; return the seconds until a login succeeds."""
         self.power_off()
         return self.boot()
 
@@ -239,11 +240,11 @@ class Machine:
         self.qemu.kill()
         self.qemu.wait()
         for user in ("root", "ops", "sudoer"):
-            # The masters of shared connections have lost the machine.
+            # The masters of shared connections have no connection any more.
             run("ssh", "-F", "none", "-o", f"ControlPath={self.folder}/{user}", "-O", "exit", "-")
 
     def load(self, *images: str) -> None:
-        """Bring images of this machine's Docker there."""
+        """Copy images of this machine's Docker there."""
         archive = self.folder / "images.tar"
         passed(run("docker", "save", "--output", str(archive), *images))
         with archive.open("rb") as stream:
@@ -253,7 +254,7 @@ class Machine:
 
 @contextmanager
 def machine_in(folder: Path) -> Iterator[Machine]:
-    """A machine that runs; nothing of it is left after the block."""
+    """A running machine; it is removed completely after the block."""
     machine = Machine(folder, free_port(), free_port())
     disk = str(folder / "disk")
     passed(run("cp", "--sparse=always", str(make() / "disk"), disk))

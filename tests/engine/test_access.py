@@ -1,4 +1,4 @@
-"""Who gets in, from when on and until when: tried from outside with ssh."""
+"""Which keys are accepted, from when and until when, tested from outside with ssh."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def on_access_volume(builder: Builder, script: str) -> None:
 
 @contextmanager
 def as_program(builder: Builder, name: str) -> Iterator[None]:
-    """sshd's program for sessions has this name in the meantime."""
+    """During the block, sshd's program for sessions has this name."""
     config, reload = "/config/sshd/sshd_config", "pkill -HUP -f 'sshd.*[l]istener'"
     path = f"/usr/lib/openssh/{name}"
     if name == "sshd-session":
@@ -142,7 +142,7 @@ def test_a_key_is_out_when_its_time_is_over(builder: Builder) -> None:
     builder.up()
     with builder.connection(key="guest") as guest:
         assert until(lambda: "name=guest" in builder.who())
-        # Its last second comes soon; a test cannot wait for midnight.
+        # The last second is soon, because a test cannot wait for midnight.
         soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
         change = f"s/{now:%Y%m%d}235959/{soon:%Y%m%d%H%M%S}/"
         on_access_volume(builder, f"sed -i {change} /access/authorized_keys /access/list")
@@ -195,7 +195,7 @@ def test_a_certificate_gets_in_until_it_is_revoked(builder: Builder) -> None:
 
 def test_the_host_key_is_rotated_while_clients_accept_both(builder: Builder) -> None:
     def ping_knowing(known: str) -> str:
-        """A ping by a client with these lines of known_hosts and no other."""
+        """A ping by a client with only these lines of known_hosts."""
         path = builder.folder / "known_hosts"
         path.write_text(known)
         asked = run(

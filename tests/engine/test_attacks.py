@@ -1,4 +1,4 @@
-"""From inside: a step, a container, a privileged one, and whoever has the whole Docker API."""
+"""Attacks from inside: by a step, a container, a privileged container, the whole Docker API."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PRIVATE = (
     "192.168.77.1",
     "100.64.77.1",
 )
-# For documentation only (RFC 5737): stands for the Internet.
+# A range for documentation (RFC 5737) that represents the Internet.
 PUBLIC, OUTSIDE = "203.0.113.7", "198.51.100.7"
 LISTENER = """
 import socket, sys, threading
@@ -60,7 +60,7 @@ for port in (8080, 53):
 threading.Thread(target=hear).start()
 print("ready", flush=True)
 """
-# A datagram from another address, and then an honest one.
+# A datagram from a wrong address, then one from the right address.
 SENDER = f"""
 import socket
 for address in ("{OUTSIDE}", ""):
@@ -73,7 +73,7 @@ for address in ("{OUTSIDE}", ""):
 
 @pytest.fixture(scope="module")
 def builders(new_builder: NewBuilder) -> dict[str, Builder]:
-    """One builder of each mode, on one host."""
+    """One builder of each mode on one host."""
     made = {
         "unprivileged": new_builder(
             privateNetworks="block", privateNetworksExcept=[f"{EXCEPTED}/32"]
@@ -94,7 +94,7 @@ def addresses(builder: Builder) -> list[str]:
 
 @pytest.fixture(scope="module")
 def seen(builders: dict[str, Builder]) -> dict[str, dict[str, str]]:
-    """What came of each attack in each mode."""
+    """The result of each attack in each mode."""
     token = f"host{secrets.token_hex(6)}"
     marker = Path("/var/tmp", token)  # noqa: S108
     marker.write_text("of the host\n")
@@ -132,14 +132,14 @@ def test_an_attack_from_inside(seen: dict[str, dict[str, str]], attack: Attack, 
 
 
 def process_of(builder: Builder, role: str) -> str:
-    """The id, on this machine, of the container's first process."""
+    """The id, on this machine, of the first process of the container."""
     container = builder.container(role)
     return passed(run("docker", "inspect", "--format", "{{.State.Pid}}", container)).strip()
 
 
 @contextmanager
 def listener(*inside: str) -> Iterator[IO[str]]:
-    """One that runs behind these words; it says from where each datagram comes."""
+    """A listener that runs behind these words; it prints the source of each datagram."""
     command = [*AS_ROOT, *inside, "python3", "-c", LISTENER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -152,10 +152,10 @@ def listener(*inside: str) -> Iterator[IO[str]]:
 
 @contextmanager
 def neighbour(process: str, address: str, *others: str) -> Iterator[IO[str]]:
-    """A listener in a network namespace of its own, beside that of this process.
+    """A listener in a network namespace of its own, connected with the one of this process.
 
-    It has these addresses, the first of them in a network of both: there the process has the one
-    that ends in 1. The listener's answers go nowhere else.
+    It has these addresses. The first is in a network that both share; this process has the address
+    in it that ends in 1. The listener's answers can only go there.
     """
     name = f"t{secrets.token_hex(3)}"
     network = address.rpartition(".")[0]
@@ -181,23 +181,23 @@ def neighbour(process: str, address: str, *others: str) -> Iterator[IO[str]]:
         with listener("ip", "netns", "exec", name) as said:
             yield said
     finally:
-        # The pair of interfaces goes with it.
+        # This removes the pair of interfaces too.
         ip("netns", "delete", name)
 
 
 def neighbourhood(builder: Builder) -> AbstractContextManager[IO[str]]:
-    """PRIVATE, EXCEPTED and PUBLIC, to which only this daemon's container has a way."""
+    """PRIVATE, EXCEPTED and PUBLIC, which only this daemon's container can reach."""
     return neighbour(process_of(builder, "daemon"), PUBLIC, *PRIVATE, EXCEPTED)
 
 
 def dial(process: str, address: str, port: int = 8080) -> str:
-    """What root hears there, from the network namespace of this process."""
+    """The answers that root gets there, from the network namespace of this process."""
     inside = (*AS_ROOT, "nsenter", "-t", process, "-n")
     return run(*inside, "nc", "-w", "2", address, str(port), input="").stdout
 
 
 def asking(*targets: str) -> str:
-    """A shell command that says which of these listeners answer, each within two seconds."""
+    """A shell command that prints which of these listeners answer, each within two seconds."""
     return (
         f"for a in {' '.join(targets)}; do nc -w 2 $a 8080 </dev/null 2>/dev/null | "
         'grep -q REACHED && echo "answers: $a"; done; true'
@@ -210,7 +210,7 @@ def answering(result: Result) -> set[str]:
 
 
 def from_a_step(builder: Builder, command: str) -> Result:
-    """What a step of a build says; the progress is on standard output."""
+    """The output of a build step; the progress is on standard output."""
     built = builder.docker(
         "build",
         "--no-cache",
@@ -241,7 +241,7 @@ def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
         for options in ((), EVERYTHING):
             asked = builder.docker("run", "--rm", *options, BASE_IMAGE, "sh", "-c", asking(*EVERY))
             assert answering(asked) == {PUBLIC, EXCEPTED}, options
-        # Name servers in a private network stay reachable to Docker's resolver, which is root's.
+        # Docker's resolver, which runs as root, still reaches name servers in a private network.
         daemon = process_of(builder, "daemon")
         assert dial(daemon, PRIVATE[1], 53) == "REACHED\n"
         assert dial(daemon, PRIVATE[1]) == ""
@@ -249,7 +249,7 @@ def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
 
 
 def way_out(builder: Builder) -> str:
-    """The interface of the daemon's network by which the rest of the world is reached."""
+    """The interface of the daemon's network that leads to the rest of the world."""
     told = builder.docker("run", "--rm", "--network=host", BASE_IMAGE, "ip", "route", "get", PUBLIC)
     return passed(told).split(" dev ")[1].split()[0]
 
@@ -257,7 +257,7 @@ def way_out(builder: Builder) -> str:
 def test_what_builds_send_goes_by_the_kernel(builders: dict[str, Builder]) -> None:
     assert way_out(builders["unprivileged"]) == "uplink"
     assert way_out(builders["privileged"]) == "tap0"
-    # Root's part has ended, and no process is left of it.
+    # Root's script has ended and left no process.
     daemon = builders["unprivileged"].container("daemon")
     listed = passed(run("docker", "top", daemon, "-eo", "pid,uid,stat,comm")).splitlines()[1:]
     processes = [line.split() for line in listed]
@@ -308,7 +308,7 @@ def test_uplink_and_rules_are_back_with_a_restarted_daemon(builders: dict[str, B
     assert way_out(builder) == "uplink"
 
 
-# Where the kernel lacks nft, root in the daemon's container has iptables of the older kind alone.
+# If the kernel lacks nft, root in the daemon's container has only the older iptables.
 WITHOUT_NFT = """#!/bin/sh
 read -r _ outside _ </proc/self/uid_map
 [ "$outside" -eq 0 ] && [ "$1" != --version ] || PATH=/usr/sbin:/sbin exec "${0##*/}" "$@"
@@ -348,7 +348,7 @@ def test_the_older_kind_of_tables_closes_private_networks_too(
 
 
 def test_what_the_gateway_would_send_out_gets_no_answer(builders: dict[str, Builder]) -> None:
-    """A listener outside of the host, which knows no way to the addresses of containers."""
+    """The listener is outside the host and has no route to the addresses of containers."""
     builder = builders["unprivileged"]
     with neighbour(str(os.getpid()), OUTSIDE):
         assert dial(process_of(builder, "daemon"), OUTSIDE) == "REACHED\n"
@@ -357,7 +357,7 @@ def test_what_the_gateway_would_send_out_gets_no_answer(builders: dict[str, Buil
 
 
 def status(container: str, pattern: str) -> dict[str, str]:
-    """Powers of the first process of the container whose command line has the pattern."""
+    """Capabilities of the first process of the container whose command line has the pattern."""
     script = f"cat /proc/$(pgrep -o -f '{pattern}')/status"
     lines = passed(run("docker", "exec", "--user", "0", container, "sh", "-c", script)).splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -383,7 +383,7 @@ def test_a_mode_is_settled(builders: dict[str, Builder], mode: str) -> None:
 def test_what_a_build_plants_does_not_run_outside_of_it(
     builders: dict[str, Builder], mode: str
 ) -> None:
-    """The docker CLI of health check and scripts runs beside the daemon, not in its namespace."""
+    """The docker CLI of health check and scripts runs outside the daemon's namespace."""
     builder = builders[mode]
     plant = """
         cd /home/rootless
@@ -412,14 +412,14 @@ def test_what_a_build_plants_does_not_run_outside_of_it(
     passed(builder.in_daemon("docker", "buildx", "version"))
     ran = "/home/rootless/planted-ran"
     assert builder.in_daemon("test", "-e", ran).returncode == 1
-    # Without the folder of its own it would have run.
+    # Without its own configuration folder, the CLI would have run it.
     builder.in_daemon("env", "DOCKER_CONFIG=/home/rootless/.docker", "docker", "buildx", "version")
     passed(builder.in_daemon("rm", ran))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_false_runc_is_gone_with_a_restart(builders: dict[str, Builder], mode: str) -> None:
-    """Root of the daemon's namespaces can put anything over its programs, as long as it runs."""
+    """Root of the daemon's namespaces can mount anything over its programs, until a restart."""
     builder = builders[mode]
     false = """
         printf '#!/bin/sh\\nexit 1\\n' >/host/tmp/false-runc

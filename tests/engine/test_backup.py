@@ -1,4 +1,4 @@
-"""`scripts/cache`: a cache written out while builds run, and taken up by another builder."""
+"""`scripts/cache` saves a cache while builds run, and loads it into another builder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.engine.conftest import (
 from tests.engine.hosts import hosts_in
 from tests.engine.tree import copy_to
 
-# The second layer hides what the first had, by an extended attribute of overlayfs.
+# The second layer deletes files of the first, with an extended attribute of overlayfs.
 HIDING = (
     f"FROM {BASE_IMAGE}\n"
     "RUN mkdir /folder && touch /folder/old\n"
@@ -43,7 +43,7 @@ def load(builder: Builder, archive: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a warm builder, written while a build is in flight, which ends well all the same."""
+    """The archive of a warm builder, written during a build that must still succeed."""
     builder.build()
     passed(builder.docker("build", "--tag", "hiding", "-", input=HIDING))
     path = tmp_path_factory.mktemp("archive") / "cache.tar"
@@ -58,7 +58,7 @@ def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def moved(new_builder: NewBuilder) -> Builder:
-    """Another builder, deployed, with nothing in it."""
+    """Another deployed builder with an empty cache."""
     empty = new_builder()
     empty.up()
     return empty
@@ -76,9 +76,9 @@ def test_a_new_builder_starts_warm_from_the_archive(moved: Builder, archive: Pat
 
 @pytest.fixture
 def compose() -> Iterator[str]:
-    """A compose file's daemon as many have it: TLS on TCP, its cache in an anonymous volume.
+    """A daemon as in many compose files: TLS on TCP, its cache in an anonymous volume.
 
-    Release 29 goes on with overlay2 where an older one began; on a new disk it has to be told.
+    Release 29 keeps overlay2 on a disk of an older release; on a new disk it must be set.
     """
     name = f"compose-{secrets.token_hex(3)}-docker-1"
     passed(
@@ -104,7 +104,7 @@ def compose() -> Iterator[str]:
 
 
 def inside(container: str) -> tuple[str, ...]:
-    """docker at the daemon in this container."""
+    """Run docker in this container."""
     socket = "DOCKER_HOST=unix:///run/user/1000/docker.sock"
     return ("docker", "exec", "--interactive", "--env", socket, container, "docker")
 
@@ -183,7 +183,7 @@ def test_an_older_release_does_not_get_a_newer_cache(
 def on_a_host(
     new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Builder]:
-    """A warm builder on an ssh:// host whose key only the stack knows."""
+    """A warm builder on an ssh:// host whose key is only in the stack."""
     with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
         host = hosts.new("--device", "/dev/net/tun", "--device", "/dev/fuse")
         builder = new_builder(**host.settings)
@@ -195,7 +195,7 @@ def on_a_host(
 
 
 def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
-    """`make WORD` in a copy of this tree, in whose .state the builder's stack is."""
+    """Run `make WORD` in a copy of this tree whose .state has the builder's stack."""
     state = tree / ".state"
     if not tree.exists():
         copy_to(tree)

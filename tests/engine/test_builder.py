@@ -174,7 +174,7 @@ def test_the_gateway_ends_within_seconds_when_sshd_refuses_its_configuration(
 def test_the_gateway_stops_by_itself_and_starts_again(builder: Builder) -> None:
     gateway = builder.container("gateway")
     builder.ssh_end()
-    # s6-overlay gives processes 3 seconds; a service that never came up would hold it up for good.
+    # s6-overlay gives processes 3 seconds; a service that never starts would block it forever.
     passed(run("docker", "stop", "--time", "30", gateway))
     state = ("docker", "inspect", "--format", "{{.State.ExitCode}}", gateway)
     assert passed(run(*state)) == "0\n"
@@ -269,7 +269,7 @@ def test_a_plain_destroy_is_refused_while_the_cache_is_kept(builder: Builder) ->
 
 
 def test_a_bill_of_materials_lists_what_runs(builder: Builder, tmp_path: Path) -> None:
-    # A refused destroy takes away what is not protected.
+    # A refused destroy removes what is not protected.
     builder.up()
     owner = f"{PROJECT}/{builder.stack}/builder"
     passed(run(sys.executable, "-m", "scripts.sbom", owner, str(tmp_path), cwd=ROOT))

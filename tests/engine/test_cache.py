@@ -1,4 +1,4 @@
-"""The cache's limits and the janitor, on daemons whose disk is a small file system of their own."""
+"""The cache's limits and the janitor, on daemons with a small file system of their own."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.engine.conftest import (
 )
 from tests.engine.figures import LONG, record
 
-# As setup-buildx-action names what a killed job leaves running.
+# The name that setup-buildx-action gives to what a killed job leaves running.
 LOST_BUILDER = "buildx_buildkit_builder-0f2f6a8e-9d2c-4b1e-8a57-3c4d5e6f7a8b0"
 DISK_MIB = 1600
 LAYER_MIB = 40
-# Ten times the disk in the long version, one and a half in the short one.
+# The long version uses ten times the disk, the short one one and a half times.
 BUILDS = (10 if LONG else 1.5) * DISK_MIB // LAYER_MIB
 
 
-# The base image without its labels, as most images are.
+# The base image without its labels, like most images.
 PLAIN = "plain/base:1"
 
 
@@ -40,7 +40,7 @@ def janitor_log(builder: Builder) -> str:
 
 
 def janitor_health(builder: Builder) -> Result:
-    """The janitor's own health check, run now."""
+    """Run the janitor's own health check now."""
     janitor = builder.container("janitor")
     check = json.loads(passed(run("docker", "inspect", janitor)))[0]["Config"]["Healthcheck"]
     return run("docker", "exec", janitor, *check["Test"][1:])
@@ -63,7 +63,7 @@ def names(builder: Builder, kind: str, *options: str, shown: str = "{{.Name}}") 
 
 
 def build_random(builder: Builder, tag: str, mib: int) -> Result:
-    """Build an image with a layer of so many MiB that no other build has."""
+    """Build an image with a new random layer of so many MiB."""
     dockerfile = (
         f"FROM {PLAIN}\n"
         f"RUN echo {secrets.token_hex(8)} && dd if=/dev/urandom of=/layer bs=1M count={mib}\n"
@@ -73,7 +73,7 @@ def build_random(builder: Builder, tag: str, mib: int) -> Result:
 
 @pytest.fixture(scope="module")
 def tidied(new_builder: NewBuilder) -> Builder:
-    """A builder whose janitor finds things old after seconds."""
+    """A builder whose janitor treats things as old after seconds."""
     builder = new_builder(
         leftoverAge="15s", imageAge="30s", keepImages=["kept/*:v?", PLAIN, BASE_IMAGE]
     )
@@ -83,7 +83,7 @@ def tidied(new_builder: NewBuilder) -> Builder:
 
 
 def test_a_loaded_image_counts_from_when_it_came(tidied: Builder) -> None:
-    """`docker load` keeps the day on which an image was made, and notes none of its own."""
+    """`docker load` keeps the day on which an image was made, and records no other."""
     passed(run("docker", "tag", BASE_IMAGE, "loaded:1"))
     tidied.load("loaded:1")
     passed(run("docker", "image", "rm", "loaded:1"))
@@ -186,7 +186,7 @@ def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder)
         + "/volumes"
     )
     volume = passed(tidied.docker("volume", "create")).strip()
-    # The rootless daemon removes nothing of the host's root.
+    # The rootless daemon cannot remove files of the host's root.
     stuck = f"{volumes}/{volume}/_data/stuck"
     passed(run(*AS_ROOT, "install", "-d", "-m", "0700", f"{stuck}/of-root"))
     assert until(lambda: janitor_health(tidied).returncode, 90)

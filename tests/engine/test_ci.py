@@ -1,7 +1,7 @@
-"""The files for each CI: their script part, run as that CI's agent would, against a real builder.
+"""The script part of the files for each CI, run as that CI's agent would, with a real builder.
 
-A job runs in a container with docker and ssh, an empty home and nothing of this machine but its
-network; its variables are what the rendered file takes from the CI's secret store.
+A job runs in a container with docker and ssh, an empty home and only the network of this machine;
+its variables are those that the rendered file takes from the CI's secret store.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REGISTRY_IMAGE = "localhost/registry:2.8.3"
 
 @dataclass
 class Job:
-    """What the agent of a CI makes of a rendered file."""
+    """A rendered file as the CI's agent runs it."""
 
     command: list[str]
     env: dict[str, str]
@@ -59,14 +59,14 @@ class Store:
     commit: str = field(default_factory=lambda: secrets.token_hex(20))
 
     def text(self) -> str:
-        """The key in a store that drops the last line break."""
+        """The key in a store that removes the last line break."""
         return self.key.read_text().strip()
 
     def base64(self) -> str:
         return base64.b64encode(self.key.read_bytes()).decode()
 
     def file(self) -> str:
-        """The key as the path of a file that everybody may read."""
+        """The key as the path of a file that everybody can read."""
         return "/secrets/key"
 
     def values(self, key: str) -> dict[str, str]:
@@ -74,7 +74,7 @@ class Store:
 
 
 def filled(env: dict[str, Any], values: dict[str, str]) -> dict[str, str]:
-    """The values of a file's environment, with what the CI fills in."""
+    """The environment of a file with the values that the CI fills in."""
     pattern = r"\$\{\{ (?:secrets|github)\.(\w+) \}\}|\$\{(\w+)\}|\$(\w+)"
     return {
         name: re.sub(pattern, lambda m: values[m[1] or m[2] or m[3]], value)
@@ -93,7 +93,7 @@ def gitlab(files: dict[str, str], store: Store) -> Job:
         "BUILDER_KEY": store.file(),
     }
     script = "\n".join(job["script"])
-    # GitLab's shell executor pipes into eval, so that the script runs in a subshell.
+    # GitLab's shell executor pipes into eval, so the script runs in a subshell.
     wrapped = f"set -eo pipefail; set +o noclobber; : | eval {shlex.quote(script)}; exit 0"
     return Job(["bash", "-c", wrapped], {**given, **filled(job.get("variables", {}), given)})
 
@@ -120,7 +120,7 @@ def github(files: dict[str, str], store: Store) -> Job:
     (workflow,) = (yaml.safe_load(text) for path, text in files.items() if path.endswith(".yml"))
     step = workflow["jobs"]["image"]["steps"][-1]
     values = {**store.values(store.text()), "sha": store.commit}
-    # Without `shell` the runner takes bash -e and, in an image that has no bash, sh -e.
+    # Without `shell` the runner uses bash -e, or sh -e in an image without bash.
     shell = "sh" if "container" in workflow["jobs"]["image"] else "bash"
     return Job([shell, "-e", "-c", step["run"]], filled(step["env"], values))
 
@@ -134,7 +134,7 @@ def circleci(files: dict[str, str], store: Store) -> Job:
 def buildkite(files: dict[str, str], store: Store) -> Job:
     (step,) = yaml.safe_load(files[".buildkite/pipeline.yml"])["steps"]
     assert {*store.values("")} == {*step["secrets"]}
-    # The upload of a pipeline fills in single dollars and takes one of two away.
+    # The pipeline upload replaces single dollars and removes one of two.
     env = filled(step["env"], {"BUILDKITE_COMMIT": store.commit})
     assert not re.search(r"(?<!\$)\$(?!\$)", step["command"].replace("$$", ""))
     command = step["command"].replace("$$", "$")
@@ -148,7 +148,7 @@ def jenkins(files: dict[str, str], store: Store) -> Job:
     assert environment is not None
     assert script is not None
     env = {environment[1]: environment[2], "GIT_COMMIT": store.commit}
-    # Groovy takes a backslash for an escape.
+    # Groovy treats a backslash as an escape.
     assert "\\" not in script[1]
     return Job(["sh", "-xe", "-c", script[1]], {**env, **store.values(store.file())})
 
@@ -161,13 +161,13 @@ def bitbucket(files: dict[str, str], store: Store) -> Job:
 
 
 def _piped(step: dict[str, Any], store: Store, commit: str) -> Job:
-    """Woodpecker and Drone: the script comes to the shell by its standard input."""
+    """Woodpecker and Drone pass the script to the shell on its standard input."""
     given = store.values(store.text())
     env = {
         name: given[value["from_secret"].upper()] if isinstance(value, dict) else value
         for name, value in step["environment"].items()
     }
-    # Both fill in what stands in braces before the job runs.
+    # Both replace names in braces before the job runs.
     assert "${" not in "".join(step["commands"])
     script = "".join(f"echo + {shlex.quote(command)}\n{command}\n" for command in step["commands"])
     env = filled({"IMAGE": env.pop("IMAGE")}, {commit: store.commit}) | env
@@ -202,19 +202,19 @@ AGENTS: dict[str, Callable[[dict[str, str], Store], Job]] = {
 
 @dataclass
 class Ci:
-    """A repository with a Dockerfile, and containers in which jobs run on it."""
+    """A repository with a Dockerfile, and containers in which jobs run with it."""
 
     folder: Path
     builder: Builder
     stack: Stack
     shells: str
-    """Those that the image of the jobs has beside sh, which agents take in their place."""
+    """Shells besides sh in the image of the jobs; agents use them instead of sh."""
 
     def shell(self, name: str) -> str:
         return name if f"/{name}\n" in self.shells else "sh"
 
     def checkout(self, files: dict[str, str]) -> Path:
-        """A fresh checkout of the repository with the rendered files in it."""
+        """A fresh checkout of the repository with the rendered files."""
         repository = self.folder / secrets.token_hex(4)
         files = {"Dockerfile": f"FROM {BASE_IMAGE}\nRUN echo hello >/built\n", **files}
         for path, text in files.items():
@@ -223,13 +223,13 @@ class Ci:
         return repository
 
     def run(self, job: Job, files: dict[str, str], key: Path) -> tuple[int, str]:
-        """Exit code of the job and its log."""
+        """Run the job; return its exit code and its log."""
         shared = self.folder / secrets.token_hex(4)
         shared.mkdir()
         (shared / "key").write_bytes(key.read_bytes())
         (shared / "key").chmod(0o666)
-        # By name alone, so that no value is in the list of processes; agents use the API. But
-        # DOCKER_HOST would lead the docker at hand elsewhere.
+        # Pass only the names, so that no value is in the list of processes (agents use the API).
+        # DOCKER_HOST is an exception, because it would redirect the docker that starts the job.
         env = {"HOME": "/home/job", **job.env}
         to = [f"--env=DOCKER_HOST={env.pop('DOCKER_HOST')}"] if "DOCKER_HOST" in env else []
         volumes = [f"{self.checkout(files)}:/repo:ro", f"{shared}:/secrets:ro", *job.volumes]
@@ -260,7 +260,7 @@ class Ci:
 
 @pytest.fixture(scope="module")
 def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ci]:
-    """A builder with a key of role build, and a registry in it that wants a login."""
+    """A builder with a key of role build, and a registry in it that requires a login."""
     builder = new_builder()
     builder.add_key("ci", role="build")
     builder.up()
@@ -299,7 +299,7 @@ def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @contextmanager
 def processes_seen() -> Iterator[set[str]]:
-    """The command lines of all processes that begin meanwhile, in and out of containers."""
+    """The command lines of all processes that start during the block, in and out of containers."""
     seen: set[str] = set()
     done = threading.Event()
     young_until = dict.fromkeys(os.listdir("/proc"), 0.0)
@@ -308,7 +308,7 @@ def processes_seen() -> Iterator[set[str]]:
         while not done.wait(0.002):
             now = time.monotonic()
             for entry in os.listdir("/proc"):
-                # Those of half a second ago may still turn into another program.
+                # A process younger than half a second may still start another program.
                 if now < young_until.setdefault(entry, now + 0.5):
                     with suppress(OSError):
                         line = Path(f"/proc/{entry}/cmdline").read_bytes()
@@ -370,7 +370,7 @@ def test_a_later_job_of_another_kind_builds_warm(ci: Ci) -> None:
 
 SHELLS = ("dash", "bash", "busybox")
 
-# What is left of a job whose shell has ended, after five seconds at most.
+# Processes of a job whose shell has ended remain for five seconds at most.
 LEFT = """
 left() { ls -d /tmp/builder.* 2>/dev/null; busybox ps -o args | grep '[s]sh -F'; }
 for _ in $(busybox seq 50); do [ -n "$(left)" ] || break; sleep 0.1; done
@@ -380,7 +380,7 @@ echo "left: $(left)"
 
 @dataclass
 class Snippet:
-    """Runs scripts that source ci/builder.sh, for what it does by itself."""
+    """Runs scripts that source ci/builder.sh, to test that file itself."""
 
     ci: Ci
     busybox: Path
@@ -388,7 +388,7 @@ class Snippet:
     def run(
         self, script: str, shell: str = "dash", key: str | None = None, stack: Stack | None = None
     ) -> tuple[int, str]:
-        """Exit code of the script in that shell; what it said, and what it left behind."""
+        """Run the script in that shell; return exit code, output and what it left behind."""
         ada = self.ci.builder.folder / "ada"
         command = "busybox sh" if shell == "busybox" else self.ci.shell(shell)
         job = Job(

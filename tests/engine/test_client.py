@@ -1,4 +1,4 @@
-"""The client kit on a clean machine: set-up, the forwarded socket, and complete removal."""
+"""The client kit on a clean machine: setup, the forwarded socket, and complete removal."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def logins(builder: Builder) -> int:
 
 
 def processes(laptop: Laptop, word: str) -> list[str]:
-    """The pids in the laptop whose command line holds the word."""
+    """The pids on the laptop whose command line contains the word."""
     listed = passed(run("docker", "top", laptop.name, "-eo", "pid,args")).splitlines()
     return [line.split()[0] for line in listed if word in line]
 
 
 @contextmanager
 def ssh_config(laptop: Laptop, change: str) -> Iterator[None]:
-    """A sed script has changed the Host block, and no connection is open when the block begins."""
+    """Change the Host block with a sed script; no connection is open when the block begins."""
     end = f"~/.builder/builder off; ssh -O exit {laptop.alias}"
     laptop.sh(end)
     with laptop.edited("ssh_config", change):
@@ -167,7 +167,7 @@ def test_a_network_that_swallows_everything_is_noticed(builder: Builder, laptop:
         finally:
             passed(run("docker", "unpause", gateway))
         assert until(lambda: is_fast(laptop), 30)
-    # A health check that falls into the pause fails.
+    # A health check during the pause fails.
     health = ("docker", "inspect", "--format", "{{.State.Health.Status}}", gateway)
     assert until(lambda: passed(run(*health)).strip() == "healthy", 45)
 
@@ -200,7 +200,7 @@ def test_off_leads_back_and_a_build_in_flight_ends_well(builder: Builder, laptop
 
 @contextmanager
 def silent_host() -> Iterator[tuple[int, threading.Event]]:
-    """A port where something claims to be sshd and then is silent; the event: a client came."""
+    """A port that claims to be sshd and then is silent; the event is set when a client connects."""
     came, connections = threading.Event(), []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -221,7 +221,7 @@ def silent_host() -> Iterator[tuple[int, threading.Event]]:
 def test_off_ends_the_watch_though_the_host_is_gone(builder: Builder, laptop: Laptop) -> None:
     with silent_host() as (port, came):
         passed(laptop.builder("on"))
-        # Left alone, ssh would wait for three minutes.
+        # By default ssh would wait for three minutes.
         change = f"s/Port .*/Port {port}/; s/ServerAliveInterval 10/ServerAliveInterval 60/"
         with laptop.edited("ssh_config", change):
             passed(run("kill", *processes(laptop, "-fNT")))
@@ -316,7 +316,7 @@ def test_the_key_is_found_by_its_fingerprint(builder: Builder, kit: Path) -> Non
         wrong = laptop.sh("sh ~/kit/builder install --identity ~/.ssh/id_ed25519")
         assert "is another key than the builder knows" in wrong.stderr
         laptop.put(builder.folder / "ada", "/home/rootless/elsewhere")
-        # In the agent alone: ssh takes it from there by the public key of the kit.
+        # The key is only in the agent; ssh selects it there by the public key in the kit.
         agent = "eval $(ssh-agent -a ~/agent) >/dev/null; ssh-add -q ~/elsewhere; rm ~/elsewhere"
         passed(laptop.sh(agent))
         passed(laptop.builder("on", before="SSH_AUTH_SOCK=~/agent"))
@@ -378,7 +378,7 @@ def test_the_status_is_a_page_too_and_says_what_is_wrong(builder: Builder, tmp_p
 
 
 def test_a_warm_build_is_hardly_slower_than_on_the_spot(builder: Builder, laptop: Laptop) -> None:
-    """Median of builds of five steps with nothing changed, by the same docker CLI each time."""
+    """Median times of five-step builds without changes, always with the same docker CLI."""
     count = 30 if LONG else 5
     steps = "".join(f"RUN echo {number} >/{number}\n" for number in range(4))
     dockerfile = f"FROM {BASE_IMAGE}\n{steps}"

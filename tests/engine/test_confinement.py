@@ -1,4 +1,4 @@
-"""What those who got in can do: speak to the Docker API, and nothing else."""
+"""Clients that have logged in can use the Docker API, and nothing else."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_nothing_of_the_client_reaches_its_session(
         "_",
         "OLDPWD",
         "BUILDER_SOCKET",
-        # Of s6-ipcclient.
+        # Exit code of s6-ipcclient.
         "PROTO",
         "IPCLOCALPATH",
     }

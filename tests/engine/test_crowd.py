@@ -1,4 +1,4 @@
-"""Many clients at once, and clients that behave badly: who comes with a key is let in."""
+"""Many clients at once, and clients that misbehave: a client with a key can always log in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GUESSES = 500 if LONG else 25
 
 @pytest.fixture(scope="module", autouse=True)
 def only_these_clients(builder: Builder) -> Iterator[None]:
-    """No other connection is open, and as many can be as the machine allows."""
+    """No other connection is open, and the machine allows enough connections."""
     builder.ssh_end()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -41,7 +41,7 @@ def sessions(builder: Builder) -> list[str]:
 
 
 def memory(builder: Builder) -> float:
-    """MiB that the gateway uses, without the page cache that it could give back."""
+    """MiB that the gateway uses, without page cache that can be reclaimed."""
     gateway = builder.container("gateway")
     used = passed(run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", gateway))
     number, unit = re.fullmatch(r"([0-9.]+)([KMG])iB / .*\n", used).groups()  # type: ignore[union-attr]
@@ -49,7 +49,7 @@ def memory(builder: Builder) -> float:
 
 
 def ask_at_once(command: list[str]) -> tuple[list[str], float]:
-    """CLIENTS pings, all started together: what those heard that got no answer, and seconds."""
+    """Start CLIENTS pings together; return the errors of those without answer, and the seconds."""
     start = time.monotonic()
     clients = [
         subprocess.Popen(
@@ -100,7 +100,7 @@ def test_connections_that_only_stand_open_do_not_lock_the_others_out(builder: Bu
     try:
         for number in range(HALF_OPEN):
             standing.append(socket.create_connection(address))
-            # sshd takes in about 150 a second; a faster flood only waits in the kernel's queue.
+            # sshd accepts about 150 a second; a faster flood only waits in the kernel's queue.
             time.sleep(0.008)
             if number % 100 == 99:
                 tried += 1
@@ -128,7 +128,7 @@ def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
             )
             for _ in range(number)
         ]
-        # One for each direction of each session.
+        # Two per session, one for each direction.
         pumps = 2 * number
         pump = "/command/s6-ioconnect"
         assert until(lambda: sum(pump in line.split()[1] for line in sessions(builder)) == pumps)

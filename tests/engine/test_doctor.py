@@ -1,4 +1,4 @@
-"""`builder doctor`: every fault that it knows is made, and reported with the next step."""
+"""`builder doctor` reports every fault that it knows, with the next step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def diagnosis(laptop: Laptop, before: str = "") -> dict[str, Any]:
 def findings(laptop: Laptop, before: str = "") -> dict[str, tuple[str, str, str]]:
     """Status, finding and next step of each check that is not ok.
 
-    Limits of containers depend on the host's control groups, and have a test of their own.
+    Limits of containers are excluded: they depend on the host's control groups, and have their own
+    test.
     """
     return {
         finding["check"]: (finding["status"], finding["found"], finding["next"])
@@ -72,7 +73,7 @@ def the_error(laptop: Laptop, before: str = "") -> tuple[str, str, str]:
 
 
 def ssh_config(laptop: Laptop, line: str) -> Any:
-    """This line is at the top of ~/.ssh/config in the block."""
+    """During the block, this line is at the top of ~/.ssh/config."""
     config = f"{SSH}/config"
     change = f"cp {config} ~/kept; {{ printf '%s\\n' {shlex.quote(line)}; cat ~/kept; }} >{config}"
     return laptop.changed(change, f"cat ~/kept >{config}; chmod 600 {config}")
@@ -188,7 +189,7 @@ def test_the_key_has_a_passphrase_and_is_not_in_the_agent(laptop: Laptop) -> Non
         problems = findings(laptop)
         assert problems["key"][1].startswith(f"{KEY} has a passphrase and is not in the agent")
         assert problems["key"][2] == f"ssh-add {KEY}"
-        # With the agent all is well.
+        # With the agent there is no finding.
         passed(laptop.sh("ssh-agent -a ~/agent && SSH_AUTH_SOCK=~/agent ssh-add ~/kept"))
         assert findings(laptop, before="SSH_AUTH_SOCK=~/agent") == {}
 
@@ -276,7 +277,7 @@ def test_the_name_or_the_port_is_wrong(builder: Builder, laptop: Laptop) -> None
 
 
 def test_a_host_that_does_not_answer_is_reported_in_time(builder: Builder, laptop: Laptop) -> None:
-    # 192.0.2.0/24 is for documentation (RFC 5737): nobody answers there.
+    # 192.0.2.0/24 is for documentation (RFC 5737), so nothing answers there.
     with laptop.edited("ssh_config", "s/HostName .*/HostName 192.0.2.1/"):
         check, found, _ = the_error(laptop)
     assert check == "reachable"

@@ -1,4 +1,4 @@
-"""What somebody changes by hand on the host is found, and repaired."""
+"""Manual changes on the host are found and repaired."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def inside(builder: Builder, role: str, script: str, user: str = "0") -> str:
 
 
 def tamper(builder: Builder) -> dict[str, str]:
-    """Change one of everything; returns the sentences that drift has to say."""
+    """Change one thing of each kind; return the sentences that drift must print."""
     inside(builder, "gateway", "echo '# eve' >>/usr/local/lib/gateway/dial")
     inside(builder, "gateway", "sed -i 's/^PermitTTY no/PermitTTY yes/' /config/sshd/sshd_config")
     inside(
@@ -59,7 +59,7 @@ def tamper(builder: Builder) -> dict[str, str]:
         "ssh-keygen -q -t ed25519 -N '' -f ssh_host_ed25519_key",
     )
     inside(builder, "daemon", "chmod 0777 /usr/local/sbin/runc")
-    # dockerd takes the file up anew, and then the file is as before.
+    # dockerd rewrites the file, and then the file is as before.
     file = "/etc/docker-build-machine/daemon.json"
     registries = '"insecure-registries": ["eve.example"],'
     inside(builder, "daemon", f"cp -p {file} /tmp/kept && sed -i '2i {registries}' {file}")
@@ -135,7 +135,7 @@ def capabilities(adds: list[str] | None, drops: list[str] | None) -> tuple[set[s
     return tuple({name.removeprefix("CAP_") for name in names or []} for names in (adds, drops))
 
 
-# Each input of a container: what it asks for, and what `docker container inspect` shows.
+# Each input of a container: its value, and what `docker container inspect` shows.
 APPLIED: dict[str, tuple[Callable[[Any], Any], Callable[[dict[str, Any]], Any]]] = {
     "name": (lambda value: f"/{value}", lambda there: there["Name"]),
     "image": (str, lambda there: there["Image"]),
@@ -172,7 +172,7 @@ APPLIED: dict[str, tuple[Callable[[Any], Any], Callable[[dict[str, Any]], Any]]]
             for limit in there["HostConfig"]["Ulimits"] or []
         },
     ),
-    # The provider makes of systempaths=unconfined what it stands for, two empty lists.
+    # The provider stores systempaths=unconfined as its effect, two empty lists.
     "securityOpts": (
         lambda value: set(value) - {"systempaths=unconfined"},
         lambda there: set(there["HostConfig"]["SecurityOpt"] or []),
@@ -200,12 +200,12 @@ APPLIED: dict[str, tuple[Callable[[Any], Any], Callable[[dict[str, Any]], Any]]]
         lambda there: {
             (mount["Name"], mount["Destination"], not mount["RW"])
             for mount in there["Mounts"]
-            # Others have names that Docker made up: the image asks for them.
+            # The others have names from Docker, because the image declares them.
             if mount["Type"] == "volume" and not re.fullmatch("[0-9a-f]{64}", mount["Name"])
         },
     ),
 }
-# Seen in a test of their own, or by Pulumi alone.
+# Covered by their own test, or detected only by Pulumi.
 ELSEWHERE = {"envs", "labels", "uploads", "mustRun"}
 PULUMI_ALONE = {"attach", "destroyGraceSeconds", "logs", "removeVolumes", "rm", "start", "wait"}
 PULUMI_ALONE |= {"waitTimeout"}
@@ -238,7 +238,7 @@ def test_the_provider_applies_every_input_of_a_container(
                 )
                 assert file == upload["content"], (role, upload["file"])
         if "networksAdvanced" in inputs:
-            # The provider takes the container off that network again.
+            # The provider removes the container from that network again.
             inputs.pop("networkMode", None)
         for name, value in inputs.items():
             if name in APPLIED and value is not None:
@@ -251,7 +251,7 @@ def test_the_provider_applies_every_input_of_a_container(
 def test_everything_that_is_changed_by_hand_is_found_and_repaired(builder: Builder) -> None:
     known = builder.output("knownHosts")
     sentences = tamper(builder)
-    # The daemon's image asks for two volumes without a name.
+    # The daemon's image declares two anonymous volumes.
     by_hand = ("docker", "inspect", builder.container("stranger"), builder.container("janitor"))
     mounts = [mount for made in json.loads(passed(run(*by_hand))) for mount in made["Mounts"]]
     assert len(mounts) == 4

@@ -1,7 +1,7 @@
-"""What breaks in the life of a builder, with a build in flight; after each it comes back by itself.
+"""Faults during a build; after each fault the builder recovers by itself.
 
-Each fault is met by a builder that is warm. After it the next build must take every step from the
-cache, and what was built must still be whole.
+Each fault happens to a builder with a warm cache. Afterwards the next build must take every step
+from the cache, and earlier images must still be complete.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def kill(*pids: int) -> None:
 
 
 def processes(builder: Builder, role: str, name: str) -> list[int]:
-    """Process ids, on this machine, of the programs of that name in a container."""
+    """Process ids, on this machine, of the programs with that name in a container."""
     listed = passed(run("docker", "top", builder.container(role), "-eo", "pid,comm"))
     return [int(pid) for pid, comm in map(str.split, listed.splitlines()[1:]) if comm == name]
 
@@ -63,9 +63,9 @@ def first_process(builder: Builder, role: str) -> int:
 
 
 def seconds_to_first_build(builder: Builder) -> float:
-    """From now to the end of a build that works; it takes all from the cache, which is whole."""
+    """Seconds until a build works; it takes every step from the cache, which must be complete."""
     start = time.monotonic()
-    # A gateway that is away refuses; a daemon that is away lets clients wait.
+    # A gateway that is down refuses clients; a daemon that is down lets them wait.
     assert until(lambda: "200 OK" in builder.ping().stdout, 60)
     said = builder.build()
     took = time.monotonic() - start
@@ -116,7 +116,7 @@ def test_both_are_killed(warm: Builder) -> None:
 
 
 def test_stale_pid_and_socket_files_are_left(warm: Builder) -> None:
-    """As an end without warning leaves them, and in places where other releases put them."""
+    """Stale files as after a crash, and in the places that other releases use."""
 
     def strike() -> None:
         script = (
@@ -159,7 +159,7 @@ def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
 def test_the_power_goes_and_the_disk_is_all_that_is_left(
     new_builder: NewBuilder, new_disk: NewDisk, tmp_path: Path
 ) -> None:
-    """The disk is copied as it is at one moment of a build; a new host takes the copy."""
+    """The disk is copied at one moment of a build; a new host starts with the copy."""
     disk = new_disk(1000)
     builder = new_builder(cacheSize="40%", minFreeSpace="100MB")
     builder.put_cache_on(disk)
@@ -194,7 +194,7 @@ def test_the_power_goes_and_the_disk_is_all_that_is_left(
 
 
 def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> None:
-    """What scripts/interruption.sh mends, `make up` does before each update."""
+    """scripts/interruption.sh repairs this; `make up` runs it before each update."""
     builder = new_builder()
     builder.pulumi("preview")
     for _ in range(2 * TRIALS):
@@ -246,10 +246,10 @@ def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> 
 
 @dataclass
 class Host:
-    """A Docker engine of its own in a network namespace of its own: a host that can be rebooted."""
+    """A Docker engine in its own network namespace: a host that can be rebooted."""
 
     folder: Path
-    """What a reboot clears."""
+    """Files that a reboot removes."""
     data: Path
     namespace: str
     engine: subprocess.Popen[bytes] | None = None
@@ -286,7 +286,7 @@ class Host:
         assert until(lambda: run("docker", "--host", self.url, "info").returncode == 0, 60)
 
     def crash(self) -> None:
-        """End everything at once, as a reset does, and forget what a reset forgets."""
+        """Kill everything at once, as a reset does, and remove what a reset removes."""
         ids = self.docker("ps", "--quiet").split()
         inits = self.docker("inspect", "--format", "{{.State.Pid}}", *ids).split() if ids else []
         engine = run("pgrep", "-f", str(self.folder)).stdout.split()
@@ -312,7 +312,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
-    # dockerd's own socket paths must stay below 108 characters.
+    # The paths of dockerd's own sockets must be shorter than 108 characters.
     folder = Path("/run") / f"test-host-{secrets.token_hex(3)}"
     passed(run(*AS_ROOT, "mkdir", str(folder)))
     data = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""Keys of role `build`: what they may do works as for anybody, and nothing else does."""
+"""Keys of role `build` can do what they may as with any builder, and nothing else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Docker = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
-    """With a key of role build, and an authority of that role that signed one for `job`."""
+    """With a key of role build, and an authority of that role that signed a key for `job`."""
     ready = new_builder()
     ready.add_key("ci", role="build")
     ready.add_key("ci-ca", role="build", principals=["ci"])
@@ -56,7 +56,7 @@ def buildx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
-    """docker with this key, over plain DOCKER_HOST=ssh://, sharing nobody's connection."""
+    """docker with this key, over plain DOCKER_HOST=ssh://, without a shared connection."""
     path = put_ssh(builder.folder / f"bin-{key}", *builder.ssh_command(key)[1:])
     return lambda *words, **options: run(
         "docker",
@@ -73,7 +73,7 @@ def over_ssh(builder: Builder, key: str, config: Path | None = None) -> Docker:
 
 @pytest.fixture(params=["ci over ssh", "ci forwarded"])
 def docker(request: pytest.FixtureRequest, builder: Builder, buildx: Path) -> Iterator[Docker]:
-    """docker as each kind of client with the role build has it."""
+    """docker as each kind of client with the role build uses it."""
     key, _, way = request.param.partition(" ")
     plain = over_ssh(builder, key, buildx)
     if way == "over ssh":
@@ -90,7 +90,7 @@ def docker(request: pytest.FixtureRequest, builder: Builder, buildx: Path) -> It
 
 @pytest.fixture(scope="module")
 def registry(builder: Builder) -> Iterator[str]:
-    """A registry on the builder's own loopback."""
+    """A registry on the builder's own loopback address."""
     image = REGISTRY
     if run("docker", "image", "inspect", image).returncode == 0:
         builder.load(image)
@@ -208,7 +208,7 @@ def test_a_build_key_may_nothing_else(
     refused = over_ssh(builder, "ci", buildx)(*(word.format(context=context) for word in command))
     assert refused.returncode != 0
     said = refused.stderr + refused.stdout
-    # docker has words of its own for a container that it is not told of.
+    # docker has its own error for a container that it cannot find.
     assert REFUSED in said or "No such container: registry" in said
 
 
@@ -275,7 +275,7 @@ RUN_PRIVILEGED = "POST /containers/create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{
 def test_nothing_of_the_client_changes_its_role(
     builder: Builder, key: str, options: tuple[str, ...], command: str
 ) -> None:
-    """`forced` has a certificate with a command and every permission of its own."""
+    """`forced` has a certificate with a forced command and all permissions."""
     if key == "forced":
         builder.sign("forced", "ci-ca", "ci")
         folder = builder.folder
@@ -328,7 +328,7 @@ def test_who_and_log_name_the_role(builder: Builder) -> None:
     assert "refused POST /containers/create" in refused
 
 
-# A second request behind the first, for whoever counts bytes, cuts lines or decodes otherwise.
+# A second request behind the first, for parsers that count, split or decode differently.
 SMUGGLED = "POST /containers/victim/start HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -365,7 +365,7 @@ def test_no_request_is_smuggled_to_the_daemon(builder: Builder, first: str) -> N
 
 
 def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
-    """Go reads a form's fields before those of the query."""
+    """Go prefers a form's fields to those of the query."""
     form = "remote=http%3A%2F%2F127.0.0.1%2F&networkmode=host"
     said = builder.ssh(
         f"{builder.stack}-builder",
@@ -407,7 +407,7 @@ def test_the_cli_and_buildx_of_the_daemon_s_release_do_what_a_build_key_may(
 
 @pytest.fixture
 def guard(builder: Builder) -> Iterator[str]:
-    """The guard's socket, for clients that are libraries."""
+    """The guard's socket, for client libraries."""
     path = builder.folder / "library.sock"
     path.unlink(missing_ok=True)
     with builder.connection(f"-L{path}:/run/builder/guard.sock", key="ci"):
@@ -416,7 +416,7 @@ def guard(builder: Builder) -> Iterator[str]:
 
 
 def archive_of(dockerfile: str) -> io.BytesIO:
-    """A build's context, as clients of the API send it: packed with gzip."""
+    """A build context as clients of the API send it: compressed with gzip."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         entry = tarfile.TarInfo("Dockerfile")
@@ -465,7 +465,7 @@ def test_aiodocker_builds_pushes_and_pulls_by_digest(guard: str, registry: str) 
 
 
 def test_a_session_of_docker_modem_begins(guard: str) -> None:
-    """Written by dockerode 5.0.1 for a build with BuildKit, and recorded."""
+    """A recorded request of dockerode 5.0.1 for a build with BuildKit."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(30)
         asking.connect(guard)
@@ -476,7 +476,7 @@ def test_a_session_of_docker_modem_begins(guard: str) -> None:
             b"Connection: Upgrade\r\nHost: localhost\r\n\r\n0\r\n\r\n"
         )
         heard = b""
-        # The daemon is the client of this one, and begins.
+        # On this stream the daemon is the client, and sends first.
         while b"PRI * HTTP/2.0" not in heard:
             said = asking.recv(4096)
             assert said, heard

@@ -1,4 +1,4 @@
-"""The Docker host: reached over SSH by a real sshd, and what is said when it cannot serve."""
+"""The Docker host over a real sshd, and the messages when it cannot run a builder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.engine.test_drift import drift
 
 @dataclass(frozen=True)
 class Sshd:
-    """A real sshd of the tests, on 127.0.0.1."""
+    """A real sshd of the tests on 127.0.0.1."""
 
     port: int
     host_key: str
@@ -139,7 +139,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 def test_what_a_host_lacks_is_told_by_the_preview_and_refused_by_the_update(
     new_builder: NewBuilder, hosts: Hosts
 ) -> None:
-    """A container as a host has no /dev/net/tun, nor a kernel module that brings it."""
+    """A container as host has no /dev/net/tun and no kernel module for it."""
     builder = new_builder(**hosts.new().settings, prepare=True)
     builder.env["SSH_AUTH_SOCK"] = hosts.agent
     shown = passed(builder.pulumi("preview"))
@@ -176,7 +176,7 @@ def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
     shown = passed(builder.pulumi("preview", "--diff"))
     facts = ["".join(line.split()) for line in shown.splitlines() if "~ HOST_" in line]
     assert facts == ['~HOST_TUN:"usable"=>"closed"']
-    # Whatever has become of the host, a key can be taken out.
+    # A key can be removed in any state of the host.
     builder.add_key("ci")
     assert closed in builder.up()
     assert builder.ping("ci").returncode == 0
@@ -197,14 +197,14 @@ def test_of_a_host_that_does_not_answer_a_preview_changes_nothing(
         shown = builder.pulumi("preview", "--diff", "--expect-no-changes")
         assert told in shown.stdout + shown.stderr
         assert shown.returncode == 0, shown.stdout
-        # An update that could do nothing there says why.
+        # An update that cannot do anything there prints the reason.
         refused = builder.pulumi("up")
         assert refused.returncode != 0
         assert told in refused.stdout
 
 
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
-    """preflight.sh in a mount namespace whose kernel and devices are too poor."""
+    """preflight.sh in a mount namespace with a kernel and devices that do not suffice."""
     poor = tmp_path / "zero"
     poor.write_text("0\n")
     old_uname = tmp_path / "uname"
@@ -234,9 +234,9 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
 
 
 def preflight_where(folder: Path, verb: str, *setting: str) -> Result:
-    """preflight.sh in a mount namespace of its own, where `setting` (shell) comes first.
+    """preflight.sh in its own mount namespace, after the shell commands of `setting`.
 
-    What it would change of this machine's kernel, stand-ins in `folder` write down.
+    Stand-in programs in `folder` record the changes that it would make to this machine's kernel.
     """
     for name in ("sysctl", "modprobe", "apparmor_parser"):
         if not (folder / name).exists():
@@ -265,13 +265,13 @@ ALLOWING = "user.max_user_namespaces=28633"
 def test_what_a_boot_would_refuse_is_told_and_prepared(
     tmp_path: Path, file: str, last: bool
 ) -> None:
-    """Whatever the kernel's setting is now; a file that is read after its own is named."""
+    """With any setting of the kernel now. A file that is read after the program's own is named."""
     folders = [f"/{name}/sysctl.d" for name in ("etc", "run", "usr/lib")]
     hostile = tmp_path / "hostile"
     hostile.write_text(f"# hardened\n-{REFUSING.replace('.', '/')}\n")
     setting = (
         *(f"mkdir -p {folder} && mount -t tmpfs none {folder}" for folder in folders),
-        # Not systemd's, which reads no sysctl.conf.
+        # Not with systemd, which does not read sysctl.conf.
         "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd",
         f"cp {hostile} {file}" if "sysctl.d" in file else f"mount --bind {hostile} {file}",
     )
@@ -287,7 +287,7 @@ def test_what_a_boot_would_refuse_is_told_and_prepared(
 
 
 def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
-    """Node and mode are right, and the kernel has nothing behind them."""
+    """The node and its mode are right, but the kernel has no device behind it."""
     passed(run(*AS_ROOT, "mknod", "--mode=0666", str(tmp_path / "tun"), "c", "10", "250"))
     hidden = f"mount --bind {tmp_path}/tun /dev/net/tun"
     told = preflight_where(tmp_path, "look", hidden)

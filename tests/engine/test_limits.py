@@ -1,4 +1,4 @@
-"""What a build may use: a step that wants all of it takes neither the builder nor others down."""
+"""A step that uses as much as it can harms neither the builder nor other builds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, Result, passe
 pytestmark = pytest.mark.alone
 
 CALM_SECONDS = 20
-# Bounded, in case nothing else bounds it.
+# Limited here, in case nothing else limits it.
 FORKS = 5000
-# What a systemd host with 1 GB of memory lets a container have (DefaultTasksMax).
+# The limit of a container on a systemd host with 1 GB of memory (DefaultTasksMax).
 HOST_PROCESSES = 1200
 FORK = f"i=0; while [ $i -lt {FORKS} ]; do sleep 5 & i=$((i+1)); done; wait"
 
@@ -36,7 +36,7 @@ def run_step(builder: Builder, step: str) -> Result:
 
 @contextmanager
 def calm_build(builder: Builder) -> Iterator[None]:
-    """A build that goes on in the meantime and must end well, on the same daemon."""
+    """A build that runs during the block and must succeed on the same daemon."""
     started = state(builder)
     with builder.build_in_flight(CALM_SECONDS) as in_flight:
         yield
@@ -45,7 +45,7 @@ def calm_build(builder: Builder) -> Iterator[None]:
 
 
 def state(builder: Builder) -> str:
-    """Since when the daemon's container runs, and which process dockerd is in it."""
+    """The start time of the daemon's container, and the process id of dockerd in it."""
     daemon = builder.container("daemon")
     return passed(run("docker", "inspect", "--format", "{{.State.StartedAt}}", daemon)) + passed(
         run("docker", "exec", daemon, "pidof", "dockerd")
@@ -80,7 +80,7 @@ def test_the_limits_are_settled(builder: Builder) -> None:
 
 @pytest.fixture(scope="module")
 def narrow(new_builder: NewBuilder) -> Builder:
-    """The default settings, on a host that lets its container have fewer processes."""
+    """The default settings on a host that gives its container fewer processes."""
     builder = new_builder()
     builder.up()
     daemon = builder.container("daemon")
@@ -95,7 +95,7 @@ def test_what_the_host_lets_the_container_have_is_not_used_up(
     narrow: Builder, as_user: str
 ) -> None:
     started = state(narrow)
-    # Its processes stay when their shell was refused another one.
+    # Its processes remain when their shell could not start another one.
     bomb = passed(
         narrow.docker(
             "run",
@@ -109,7 +109,7 @@ def test_what_the_host_lets_the_container_have_is_not_used_up(
         )
     ).strip()
     assert until(lambda: "can't fork" in narrow.docker("logs", bomb).stderr, 60)
-    # Each takes a thread of dockerd's.
+    # Each needs a thread of dockerd.
     with ThreadPoolExecutor(20) as pool:
         save = ("save", BASE_IMAGE, "--output")
         for saved in pool.map(

@@ -1,4 +1,4 @@
-"""The words of `make` on a clone of this repository: what each does with STACK."""
+"""The words of `make` on a clone of this repository: the effect of STACK on each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.engine.tree import copy_to
 
 @dataclass(frozen=True)
 class Clone:
-    """The tree in a folder of their own, with the set-up of this one taken over."""
+    """The tree in its own folder, with the set-up of this one."""
 
     folder: Path
 
@@ -28,7 +28,7 @@ class Clone:
         for linked in (".venv", ".state/bin"):
             (folder / linked).parent.mkdir(exist_ok=True)
             passed(run("cp", "-al", str(ROOT / linked), str(folder / linked)))
-        # What the words need of the packages is a part of what is there.
+        # The installed packages are more than the words need.
         mark = folder / ".venv" / ".installed"
         mark.unlink()
         requirements = (folder / "requirements.txt").read_bytes()
@@ -36,7 +36,7 @@ class Clone:
         return cls(folder)
 
     def make(self, *words: str) -> Result:
-        """`make` without the environment of the test that runs."""
+        """Run `make` without the environment of the test run."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PULUMI_", "TEST_"))}
         for inherited in ("STACK", "ROOT", "STATE", "CLIENT", "MAKEFLAGS", "MAKELEVEL"):
             kept.pop(inherited, None)
@@ -65,7 +65,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def teams(clone: Clone) -> Iterator[tuple[str, str]]:
-    """Two stacks of this clone, whose builders have built."""
+    """Two stacks of this clone, whose builders have built something."""
     names = [f"make{secrets.token_hex(3)}" for _ in range(2)]
     try:
         for name in names:

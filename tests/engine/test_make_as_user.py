@@ -1,4 +1,4 @@
-"""`make` as a user with sudo, an empty home and no place in the group docker, on this machine."""
+"""`make` as a user with sudo and an empty home, who is not in the group docker, on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.engine.conftest import AS_ROOT, PROJECT, ROOT, Result, passed, run, until
 from tests.engine.tree import files
 
-# It builds the images with a cache of its own, and so moves their tags, which others rely on.
+# It builds images with an empty cache, and so moves tags that other tests use.
 pytestmark = pytest.mark.alone
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / PROJECT
 SECONDS = 1200
@@ -21,7 +21,7 @@ Make = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def user() -> Iterator[str]:
-    """The account; it is gone after the tests, with its home and its place in Docker's group."""
+    """The account; it is removed after the tests, with its home and its group membership."""
     name = f"maker{secrets.token_hex(3)}"
     rules = f"/etc/sudoers.d/{name}"
     passed(run(*AS_ROOT, "useradd", "--create-home", "--shell", "/bin/bash", name))
@@ -31,8 +31,8 @@ def user() -> Iterator[str]:
         yield name
     finally:
         run(*AS_ROOT, "rm", "-f", rules)
-        # Of a run that was cut short; every process of this account is the test's.
-        theirs = ("pgrep", "-U", name)  # of the real user: sudo's too
+        # An interrupted run may have left them; all processes of this account are the test's.
+        theirs = ("pgrep", "-U", name)  # of the real user, so sudo's too
         for pid in run(*theirs).stdout.split():
             run(*AS_ROOT, "kill", pid)
         assert until(lambda: not run(*theirs).stdout)
@@ -41,7 +41,7 @@ def user() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def make(user: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """`make` in a copy of the tree, with the Pulumi CLI that is kept on this machine, if any."""
+    """Run `make` in a copy of the tree, with the Pulumi CLI that is cached here, if any."""
     home = Path("~" + user).expanduser()
     tree = tmp_path_factory.mktemp("tree") / "tree.tar"
     passed(run("tar", "--create", "--file", str(tree), *files(), cwd=ROOT))
@@ -49,7 +49,7 @@ def make(user: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
     with tree.open("rb") as stream:
         script = f"mkdir -p {home}/tree && tar -xC {home}/tree"
         passed(run(*as_user, "sh", "-c", script, stdin=stream))
-    # They take minutes to build; what else is kept there has paths of its owner's in it.
+    # They take minutes to build; other files in that cache contain paths of their owner.
     kept_programs = [
         sorted(found, key=lambda folder: folder.stat().st_mtime)[-1]
         for name in ("pulumi-v*[0-9a-f]", "daemon-binaries-*[0-9a-f]")
@@ -99,10 +99,10 @@ def test_every_word_works_without_a_new_login(make: Make, user: str) -> None:
             said = make(*words)
             assert said.returncode == 0, (words, said.stdout, said.stderr)
             assert "to the group docker" not in said.stderr
-        # It asks registries, which may be out of reach; Docker it asks in any case.
+        # This contacts registries, which may be unreachable; it contacts Docker in any case.
         assert "permission denied" not in make("images").stdout
     finally:
-        # What a failed test may have left too.
+        # A failed test may have left these too.
         purged = make("purge", "PURGE=yes")
     assert purged.returncode == 0, purged.stderr
     left = run("docker", "ps", "--all", "--quiet", "--filter", f"name=^{team}-builder")

@@ -1,4 +1,4 @@
-"""`pulumi new <this repository>`: a project whose first stack is ready, with the real CLI."""
+"""`pulumi new <this repository>` makes a project whose first stack is ready, with the real CLI."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.engine.conftest import (
     run,
 )
 
-# What a person answers; the rest has defaults.
+# The answers of a user; everything else has defaults.
 QUESTIONS = {"host", "hostKey", "sshAddress", "sshPort", "cacheSize"}
 
 
 def template(folder: Path) -> Path:
-    """The tracked files, as a clone of this repository has them."""
+    """The tracked files, as in a clone of this repository."""
     listed = run(
         "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT
     ).stdout
@@ -34,7 +34,7 @@ def template(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    # The packages are in this environment already.
+    # The packages are installed in this environment already.
     (folder / "requirements.txt").write_text("")
     return folder
 
@@ -57,7 +57,7 @@ def test_a_new_project_has_a_stack_that_can_be_deployed(tmp_path: Path) -> None:
         *("--config", f"sshPort={port}"),
         *("--config", "keys[0].name=ada", "--config", f"keys[0].publicKey={key}"),
     )
-    # At the very end the CLI installs the official plugins, which may be out of reach.
+    # At the end the CLI installs the official plugins, which may be unreachable.
     out_of_reach = "failed to download plugin" in made.stdout + made.stderr
     assert made.returncode == 0 or out_of_reach, made.stdout + made.stderr
 

@@ -1,6 +1,6 @@
-"""Attacks on the one open port and on the streams behind it: whatever comes, the builder stays up.
+"""Attacks on the one open port and on the streams behind it; the builder stays up in all cases.
 
-All of it goes to 127.0.0.1, and is bounded in count and time.
+All attacks go to 127.0.0.1 and are limited in number and time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
-    """With a key of role build; nothing of this module needs an image."""
+    """With a key of role build; the tests of this module need no image."""
     ready = new_builder()
     ready.add_key("ci", role="build")
     ready.up()
@@ -39,7 +39,7 @@ def builder(new_builder: NewBuilder) -> Builder:
 
 
 def memory(builder: Builder) -> dict[str, float]:
-    """MiB that each container uses, without the page cache that it could give back."""
+    """MiB that each container uses, without page cache that can be reclaimed."""
     names = {builder.container(role): role for role in ROLES}
     said = passed(
         run("docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", *names)
@@ -53,7 +53,7 @@ def memory(builder: Builder) -> dict[str, float]:
 
 @pytest.fixture(scope="module", autouse=True)
 def uses_hardly_more_memory(builder: Builder) -> Iterator[None]:
-    """When all of it is over, each container has about what it had before."""
+    """After the tests, each container uses about as much memory as before."""
     before = memory(builder)
     yield
     after = memory(builder)
@@ -66,7 +66,7 @@ def uses_hardly_more_memory(builder: Builder) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def stays_up(builder: Builder) -> Iterator[None]:
-    """After each attack the same processes answer, and none is left over."""
+    """After each attack the same processes answer, and no other process remains."""
 
     def started() -> list[str]:
         names = [builder.container(role) for role in ROLES]
@@ -92,7 +92,7 @@ def address(builder: Builder) -> tuple[str, int]:
 
 
 def exchange(open_one: Callable[[], socket.socket], data: bytes, seconds: float = 2) -> bytes:
-    """What comes back for these bytes until the other side ends, or for so long."""
+    """The answer to these bytes, until the other side ends or the time is over."""
     heard = b""
     with contextlib.suppress(OSError), open_one() as connection:
         connection.settimeout(seconds)
@@ -146,7 +146,7 @@ def test_names_without_end_and_packets_without_bound(builder: Builder) -> None:
 
 
 def crawl(slow: list[socket.socket], text: bytes, let_in: Callable[[], bool]) -> int:
-    """Send the text on all of these a letter at a time; how often others were not let in."""
+    """Send the text on all of these, letter by letter; return how often others were refused."""
     refused, end = 0, time.monotonic() + SLOW_SECONDS
     for letter in text:
         for connection in slow:
@@ -176,7 +176,7 @@ Open = Callable[[], socket.socket]
 
 @contextlib.contextmanager
 def docker_stream(builder: Builder, role: str) -> Iterator[Open]:
-    """Opens the Docker stream that a key of this role has, as often as it is called."""
+    """Opens the Docker stream of a key with this role, once per call."""
     key, name = ("ada", "docker") if role == "admin" else ("ci", "guard")
     path = builder.folder / f"{name}.sock"
     path.unlink(missing_ok=True)
@@ -184,7 +184,7 @@ def docker_stream(builder: Builder, role: str) -> Iterator[Open]:
     def open_one() -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(5)
-        # ssh takes in so many at a time; a full queue says at once that it is full.
+        # sshd accepts a limited number at a time; when its queue is full, it refuses at once.
         assert until(lambda: connection.connect_ex(str(path)) == 0)
         return connection
 
@@ -223,7 +223,7 @@ def test_malformed_http(builder: Builder, role: str) -> None:
     answered = sum(count for status, count in statuses.items() if status in (b"2", b"4"))
     record(f"malformed HTTP requests, role {role}", REQUESTS, answered=answered)
     assert answered > REQUESTS / 4
-    # Nothing of it made an image.
+    # Nothing of this made an image.
     assert passed(builder.docker("images", "--quiet", "--all")) == ""
 
 
@@ -249,7 +249,7 @@ def test_requests_that_crawl_keep_nobody_out(builder: Builder, role: str) -> Non
 
 
 def test_calls_that_never_begin(builder: Builder) -> None:
-    """Heads of calls in endless pieces, empty and full."""
+    """Heads of calls in endless pieces, both empty and full."""
     before, _, _ = HEADS[5].partition(b"\0\0\0\4\0")
     frame = b"\0\x10\0\x09\0\0\0\0\1" + b"\0" * 4096
     with docker_stream(builder, "build") as stream:

@@ -1,4 +1,4 @@
-"""What a CI calls, run on two commits of this repository in a worktree of their own."""
+"""What a CI runs, on two commits of this repository in a separate worktree."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WORKFLOW, GITLAB = ROOT / ".github" / "workflows" / "stacks.yml", ROOT / ".gitla
 
 @pytest.fixture(scope="module")
 def policy_environment() -> Path:
-    """The policy pack's own Python, as review/pipeline makes it."""
+    """The policy pack's own Python environment, as review/pipeline makes it."""
     folder = ROOT / "policy" / ".venv"
     if not (folder / "bin" / "python").exists():
         venv.create(folder, with_pip=True)
@@ -37,7 +37,7 @@ def policy_environment() -> Path:
 
 @dataclass
 class Repository:
-    """A worktree with a stack in it, deployed from the commit `base`; `head` changes it."""
+    """A worktree with a stack, deployed from the commit `base`; `head` changes it."""
 
     tree: Path
     builder: Builder
@@ -71,7 +71,7 @@ def repository(
         git(tree, "commit", "--quiet", "--message", "settings")
         return git(tree, "rev-parse", "HEAD")
 
-    # The working copy as it is, without touching it.
+    # A commit of the working copy as it is, without changing the working copy.
     git(
         ROOT,
         "worktree",
@@ -140,7 +140,7 @@ def test_a_fork_sees_what_is_declared_otherwise_without_secrets_state_and_host(
     assert "`daemon` (cpus)" in changes
     assert "`keys` (envs, uploads)" in changes
     assert "gateway" not in means + changes
-    # Whether the janitor changes depends on the host's disk.
+    # It depends on the host's disk whether the janitor changes.
     assert "restarts the janitor" in means
     assert "janitor" not in changes
     assert re.findall(r"\*\*perhaps\*\* `(\S+)`", without) == ["builder-janitor"]
@@ -220,7 +220,7 @@ def test_the_files_of_github_and_gitlab_call_the_one_script_and_pin_what_they_us
 
 
 class _Comments(BaseHTTPRequestHandler):
-    """The part of both APIs that the comment needs, over one list of comments."""
+    """The part of both APIs that the comment needs, with one list of comments."""
 
     comments: list[dict[str, Any]]
     headers_seen: list[str]
@@ -291,7 +291,7 @@ def test_there_is_one_comment_and_it_is_edited_in_place(platform: str) -> None:
 
 
 class _Cloud(BaseHTTPRequestHandler):
-    """What Pulumi Cloud and GitHub answer while a job logs in."""
+    """The answers of Pulumi Cloud and GitHub while a job logs in."""
 
     forms: list[dict[str, str]]
     asked: list[tuple[str, str]]
@@ -324,7 +324,7 @@ class _Cloud(BaseHTTPRequestHandler):
 
 
 def identity(subject: str) -> str:
-    """An unsigned JSON web token, as the CLI accepts it; the real cloud checks signatures."""
+    """An unsigned JSON web token, which the CLI accepts; the real cloud checks signatures."""
     parts: tuple[dict[str, str], ...] = (
         {"alg": "none", "typ": "JWT"},
         {"sub": subject, "aud": "urn:pulumi:org:acme"},

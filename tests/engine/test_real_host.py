@@ -1,6 +1,6 @@
-"""A builder on a machine as hosts are (`machine.py`), driven over ssh:// as a user of it would.
+"""A builder on a realistic host (`machine.py`), used over ssh:// as a user would.
 
-Emulated, it takes the better part of an hour: a lane of `make trials`.
+On an emulated machine this takes most of an hour; `make trials` runs it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 @pytest.fixture(scope="module")
 def admin(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
-    """A stack for that machine, before its first update, and an agent with the key of ops."""
+    """A stack for that machine before its first update, and an agent with the key of ops."""
     builder = Builder.create(tmp_path_factory.mktemp("b") / "s", **machine.settings)
     builder.seconds = PATIENCE
     with agent_with(FOLDER / "operator", builder.folder) as agent:
@@ -63,7 +63,7 @@ def admin(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def look(machine: Machine, *, clock: float | None = None) -> tuple[dict[str, str], str]:
-    """The facts that ops sees there, and what is said about them."""
+    """The facts that ops gets there, and the messages about them."""
     words = f"look o nobody-builder 0.0.0.0 {PORT} '' false"
     script = f"CLOCK={clock or time.time():.0f} sh -s -- {words}"
     said = machine.ssh(script, user="ops", input=PREFLIGHT)
@@ -76,14 +76,14 @@ def prepare(machine: Machine, user: str = "sudoer", before: str = "") -> Result:
 
 @dataclass(frozen=True)
 class Lack:
-    """One thing that a host may lack: how root takes it away, and what is told."""
+    """Something that a host may lack: how root removes it, and the message about it."""
 
     take: str
     fact: str
     value: str
     told: str
     give: str = ""
-    """How root gives it back, before sudoer runs the lines that were told."""
+    """How root restores it, before sudoer runs the printed lines."""
 
 
 CONF = "/etc/sysctl.d"
@@ -144,7 +144,7 @@ LACKS = {
 
 
 CLEAN = {"tun": "usable", "namespaces": "allowed", "disk": "enough", "conflicts": "0"}
-# What can be missing at once; each look at an emulated machine takes its time.
+# Lacks that can be tested together, because each run on an emulated machine takes time.
 TOGETHER = (
     ("tun-node", SETTINGS[0], "next-boot", "disk", "port"),
     ("tun-mode", SETTINGS[1]),
@@ -162,7 +162,7 @@ def test_what_is_missing_is_told_with_what_gives_it(
     facts, said = look(machine)
     for lack in lacks:
         assert lack.told in said
-        # Of two about one fact the worse is told.
+        # Of two lacks of one fact, the worse one is reported.
         assert facts[lack.fact] in (lack.value, "refused")
         passed(machine.ssh(lack.give or "true"))
     for line in re.findall(r"sudo sh -c '[^']*'", said):
@@ -177,7 +177,7 @@ def test_a_wrong_clock_is_told(machine: Machine) -> None:
     assert facts["clock"] == "wrong"
     differs = re.search(r"the clock differs by (\d+) s", said)
     assert differs
-    # The words themselves take their time to get there.
+    # The command itself takes time to arrive there.
     assert 3540 < int(differs[1]) < 3660
 
 
@@ -206,7 +206,7 @@ def test_apparmors_restriction_is_lifted_for_one_container(machine: Machine) -> 
     assert look(machine)[0]["apparmor"] == "profile"
     assert not prepare(machine, before=RESTRICTED).stderr
 
-    # A parser that knows no userns leaves the setting for everybody.
+    # With a parser that does not know userns, the setting itself is changed for everybody.
     old = "#!/bin/sh\ncat >/dev/null; echo syntax error >&2; exit 1\n"
     file = f"/etc/apparmor.d/{PROFILE}"
     passed(machine.ssh(f"apparmor_parser -R {file} && rm {file}"))
@@ -258,7 +258,7 @@ def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -
 def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
     machine: Machine, tmp_path: Path
 ) -> None:
-    """`have_engine`, which every word that needs Docker begins with; Docker is stopped first."""
+    """`have_engine`, with which every word that needs Docker begins; Docker is stopped first."""
     files = passed(run("git", "ls-files", "scripts", "components/host", cwd=ROOT)).split()
     word = (
         "#!/usr/bin/env bash\nset -euo pipefail\n"
@@ -285,7 +285,7 @@ def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
 
 @pytest.fixture(scope="module")
 def builder(machine: Machine, admin: Builder) -> Builder:
-    """Deployed by ops; the base image is in it, and tests/engine/context was built once."""
+    """Deployed by ops; it has the base image, and tests/engine/context was built once."""
     start = time.monotonic()
     machine.load(DAEMON_IMAGE, GATEWAY_IMAGE)
     loaded = time.monotonic()
@@ -317,7 +317,7 @@ def test_the_daemon_runs_under_the_profile_that_only_it_has(
     process = daemon_says(machine, builder, "{{.State.Pid}}")
     label = passed(machine.ssh(f"cat /proc/{process}/attr/current")).strip("\0\n")
     assert label == f"{PROFILE} (unconfined)"
-    # One like it without the rule is refused, by the kernel.
+    # The kernel refuses a container without the rule.
     lacking = "abi <abi/4.0>,\nprofile lacking {\n  allow all,\n  audit deny userns,\n}\n"
     passed(machine.ssh("cat >/tmp/lacking && apparmor_parser -r /tmp/lacking", input=lacking))
     unshare = (
@@ -428,7 +428,7 @@ def test_the_status_says_that_limits_work(builder: Builder) -> None:
 
 
 def test_a_fork_bomb_leaves_the_daemon_its_processes(machine: Machine, builder: Builder) -> None:
-    """systemd gives the container fewer than the setting, and the bomb is two users' at once."""
+    """systemd gives the container less than the setting, and two users run the bomb at once."""
     started = daemon_says(machine, builder, "{{.State.StartedAt}}")
     process = daemon_says(machine, builder, "{{.State.Pid}}")
     group = passed(machine.ssh(f"sed -n 's/^0:://p' /proc/{process}/cgroup")).strip()
@@ -453,7 +453,7 @@ def test_a_fork_bomb_leaves_the_daemon_its_processes(machine: Machine, builder: 
 
 
 EVERYTHING = ("--privileged", "--cgroupns=host", "--pid=host", "--volume=/:/host")
-# In the daemon's own tree, and in the container's own group around it.
+# In the daemon's own tree, and in the container's group around it.
 RAISE = """
 for folder in /sys/fs/cgroup /host/run/container-cgroup; do
     mount -o remount,rw $folder; mount -o remount,bind,rw $folder
@@ -477,7 +477,7 @@ def test_nobody_inside_raises_the_limits_of_the_daemons_container(builder: Build
 
 @contextmanager
 def build_in_flight(machine: Machine, builder: Builder) -> Iterator[list[Result]]:
-    """A build whose step runs when the block begins and has ended, well or not, after it."""
+    """A build whose step runs when the block begins; after it, the build has ended or failed."""
     results: list[Result] = []
     token = secrets.token_hex(4)
     dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 20 && echo {token} >/slow\n"
@@ -491,7 +491,7 @@ def build_in_flight(machine: Machine, builder: Builder) -> Iterator[list[Result]
 
 
 def comes_back(builder: Builder) -> float:
-    """The seconds until it builds again, with all in its cache."""
+    """The seconds until a build works again, with every step from the cache."""
     start = time.monotonic()
     builder.ssh_end()
     assert until(lambda: "200 OK" in builder.ping().stdout, 600)

@@ -1,4 +1,4 @@
-"""What a preview tells people, against what then really happens."""
+"""The preview's page, compared with what really happens afterwards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def containers(builder: Builder) -> dict[str, str]:
 
 
 def cache_folder(builder: Builder) -> str:
-    """Which folder the cache volume is."""
+    """The folder of the cache volume."""
     return passed(
         run(
             "docker",

@@ -1,4 +1,4 @@
-"""One stack with many builders: what runs of Pulumi cost, and what the host's sshd sees."""
+"""One stack with many builders: the cost of Pulumi's runs, and the load on the host's sshd."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.engine.hosts import Host, Hosts, hosts_in
 
 pytestmark = pytest.mark.alone
 
-# sshd's own default: while 10 connections have not logged in yet, it refuses some of the others.
+# sshd's default: while 10 connections have not logged in yet, it refuses some new ones.
 MAX_STARTUPS = 10
-# Docker's default address pools have some thirty networks, and a builder has two.
+# Docker's default address pools have some thirty networks, and a builder uses two.
 MOST_ON_A_HOST = 10
-# The first and the last ask the host for most.
+# The first and the last command load the host the most.
 RUNS = [
     ("first up", "up"),
     ("second up", "up", "--expect-no-changes"),
@@ -33,20 +33,20 @@ RUNS = [
 
 @dataclass
 class Cost:
-    """What one run of Pulumi took."""
+    """The cost of one run of Pulumi."""
 
     seconds: float
     mib: float
     """Most memory of all its processes together (resident, shared pages counted for each)."""
     connections: int
-    """TCP connections that the host's sshd saw."""
+    """Number of TCP connections to the host's sshd."""
     logging_in: int
     """Most of them at once that had not logged in yet."""
     refused: int
-    """Lines of sshd about connections that it dropped, or began to drop."""
+    """Lines of sshd's log about connections that it dropped, or began to drop."""
 
     def record(self, what: str) -> None:
-        """Note it on docs/scale.md."""
+        """Write it to docs/scale.md."""
         record(
             what,
             1,
@@ -66,7 +66,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 
 def resident_mib(root: int) -> float:
-    """Memory of the process and all below it, now."""
+    """Memory of the process and all its descendants now."""
     parents: dict[int, int] = {}
     pages: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -86,7 +86,7 @@ def resident_mib(root: int) -> float:
 
 
 def logging_in(log: str) -> int:
-    """Most connections at once that sshd had taken and neither let in nor closed."""
+    """Most connections at once that sshd had neither accepted nor closed."""
     waiting = most = 0
     for line in log.splitlines():
         if line.startswith("Connection from "):
@@ -98,9 +98,9 @@ def logging_in(log: str) -> int:
 
 
 def measured(builder: Builder, hosts: list[Host], command: str, *options: str) -> Cost:
-    """Run Pulumi on the stack; whatever shared connection there was has ended before.
+    """Run Pulumi on the stack, without shared connections from earlier runs.
 
-    Of several hosts it counts the one that was asked for most.
+    With several hosts, the result has the numbers of the host with the most.
     """
     before = {}
     for host in hosts:
@@ -127,7 +127,7 @@ def measured(builder: Builder, hosts: list[Host], command: str, *options: str) -
 
 
 def fleet_of(number: int, on: list[Host], hosts: Hosts, folder: Path) -> Builder:
-    """So many builders, as many on each of these hosts."""
+    """So many builders, evenly on these hosts."""
     ports: set[int] = set()
     while len(ports) < number:
         ports.add(free_port())
@@ -141,7 +141,7 @@ def fleet_of(number: int, on: list[Host], hosts: Hosts, folder: Path) -> Builder
 
 
 def grows_linearly(costs: dict[int, Cost]) -> None:
-    """Linear at most, from the second largest to the largest; a quarter is left for noise."""
+    """At most linear from the second largest to the largest, with a quarter for noise."""
     few, many = list(costs)[-2:]
     assert costs[many].seconds < 1.25 * costs[few].seconds * (many / few)
     assert costs[many].mib < costs[few].mib * (many / few)

@@ -1,4 +1,4 @@
-"""After a whole run, no secret is in clear in anything that it wrote, said or showed."""
+"""After a complete run, nothing that it wrote, printed or showed has a secret in clear text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROLES = ("daemon", "gateway", "janitor", "keys", "certificates")
 
 @dataclass
 class WholeRun:
-    """A builder after one, its secrets, and all that could hold them."""
+    """A builder after a complete run, its secrets, and everything that could contain them."""
 
     builder: Builder
     secrets: dict[str, list[str]] = field(default_factory=dict)
-    """By what they are: the lines by which each would be known."""
+    """By name: the lines by which each secret can be found."""
     places: dict[str, str] = field(default_factory=dict)
-    """By what they are: what is written there."""
+    """By name: the texts that were written there."""
 
     def leaks(self, places: dict[str, str]) -> list[str]:
         return [
@@ -37,7 +37,7 @@ class WholeRun:
 
 @contextmanager
 def command_lines_seen(into: dict[str, str]) -> Iterator[None]:
-    """Every command line of this machine in the meantime."""
+    """Every command line on this machine during the block."""
     lines: set[str] = set()
     ended = threading.Event()
 
@@ -60,17 +60,17 @@ def command_lines_seen(into: dict[str, str]) -> Iterator[None]:
         into["command lines"] = "\n".join(lines)
 
 
-# Who reads the keys of each container; root of the daemon's has no power over files.
+# Who reads the keys in each container; root in the daemon's has no power over files.
 USERS = {"gateway": "0", "daemon": "1000"}
 
 
 def private_key(builder: Builder, role: str, path: str) -> list[str]:
-    """The lines of the key that differ from any other key's."""
+    """The lines of the key that differ from those of every other key."""
     text = passed(
         run("docker", "exec", "--user", USERS[role], builder.container(role), "cat", path)
     )
     lines = [line for line in text.splitlines() if "PRIVATE KEY" not in line]
-    # The first line of an OpenSSH key is the same for all of its kind.
+    # The first line of an OpenSSH key is the same for all keys of its kind.
     return [line for line in lines[1 if "OPENSSH" in text else 0 :] if len(line) > 20]
 
 
@@ -144,7 +144,7 @@ def test_no_secret_is_in_clear_anywhere(whole: WholeRun) -> None:
 
 
 def test_only_their_users_can_read_the_keys(whole: WholeRun) -> None:
-    """Of the processes and mounts on the host, those that need them."""
+    """Only those processes and mounts on the host that need the keys can read them."""
     keys = {
         "gateway": ("/usr/local/lib/gateway/host_key", "/run/gateway/health", "/tls/key.pem"),
         "daemon": ("/certs/server/key.pem",),

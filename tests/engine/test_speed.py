@@ -1,4 +1,4 @@
-"""A guard against losing speed: ratios with room for noise; `make bench` measures them exactly."""
+"""Guards against a loss of speed: ratios with room for noise; `make bench` measures exactly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOCKET = "/run/builder/docker.sock"
 
 @pytest.fixture(scope="module")
 def clients(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
-    """This machine's own daemon, the builder's forwarded socket, and two by plain ssh."""
+    """This machine's own daemon, the builder's forwarded socket, and two over plain ssh."""
     folder = tmp_path_factory.mktemp("c")
     alias = f"ssh://{builder.output('sshAlias')}"
     shared = (builder.folder / "ssh_config").read_text()
@@ -40,7 +40,7 @@ def clients(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def ratios(figures: list[Figure], group: str) -> dict[str, float]:
-    """Of each path's median to that of the local daemon."""
+    """Each path's median divided by that of the local daemon."""
     medians = {figure.path: figure.median for figure in figures if figure.group == group}
     return {path: median / medians["local"] for path, median in medians.items()}
 

@@ -1,4 +1,4 @@
-"""Other people's SSH clients get in with the pinned host key, and OpenSSH as fast as it can."""
+"""Other SSH clients log in with the pinned host key, and OpenSSH with its fastest cipher."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ssh.session import Session
 from tests.engine.conftest import PING, Builder, NewBuilder, Result, make_key, passed, run
 
 DIAL = "docker system dial-stdio"
-"""What every client of Docker asks for; the gateway leads it to the socket of the key's role."""
+"""Every client of Docker requests this; the gateway connects it to the socket of the key's role."""
 
-# Ciphers that OpenSSH offers by itself (myproposal.h of each release) and that systems set instead.
+# Ciphers that OpenSSH offers by default (myproposal.h of each release), and what systems set.
 CTR, GCM = "aes128-ctr,aes192-ctr,aes256-ctr", "aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 CHACHA20 = "chacha20-poly1305@openssh.com"
 OFFERED = {
@@ -40,7 +40,7 @@ OFFERED = {
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
-    """Nothing of this module needs an image."""
+    """The tests of this module need no image."""
     ready = new_builder()
     ready.up()
     return ready
@@ -70,11 +70,11 @@ def test_cbc_has_no_mac_of_the_plaintext(builder: Builder) -> None:
 
 
 Client = Callable[[Builder, str], tuple[str, str]]
-"""Pings the daemon with this host key pinned: the cipher, and what came back."""
+"""Pings the daemon with this host key pinned; returns the cipher and the answer."""
 
 
 class OtherHostKey(Exception):
-    """The client has refused the host for its key."""
+    """The client refused the host because of its key."""
 
 
 def asyncssh_client(builder: Builder, host_key: str) -> tuple[str, str]:
@@ -136,7 +136,7 @@ def libssh2_client(builder: Builder, host_key: str) -> tuple[str, str]:
 
 
 def plink_client(builder: Builder, host_key: str) -> tuple[str, str]:
-    """PuTTY's."""
+    """PuTTY's client."""
     host, port = address(builder)
     key, pinned = builder.folder / "ada.ppk", builder.folder / "pinned.pub"
     passed(run("puttygen", str(builder.folder / "ada"), "-o", str(key)))
@@ -192,7 +192,7 @@ def test_other_clients_get_in_and_keep_to_the_pinned_host_key(
         client(builder, impostor)
 
 
-# docker-py as it finds everything by itself: key and known hosts in ~/.ssh.
+# docker-py with what it finds by default: key and known hosts in ~/.ssh.
 DOCKER_PY = """
 import sys
 import docker
@@ -205,7 +205,7 @@ print("API", client.version()["ApiVersion"], len(client.images.list()), client.p
 
 @pytest.fixture(scope="module", params=["2.12.0", "3.4.0", "5.1.0"])
 def paramiko(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with this release: that of Debian 12, the last one without AES-GCM, the newest."""
+    """A folder with this release: Debian 12's, the last one without AES-GCM, or the newest."""
     folder = tmp_path_factory.mktemp("paramiko")
     passed(
         run(
@@ -224,7 +224,7 @@ def paramiko(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def docker_py(builder: Builder, paramiko: Path, home: Path, host_key: str) -> Result:
-    """docker-py, over the SSH of this paramiko, in a home of its own."""
+    """docker-py over the SSH of this paramiko, in its own home."""
     host, port = address(builder)
     ssh = home / ".ssh"
     ssh.mkdir(parents=True, exist_ok=True)
@@ -256,7 +256,7 @@ def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
 def test_docker_py_goes_by_the_configured_name_with_openssh(
     builder: Builder, paramiko: Path
 ) -> None:
-    """As docs/clients.md has it for a kit, whose Include paramiko does not read."""
+    """As docs/clients.md describes it for a kit, whose Include paramiko does not read."""
     ask = (
         "import docker, sys; client = docker.DockerClient(base_url=sys.argv[1], "
         "use_ssh_client=True); print(client.version()['ApiVersion'], client.images.list())"

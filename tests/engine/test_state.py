@@ -1,4 +1,4 @@
-"""A state that an earlier version of this program wrote is taken over: nothing of worth is lost."""
+"""A state of an earlier version of this program is updated in place without a loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from review.plan import Plan
 from scripts.release import version_of
 from tests.engine.conftest import PROJECT, ROOT, NewBuilder, passed, run
 
-# One file for each release: the `settings` of a stack and the `state` that `pulumi up` left.
+# One file per release: the `settings` of a stack and the `state` after `pulumi up`.
 FOLDER = Path(__file__).parent / "states"
 STATES = sorted(FOLDER.glob("*.json.gz"))
 PASSPHRASE = "only for tests"
@@ -22,7 +22,7 @@ RECORD = os.environ.get("RECORD_STATE") == "yes"
 
 
 def plan_upon(file: Path, folder: Path) -> Plan:
-    """What this version would do to the state."""
+    """The changes that this version would make to the state."""
     kept = json.loads(gzip.decompress(file.read_bytes()))
     deployment = kept["state"]["deployment"]
     stack = deployment["resources"][0]["urn"].split("::")[0].removeprefix("urn:pulumi:")
@@ -67,7 +67,7 @@ def test_cache_and_host_key_of_every_earlier_state_stay(tmp_path: Path) -> None:
             assert step.new["protect"]
         effects = effects_of(builder)
         assert not effects.deletes_cache
-        # The provider, which stood beside the builder once, is the same one.
+        # The provider, which earlier was next to the builder, is the same one.
         assert builder.op("host") in ("same", "update")
         assert plan.counts.get("delete", 0) == 0
 
@@ -75,14 +75,14 @@ def test_cache_and_host_key_of_every_earlier_state_stay(tmp_path: Path) -> None:
 def test_the_state_of_this_version_is_previewed_without_a_change(
     new_builder: NewBuilder, tmp_path: Path
 ) -> None:
-    """With RECORD_STATE=yes the state stays in states/, for the tests of later versions."""
+    """With RECORD_STATE=yes the state is kept in states/, for the tests of later versions."""
     builder = new_builder()
     builder.up()
     exported = passed(builder._pulumi("stack", "export", "--stack", builder.stack))
     kept = {"settings": builder.settings, "state": json.loads(exported)}
     folder = FOLDER if RECORD else tmp_path
     file = folder / f"{version_of(ROOT)}.json.gz"
-    # Without the time in its head, the same state makes the same file.
+    # Without the time in its header, the same state gives the same file.
     file.write_bytes(gzip.compress(json.dumps(kept).encode(), mtime=0))
     plan = plan_upon(file, tmp_path)
     assert not plan.errors

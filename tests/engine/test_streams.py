@@ -1,4 +1,4 @@
-"""Streams end as they do on a local daemon: each side's end reaches the other, on every path."""
+"""Streams end as on a local daemon: the end of each side reaches the other, on every path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engine.conftest import (
     until,
 )
 
-# What a stream that does not end is told from; a session with the builder takes one or two.
+# Longer than this is a stream that does not end; a session takes one or two seconds.
 SECONDS = 30
 MIB = 1024 * 1024
 
@@ -33,7 +33,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
-    """With a key of role build, so that the guard is there too."""
+    """With a key of role build, so that the guard exists too."""
     ready = new_builder()
     ready.add_key("ci", role="build")
     ready.up()
@@ -53,7 +53,7 @@ def forwarded(builder: Builder) -> Iterator[str]:
 
 @pytest.fixture(params=["plain ssh", "forwarded socket"])
 def start(builder: Builder, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Starts docker as a client by one of the two paths."""
+    """Starts docker as a client on one of the two paths."""
 
     def by(host: str) -> Start:
         def docker_by(*arguments: str, **streams: object) -> subprocess.Popen[bytes]:
@@ -78,7 +78,7 @@ def start(builder: Builder, request: pytest.FixtureRequest) -> Iterator[Start]:
 
 
 def ends(client: subprocess.Popen[bytes]) -> float:
-    """Seconds until it has ended by itself; its standard input stays open until then."""
+    """Seconds until the process ends by itself; its standard input stays open until then."""
     begun = time.monotonic()
     try:
         client.wait(SECONDS)
@@ -147,7 +147,7 @@ def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 4096)
     except OSError:
-        # The terminal's other side is gone.
+        # The other side of the terminal is gone.
         return b""
 
 
@@ -192,7 +192,7 @@ def test_long_output_arrives_whole_though_its_reader_is_slow(start: Start) -> No
 def test_a_command_in_a_container_ends_for_a_client_that_waits_for_the_daemons_end(
     builder: Builder,
 ) -> None:
-    """As docker-py and aiodocker read the answer of an exec, with their own side open."""
+    """docker-py and aiodocker read the answer of an exec with their own side open."""
     name = "exec"
     passed(builder.docker("run", "--detach", "--rm", "--name", name, BASE_IMAGE, "sleep", "300"))
     try:
@@ -218,7 +218,7 @@ def test_a_command_in_a_container_ends_for_a_client_that_waits_for_the_daemons_e
 
 
 def request(line: str, body: str, *headers: str) -> str:
-    """An HTTP request whose connection the daemon closes after its answer, or keeps as a stream."""
+    """An HTTP request; the daemon then closes its connection, or keeps it as a stream."""
     closing = headers or ("Connection: close",)
     lines = (
         f"{line} HTTP/1.1",
@@ -231,7 +231,7 @@ def request(line: str, body: str, *headers: str) -> str:
 
 
 def answered(builder: Builder, key: str, asked: str) -> str:
-    """All that comes back; the client keeps its side open until the other one has ended."""
+    """Everything that comes back; the client keeps its side open until the other side ends."""
     with subprocess.Popen(
         [*builder.ssh_command(key), builder.alias, "docker system dial-stdio"],
         stdin=subprocess.PIPE,
@@ -256,12 +256,12 @@ def answered(builder: Builder, key: str, asked: str) -> str:
 
 @pytest.mark.parametrize("key", ["ada", "ci"], ids=["admin", "role build, by the guard"])
 def test_the_daemons_end_reaches_a_client_that_says_no_more(builder: Builder, key: str) -> None:
-    """HTTP/1.0: the daemon, or the guard, closes after its answer; the client stays as it is."""
+    """HTTP/1.0: the daemon or the guard closes after the answer; the client does nothing."""
     assert "200 OK" in answered(builder, key, PING)
 
 
 def test_clients_that_are_killed_on_a_silent_stream_leave_no_process(builder: Builder) -> None:
-    """The daemon says nothing to them that would show it that they are gone."""
+    """The daemon sends nothing that would show that the clients are gone."""
     builder.ssh_end()
     plain = builder.ssh_command()
     events = "GET /events HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -22,7 +22,7 @@ config:
 
 @dataclass(frozen=True)
 class Engine:
-    """A Docker engine, by the environment of its clients, with a registry of Docker's beside it."""
+    """A Docker engine, given by its clients' environment, with a registry next to it."""
 
     registry: str
     env: dict[str, str] = field(default_factory=dict)
@@ -31,11 +31,11 @@ class Engine:
         return run("docker", *arguments, env=self.env)
 
     def pin(self, folder: Path) -> Result:
-        """`make images` for the settings in the folder."""
+        """Run `make images` for the settings in the folder."""
         return run(sys.executable, "-m", "scripts.image_pins", str(folder), cwd=ROOT, env=self.env)
 
     def publish(self, reference: str, folder: Path, version: str, **labels: str) -> str:
-        """Push an image with one Debian package of this version; its digest in the registry."""
+        """Push an image with this version of a Debian package; return its registry digest."""
         status = f"Package: libc6\nStatus: install ok installed\nVersion: {version}\n"
         (folder / "status").write_text(status)
         (folder / "Dockerfile").write_text(
@@ -55,7 +55,7 @@ def registry_image() -> str:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """This machine's engine; what was pushed to its registry is gone from here too."""
+    """This machine's engine; images that were pushed to its registry are removed here too."""
     name, port = f"pins-{secrets.token_hex(3)}", free_port()
     passed(
         run(
@@ -81,7 +81,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def builders_engine(builder: Builder) -> Engine:
-    """The engine of the daemon's image, which is newer; its registry is in it."""
+    """The engine of the daemon's image, which is newer; its registry runs in it."""
     image = registry_image()
     if image.startswith("localhost/"):
         builder.load(image)
@@ -98,7 +98,7 @@ def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
     daemon, gateway = f"{engine.registry}/dind:29.7", f"{engine.registry}/sshd:1"
     build = tmp_path / "build"
     build.mkdir()
-    # As Docker's own images, these have no labels.
+    # Docker's own images have no labels either.
     first, other = engine.publish(daemon, build, "2.41"), engine.publish(gateway, build, "1.0")
     settings.write_text(STACK.format(daemon=daemon, gateway=gateway))
 

@@ -1,4 +1,4 @@
-"""Teams on one host: a stack each, written by scripts/team.py, and none gets into another's."""
+"""Teams on one host: scripts/team.py writes a stack for each, and none can access another's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ AT_ONCE = 3
 
 @pytest.fixture(scope="module")
 def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Builder]]:
-    """Builders of teams, deployed at the same time by what `make team` writes."""
+    """Builders of teams, deployed at the same time with the files that `make team` writes."""
     folder = tmp_path_factory.mktemp("teams")
-    # Away from the port of `make up`.
+    # Other ports than that of `make up`.
     defaults = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())
     defaults["config"]["sshPort"]["default"] = 23000
     (folder / "Pulumi.yaml").write_text(yaml.safe_dump(defaults))
@@ -53,7 +53,7 @@ def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Builder]]:
 
 
 def addresses(teams: list[Builder], what: str) -> str:
-    """Where the containers of these teams are, or the host on their bridges."""
+    """The addresses of these teams' containers, or of the host on their bridges."""
     form = f"{{{{range .NetworkSettings.Networks}}}}{{{{.{what}}}}} {{{{end}}}}"
     containers = [b.container(role) for b in teams for role in ("daemon", "gateway", "janitor")]
     return " ".join(
@@ -110,7 +110,7 @@ def test_a_key_of_one_gets_nowhere_at_another(teams: list[Builder]) -> None:
         assert "Permission denied (publickey)" in refused.stderr
 
 
-# Everything a step can try with what is in a busybox; each finding is one line.
+# Everything that a step can try with busybox; each finding is one line.
 ATTACK = """
 reach() { nc -w 1 "$1" "$2" </dev/null >/dev/null 2>&1 && echo "REACHED $1:$2"; }
 ask() {
@@ -139,7 +139,7 @@ echo END
 
 @pytest.fixture(scope="module")
 def attack(teams: list[Builder]) -> list[str]:
-    """What the attack is told: where to look, and the name that another team's volumes hold."""
+    """Inputs of the attack: addresses to try, and the names of the other team's volumes."""
     victim = teams[1]
     mark = f"secret-{victim.stack}"
     passed(victim.docker("volume", "create", mark))
@@ -180,9 +180,9 @@ def test_a_build_step_reaches_nothing_of_another_team_nor_its_own_daemon(
 def test_a_container_reaches_nothing_of_another_team(
     teams: list[Builder], attack: list[str], options: tuple[str, ...]
 ) -> None:
-    """A privileged one with the builder's own root folder finds its own team's socket.
+    """A privileged container with the builder's own root folder finds its own team's socket.
 
-    That, and the published port which answers, show that the attack can find something.
+    This, and the published port that answers, show that the attack can find something.
     """
     environment = [word for value in attack for word in ("--env", value)]
     found = passed(

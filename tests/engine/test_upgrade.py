@@ -1,4 +1,4 @@
-"""Replacing the daemon: between two real releases, with builds in flight, and what is refused."""
+"""Replacing the daemon: between two real releases, with running builds, and refused updates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def builder(new_builder: NewBuilder) -> Builder:
 
 @contextmanager
 def waiting_client(builder: Builder) -> Iterator[subprocess.Popen[str]]:
-    """A client that asks for a ping over a connection of its own."""
+    """A client that sends a ping over its own connection."""
     with builder.connection(
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as client:
@@ -70,7 +70,7 @@ def test_an_upgrade_lets_builds_end_and_keeps_the_cache(builder: Builder) -> Non
     assert {"built", "slow"} <= set(images.split())
     kept = f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep -c visit /kept/visits\n"
     passed(builder.docker("build", "-", input=kept))
-    # Which steps run once more is up to BuildKit: some releases name the same step otherwise.
+    # BuildKit decides which steps run again: some releases compute another cache key for a step.
     steps = builder.build().count("CACHED")
     record(f"upgrade from {before} to {daemon_version(builder)}", 1, steps_cached_of_3=steps)
     assert builder.build().count("CACHED") == 3
@@ -91,12 +91,12 @@ def test_a_downgrade_is_refused_before_anything_is_touched(builder: Builder) -> 
 
 
 def test_another_storage_driver_is_refused(builder: Builder) -> None:
-    """The note tells what a daemon with another driver would have left."""
+    """The note is changed to what a daemon with another driver would have left."""
     note = "/home/rootless/.local/share/docker/docker-build-machine.note"
     kept = passed(builder.in_daemon("cat", note))
     assert kept.split()[1] == "overlay2"
     passed(builder.in_daemon("sh", "-c", f"echo 20.10 vfs >{note}"))
-    # The same image by another name, as a change of this program's driver is nothing to try.
+    # The same image with another name; a test cannot change the driver of this program.
     other = f"localhost/{builder.stack}:daemon"
     passed(run("docker", "tag", DAEMON_IMAGE, other))
     builder.settings["daemonImage"] = other
@@ -111,7 +111,7 @@ def test_another_storage_driver_is_refused(builder: Builder) -> None:
 
 def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder) -> None:
     builder.settings |= {"cpus": "2", "drainTime": "3s"}
-    # Far longer than an `up` takes on a machine with much to do; it is cut.
+    # Much longer than an `up` takes on a busy machine; it is cut.
     with builder.build_in_flight(90) as in_flight:
         said = builder.up()
     assert in_flight[0].returncode != 0
@@ -120,7 +120,7 @@ def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder)
 
 
 def test_clients_that_are_gone_are_not_waited_for(builder: Builder) -> None:
-    """The engine keeps connections open whose clients have ended, or were killed."""
+    """The engine keeps connections open whose clients have ended or were killed."""
     builder.settings |= {"cpus": "1.5", "drainTime": "1h"}
     passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))
     passed(builder.docker("run", "--rm", "--interactive", BASE_IMAGE, "true"))

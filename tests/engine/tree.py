@@ -1,4 +1,4 @@
-"""Copies of this tree, as a clone of it would be."""
+"""Copies of this tree, as a clone would have it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.engine.conftest import ROOT, passed, run
 
 
 def files() -> list[str]:
-    """The tree's files by their paths in it: what git tracks, and what is new and not ignored."""
+    """The tree's files by their paths: the tracked ones, and new ones that git does not ignore."""
     words = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     listed = passed(run(*words, cwd=ROOT)).split("\0")[:-1]
     return [name for name in listed if (ROOT / name).exists()]

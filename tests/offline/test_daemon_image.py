@@ -1,7 +1,7 @@
-"""The daemon image against the contract of docker:29.7.2-dind-rootless.
+"""The daemon image keeps the contract of docker:29.7.2-dind-rootless.
 
-Read from docker-library's Dockerfiles and scripts at 3289af8 and from Alpine's root folder. An
-image that those scripts made keeps it too; offline/README.md says what still differs.
+The contract is taken from docker-library's Dockerfiles and scripts at 3289af8 and from Alpine's
+root folder. An image made with those scripts keeps it too; offline/README.md lists the differences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VERSION = "29.7.2"
 BUSYBOX = """ash awk basename cat chmod chown cp cut date dd df du env find grep head hostname id
     install kill ln ls mkdir mktemp mount mv nsenter od paste ps readlink rm sed sh sleep sort stat
     su sync sysctl tail tar tee test timeout touch tr umount uniq unshare wc which xargs"""
-"""Applets; programs of these names from coreutils, util-linux or procps know more."""
+"""Applets; the programs of the same names from coreutils, util-linux or procps do more."""
 
 PLACES = {
     "/usr/local/bin": """containerd containerd-shim-runc-v2 ctr dind docker docker-entrypoint.sh
@@ -60,7 +60,7 @@ ROOTLESSKIT = (
 
 
 def inside(script: str, *options: str, user: str = "rootless") -> str:
-    """What a script says in the image, by its own shell."""
+    """Run a script in the image with the image's shell; return its output."""
     return passed(
         run(
             "docker",
@@ -81,7 +81,7 @@ def inside(script: str, *options: str, user: str = "rootless") -> str:
 
 
 def lines(script: str, user: str = "rootless") -> dict[str, str]:
-    """The lines that it says, by their first word."""
+    """The lines of the output by their first word."""
     return dict(line.split(" ", 1) for line in inside(script, user=user).splitlines())
 
 
@@ -94,7 +94,7 @@ def config() -> dict[str, Any]:
 
 
 def test_it_is_the_version_that_is_the_default() -> None:
-    """Another default means reading upstream's files anew, and other modules."""
+    """If the default changes, read upstream's files again; the image may need other modules."""
     default = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]["daemonImage"]["default"]
     assert default == f"docker:{VERSION}-dind-rootless"
     modules = (ROOT / "offline/images/daemon/go.mod").read_text()
@@ -111,7 +111,7 @@ def test_its_configuration(config: dict[str, Any]) -> None:
     assert not config.get("Labels")
     assert not config.get("Healthcheck")
     environment = dict(pair.split("=", 1) for pair in config["Env"])
-    # A stand-in has no compose, and another commit of the same wrapper.
+    # A stand-in image has no compose and another commit of the same wrapper.
     environment.pop("DOCKER_COMPOSE_VERSION", None)
     assert environment.pop("DIND_COMMIT")
     assert environment == {
@@ -168,7 +168,7 @@ def test_what_alpine_does_not_have_is_not_there() -> None:
 
 def test_users_and_their_ranges() -> None:
     users = inside("cat /etc/passwd").splitlines()
-    # The shell is the one that Alpine's adduser of the day sets.
+    # Alpine's current adduser sets the shell.
     rootless = next(user for user in users if user.split(":")[2] == "1000")
     assert rootless.startswith("rootless:x:1000:1000:Rootless:/home/rootless:/bin/")
     assert "dockremap:x:100:101:Linux User,,,:/home/dockremap:/sbin/nologin" in users
@@ -181,7 +181,7 @@ def test_users_and_their_ranges() -> None:
 
 
 def test_owners_and_modes_of_folders() -> None:
-    # As in the image: a volume would settle an owner of its own.
+    # Use the image's own folder: a volume would set another owner.
     made = passed(run("docker", "create", DAEMON_IMAGE)).strip()
     try:
         archive = run("sh", "-c", f"docker export {made} | tar --numeric-owner -tvf -")
@@ -205,7 +205,7 @@ def test_owners_and_modes_of_folders() -> None:
 
 
 def test_newuidmap_gives_the_user_its_range_without_more_than_these_capabilities() -> None:
-    """As set-user-id with libcap, or by file capabilities."""
+    """The programs are set-user-id with libcap, or have file capabilities."""
     for name in ("newuidmap", "newgidmap"):
         mode = inside(f"stat -c %a /usr/bin/{name}").strip()
         assert mode in {"4711", "4755", "711"}, name
@@ -309,7 +309,7 @@ def test_another_command_gets_the_address_of_the_daemon(options: list[str], said
     asked = run("docker", "run", "--rm", "--network", "none", *variables, DAEMON_IMAGE, *command)
     assert passed(asked).strip() == said
     version = run("docker", "run", "--rm", "--network", "none", DAEMON_IMAGE, "--version")
-    # Options alone are dockerd's.
+    # With only options, the entrypoint runs dockerd.
     assert VERSION in version.stdout + version.stderr or version.returncode != 0
 
 

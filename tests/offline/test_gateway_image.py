@@ -1,9 +1,9 @@
-"""The gateway's stand-in keeps the contract of linuxserver/openssh-server, point by point.
+"""The gateway's stand-in image keeps the contract of linuxserver/openssh-server, point by point.
 
-Read from linuxserver/docker-openssh-server (93fb9ee), its base docker-baseimage-alpine (3d5a8b0),
-docker-mods' mod-scripts (docker-mods.v3, lsiown.v1, with-contenv.v1) and just-containers/s6-overlay
-(9658b23), and compared with a root folder that was made of those. A change of the default
-`gatewayImage` begins with reading them anew.
+The contract is taken from linuxserver/docker-openssh-server (93fb9ee), its base
+docker-baseimage-alpine (3d5a8b0), docker-mods' mod-scripts (docker-mods.v3, lsiown.v1,
+with-contenv.v1) and just-containers/s6-overlay (9658b23), and compared with a root folder built
+from them. Before you change the default `gatewayImage`, read them again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 
 from tests.engine.conftest import GATEWAY_IMAGE, Result, passed, run, until
 
-# Dockerfiles of the image and of its base.
+# Set by the Dockerfiles of the image and of its base.
 ENVIRONMENT = {
     "HOME=/root",
     "TERM=xterm",
@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "VIRTUAL_ENV=/lsiopy",
     "PATH=/lsiopy/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
-# apk add of both: GNU's or the original, not busybox's.
+# Installed by apk add of both: GNU's or the original programs, not busybox's.
 INSTALLED = (
     "bash",
     "curl",
@@ -84,7 +84,7 @@ ABSENT = (
     "tini",
     "xz",
 )
-# s6-overlay's, under /command and, by its optional links, on PATH.
+# s6-overlay installs these under /command and, by its optional links, on PATH.
 S6 = (
     "execlineb",
     "s6-envdir",
@@ -98,7 +98,7 @@ S6 = (
     "s6-svscanctl",
     "with-contenv",
 )
-# Owner and mode after the start with PUID and PGID 1000 (init-openssh-server-config).
+# Owner and mode after a start with PUID and PGID 1000 (init-openssh-server-config).
 FILES = {
     "/config": ("755", "1000", "1000"),
     "/config/.ssh": ("700", "1000", "1000"),
@@ -115,7 +115,7 @@ FILES = {
 
 
 class Gateway:
-    """A container of the image that runs with these files in it."""
+    """A running container of the image with these files in it."""
 
     def __init__(self, folder: Path, files: dict[str, str], *options: str) -> None:
         self.name = f"contract-{secrets.token_hex(3)}"
@@ -140,7 +140,7 @@ class Gateway:
         for path, text in files.items():
             place = folder / path.strip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
-            # As the provider uploads it.
+            # Uploaded as the provider does it.
             place.write_text(text)
             place.chmod(0o644)
         if files:
@@ -179,7 +179,7 @@ sleep 1000
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """One that is up, with a custom script, a custom service, and one that is no program."""
+    """A running gateway with a custom script, a custom service, and one that is not a program."""
     made = Gateway(
         tmp_path_factory.mktemp("root"),
         {
@@ -213,7 +213,7 @@ def test_the_image_has_these_programs_and_no_others_that_matter(gateway: Gateway
         assert gateway.sh(f"command -v {name}").returncode != 0, name
     for name in S6:
         assert gateway.sh(f"test -x /command/{name} && command -v {name}").returncode == 0, name
-    # The shell runs its own applets under no other name than those on PATH.
+    # The shell runs its own applets only under names that are on PATH.
     assert "not found" in gateway.sh("PATH=/none; dpkg").stderr
 
 
@@ -275,7 +275,7 @@ def test_sshd_runs_as_the_user_under_upstreams_name_and_logs_to_files(gateway: G
 
 
 def test_a_service_that_is_no_program_is_never_up_and_holds_up_the_end(tmp_path: Path) -> None:
-    """The kernel runs it; the start waits for it without limit, and so does the end."""
+    """The kernel runs the file. The start waits for it without limit, and so does the stop."""
     gateway = Gateway(tmp_path, {"/custom-services.d/bad": "exec sleep 1000\n"})
     try:
         gateway.start()
@@ -292,7 +292,7 @@ def test_a_service_that_is_no_program_is_never_up_and_holds_up_the_end(tmp_path:
 
 
 def test_a_halt_before_sshd_is_up_waits_for_it(tmp_path: Path) -> None:
-    """Without limit: S6_CMD_WAIT_FOR_SERVICES_MAXTIME is 0, and both take one lock."""
+    """The wait has no limit: S6_CMD_WAIT_FOR_SERVICES_MAXTIME is 0, and both use one lock."""
     script = (
         "echo 'NoSuchOption yes' >/config/sshd/sshd_config\n"
         "echo 5 >/run/s6-linux-init-container-results/exitcode\n"
@@ -304,7 +304,7 @@ def test_a_halt_before_sshd_is_up_waits_for_it(tmp_path: Path) -> None:
         assert until(lambda: "halted" in gateway.said(), 30)
         time.sleep(12)
         assert gateway.state()["Running"]
-        # Without the one who holds the lock it ends with the code of the file.
+        # Once nothing holds the lock, it ends with the code in the file.
         passed(gateway.sh("pkill -f '(^|/)s6-rc .*-u '"))
         assert until(lambda: not gateway.state()["Running"], 20)
         assert gateway.state()["ExitCode"] == 5
@@ -317,7 +317,7 @@ def test_it_stops_within_seconds_with_the_code_of_the_file_and_starts_again(
 ) -> None:
     begun = time.monotonic()
     passed(run("docker", "stop", "--time", "30", gateway.name))
-    # s6-overlay gives all processes 3 of them.
+    # s6-overlay gives all processes 3 seconds.
     assert 3 <= time.monotonic() - begun < 25
     assert gateway.state()["ExitCode"] == 0
     gateway.start()

@@ -9,11 +9,11 @@ from pathlib import Path
 from tests.engine.conftest import passed, run
 
 _GRACE_SECONDS = 5
-"""How long the engine waits for a plugin that it has asked to end (pulumi's cmdutil/term.go)."""
+"""How long the engine waits for a plugin that it has asked to stop (pulumi's cmdutil/term.go)."""
 
 
 def test_the_engine_does_not_wait_for_one_started_in_the_background(tmp_path: Path) -> None:
-    """There shells without job control ignore SIGINT, and all that is started inherits it."""
+    """Without job control, background jobs and their children ignore SIGINT."""
     (tmp_path / "Pulumi.yaml").write_text("name: program\nruntime: python\n")
     (tmp_path / "__main__.py").write_text("")
     env = {"PULUMI_BACKEND_URL": f"file://{tmp_path}"}

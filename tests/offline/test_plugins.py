@@ -1,4 +1,4 @@
-"""The stand-in plugins on the real engine: what they refuse, replace, update and leave alone."""
+"""The stand-in plugins on the real engine: what they refuse, replace, update and do not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREAMBLE = "import pulumi, pulumi_docker as docker, pulumi_command as command\n"
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Callable[[str], Result]]:
-    """Runs `pulumi up` of a program's text on the stand-ins; destroys the stack in the end."""
+    """Run `pulumi up` for a program's text on the stand-ins; destroy the stack afterwards."""
     plugins = tmp_path / "bin"
     passed(run(str(ROOT / "offline" / "plugins" / "install"), str(plugins)))
     (tmp_path / "backend").mkdir()
@@ -78,14 +78,14 @@ def test_containers_settle_replace_and_update_as_upstream_does(up: Callable[...,
 
     assert "2 created" in passed(up(program()))
     assert passed(run("docker", "exec", name, "cat", "/etc/up")) == "loaded"
-    # A set in another order is the same set.
+    # A set in another order is equal.
     assert "2 unchanged" in passed(up(program(envs="['B=2', 'A=1']"), "--expect-no-changes"))
     identity = passed(run("docker", "inspect", "--format", "{{.Id}}", name))
     assert "1 updated" in passed(up(program(restart="'always'")))
     assert passed(run("docker", "inspect", "--format", "{{.Id}}", name)) == identity
     assert "+-1 replaced" in passed(up(program(restart="'always'", envs="['A=2']")))
     assert passed(run("docker", "inspect", "--format", "{{.Id}}", name)) != identity
-    # The trap that the program must avoid: never read back, so replaced every time.
+    # The program must avoid this: the provider never reads the value back, so it always replaces.
     trap = program(security_opts="['systempaths=unconfined']")
     passed(up(trap))
     assert "+-1 replaced" in passed(up(trap))

@@ -51,12 +51,12 @@ class Registered:
     name: str
     inputs: dict[str, Any]
     request: Any
-    """The engine's RegisterResourceRequest: protect, parent, provider and the like."""
+    """The engine's RegisterResourceRequest: protect, parent, provider and so on."""
 
 
 @dataclass
 class Run:
-    """What one run of the program registered and exported."""
+    """The resources that one run of the program registered, and its exports."""
 
     resources: dict[str, Registered] = field(default_factory=dict)
     exports: dict[str, Any] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class _RecordingMonitor(MockMonitor):
 
 
 def record(program: Callable[[], Any], result: Run, *, preview: bool = False) -> None:
-    """Run a Pulumi program on mocks; the result has what was registered if it fails, too."""
+    """Run a Pulumi program on mocks; the result has the registered resources even if it fails."""
 
     async def run() -> None:
         reset_options(preview=preview)
@@ -112,7 +112,7 @@ def record(program: Callable[[], Any], result: Run, *, preview: bool = False) ->
             preview=preview,
             monitor=_RecordingMonitor(result),
         )
-        # In place of the mocks' own, which takes no pulumi.run.
+        # Remove the mocks' root resource, so that run_in_stack can make the stack.
         set_root_resource(None)  # type: ignore[arg-type]
         await run_in_stack(program)
         stack = get_root_resource()
@@ -129,7 +129,7 @@ def _run_main() -> None:
 
 @pytest.fixture
 def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
-    """Run __main__.py with CONFIG and the given settings on top; None removes a setting."""
+    """Run __main__.py with CONFIG and the given settings; None removes a setting."""
 
     def run(**settings: Any) -> Run:
         config = {k: v for k, v in {**CONFIG, **settings}.items() if v is not None}

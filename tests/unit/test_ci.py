@@ -1,4 +1,4 @@
-"""The files for each CI, against the schema or the parser of its kind."""
+"""The files for each CI pass the schema or parser of that CI."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STACK = Stack(
 )
 IMAGE = "registry.example.com/team/app"
 
-# What check-jsonschema brings along, by the name of its schema.
+# The CI schemas that check-jsonschema contains, by name.
 SCHEMAS = {
     "gitlab": "gitlab-ci",
     "gitlab-runner": "gitlab-ci",
@@ -46,13 +46,13 @@ SCHEMAS = {
 
 
 def validation(schema: str, *files: Path) -> Result:
-    """What check-jsonschema says of them."""
+    """The output of check-jsonschema for these files."""
     command = ["--builtin-schema", f"vendor.{schema}", *map(str, files)]
     return CliRunner().invoke(check_jsonschema.main, command)
 
 
 def damaged(tree: Any) -> Any:
-    """The same with an object where every kind of CI wants a list or a text."""
+    """The same files with an object where every CI expects a list or text."""
     steps = {"script", "run", "command", "commands", "steps"}
     if isinstance(tree, dict):
         return {k: {"a": 1} if k in steps else damaged(value) for k, value in tree.items()}
@@ -60,7 +60,7 @@ def damaged(tree: Any) -> Any:
 
 
 def written(folder: Path, kind: str) -> dict[str, Path]:
-    """The rendered files of a kind, by their path in the repository."""
+    """The rendered files of one CI, by their path in the repository."""
     files = {path: folder / kind / path for path in ci.KINDS[kind]}
     for path, text in ci.render(kind, STACK, IMAGE).items():
         files[path].parent.mkdir(parents=True, exist_ok=True)

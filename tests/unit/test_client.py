@@ -1,4 +1,4 @@
-"""What python -m client writes and shows, for a stack that exists on paper only."""
+"""The output of python -m client for a stack that is not deployed."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_logins_and_refusals_are_read_from_the_gateway_s_log() -> None:
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """A field as protobuf writes it, of less than 128."""
+    """A field in protobuf's encoding; number and length are below 128."""
     if isinstance(value, int):
         return bytes([number << 3, value])
     return bytes([number << 3 | 2, len(value)]) + value

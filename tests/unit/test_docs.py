@@ -1,4 +1,4 @@
-"""The pages: links lead somewhere, and commands, options and settings exist."""
+"""The pages of the documentation: links work, and commands, options and settings exist."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SPAN = re.compile(r"`([^`]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.*)$", re.MULTILINE)
 _PATH = re.compile(rf"(?<![\w./~-])(?:\.\./)?((?:{_FOLDERS.replace(' ', '|')})/[\w./*-]*)")
-# What is made later, and what stands for any version.
+# Paths that are created later, and placeholders for versions.
 _MADE = re.compile(r"/\.venv|X\.Y\.Z")
 _MAKE = re.compile(r"\bmake ([a-z]+)")
 _CLIENT = re.compile(r"python -m client ([a-z]+)([^\n|#>]*)")
@@ -43,13 +43,13 @@ _CONFIG = re.compile(r"pulumi config (?:set|rm|get) (?:--path |--secret )*'?([A-
 _OUTPUT = re.compile(r"pulumi stack output ([A-Za-z]+)")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
 _OPTION = re.compile(r"(?<!\S)--([a-z-]+)")
-# Of Pulumi, Docker and the stand-in plugins' inputs: camelCase that is none of ours.
+# camelCase names of Pulumi, Docker and the stand-in plugins, which are not settings.
 _FOREIGN = {"memorySwap", "mustRun", "pulumiConfig", "virtualenv"}
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page, and the parts of it that are code."""
+    """A page and the code in it."""
 
     path: Path
     text: str
@@ -74,7 +74,7 @@ class Page:
 
     @property
     def anchors(self) -> set[str]:
-        """Of its headings, as GitHub and GitLab make them."""
+        """The anchors of its headings, as GitHub and GitLab make them."""
         plain = (
             re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", h) for h in _HEADING.findall(self.prose)
         )
@@ -174,7 +174,7 @@ def settings() -> dict[str, str]:
 
 @cache
 def parts() -> set[str]:
-    """The names inside of settings that are maps or lists: their descriptions have them all."""
+    """The names inside settings that are maps or lists; their descriptions must mention all."""
     return set(re.findall(r"[A-Za-z]+", " ".join(settings().values())))
 
 
@@ -183,7 +183,7 @@ _exports: set[str] = set()
 
 @pytest.fixture
 def exports(run_program: Callable[..., Run]) -> set[str]:
-    """All that a stack can export; the program runs once for all pages."""
+    """Everything that a stack can export; the program runs once for all pages."""
     if not _exports:
         hosts = [{"name": name, "host": f"ssh://a@{name}", "hostKey": KEY} for name in ("a", "b")]
         registry = {"host": "a", "name": "10.0.0.5"}
@@ -271,7 +271,7 @@ WRONG: dict[str, str] = {
 
 
 def errors_on_page() -> dict[str, str]:
-    """The first two columns of the tables of docs/settings.md: each setting or message."""
+    """The first two columns of the tables in docs/settings.md: setting or message."""
     rows = re.findall(
         r"^\| `([^`]+)`(?: \(from ssh\))? \| `?([^`|]+)`? \|",
         (ROOT / "docs" / "settings.md").read_text(),
@@ -298,7 +298,7 @@ def test_the_messages_on_the_page_are_those_of_the_program() -> None:
     assert messages
     folders = ("client", "components", "scripts", "review")
     sources = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
-    # Python joins the parts of a long text.
+    # Python joins the parts of a long string.
     text = "".join(
         path.read_text(errors="ignore") for path in sources if "__pycache__" not in path.parts
     )

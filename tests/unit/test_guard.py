@@ -1,4 +1,4 @@
-"""What the guard lets through to the daemon, and how strictly it reads, down to the byte."""
+"""What the guard passes on to the daemon, and how strictly it parses, down to the byte."""
 
 from __future__ import annotations
 
@@ -265,8 +265,8 @@ FORM = "Content-Type: application/x-www-form-urlencoded"
 CHUNKED = "Transfer-Encoding: chunked"
 
 
-# Written by docker-py 7.2.0, aiodocker 0.27.0, dockerode 5 with docker-modem 5.0, docker-java 3.4.2
-# (Testcontainers 1.21.3) and curl 7.88.1, and recorded on the way to a daemon.
+# Requests of docker-py 7.2.0, aiodocker 0.27.0, dockerode 5 with docker-modem 5.0, docker-java
+# 3.4.2 (Testcontainers 1.21.3) and curl 7.88.1, recorded between client and daemon.
 @pytest.mark.parametrize(
     ("lines", "asked", "kind"),
     [
@@ -440,7 +440,7 @@ def test_other_clients_are_refused_by_the_rules_and_not_for_how_they_write(
 
 
 def test_who_sends_a_form_is_told_the_type_to_name() -> None:
-    """curl names a form of itself."""
+    """curl sends its data as a form by default."""
     with pytest.raises(Malformed, match=r"next: .* curl does with -H 'Content-Type: applicat"):
         parse_head(head("POST /build HTTP/1.1", *CURL, "Content-Length: 177", FORM))
 
@@ -480,7 +480,7 @@ def test_a_chunk_that_is_not_plain_ends_the_connection(data: bytes) -> None:
 
 
 def test_whatever_head_is_taken_is_written_as_it_was_understood() -> None:
-    """Seeded: heads made of real ones by chance. What is read of the new head is the same."""
+    """Seeded random changes of real heads. Parsing the rewritten head gives the same request."""
     chance = random.Random(10)
     seeds = [
         head(
@@ -580,7 +580,7 @@ ENTITLED = b"\x4a\x0cnetwork.host"
     [
         solve(b"\x0a\x01a", ENTITLED),
         solve(ENTITLED, b"\x0a\x01a"),
-        # The same field with its number written long, and as 32 bits of a longer one.
+        # The field's number in a longer encoding, and as the low 32 bits of a larger number.
         solve(b"\xca\x00" + ENTITLED[1:]),
         solve(b"\xca\x80\x80\x80\x80\x02" + ENTITLED[1:]),
         solve(b"\x48\x01"),
@@ -642,7 +642,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK"
 async def talk(
     folder: Path, client: Callable[[socket.socket], Awaitable[bytes]], answer: bytes
 ) -> tuple[bytes, bytes]:
-    """What the client heard, and what reached the daemon, which gives this answer to each head."""
+    """What client and daemon received; the daemon answers each head with `answer`."""
     loop, reached = asyncio.get_running_loop(), bytearray()
 
     async def daemon(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -674,7 +674,7 @@ async def all_of(mine: socket.socket) -> bytes:
 
 
 def raw(folder: Path, data: bytes, answer: bytes = OK) -> tuple[bytes, bytes]:
-    """Send these bytes and then the end."""
+    """Send these bytes, then end."""
 
     async def client(mine: socket.socket) -> bytes:
         await asyncio.get_running_loop().sock_sendall(mine, data)
@@ -701,7 +701,7 @@ def test_requests_of_one_connection_are_answered_in_their_order(tmp_path: Path) 
 @pytest.mark.parametrize(
     "data",
     [
-        # The second request hides in the body of the first, for a reader who counts otherwise.
+        # A second request is in the body of the first, for parsers that count differently.
         b"POST /auth HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"0\r\n\r\n" + START,
         b"POST /auth HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 77\r\n\r\n" + START,
@@ -718,7 +718,7 @@ def test_requests_of_one_connection_are_answered_in_their_order(tmp_path: Path) 
     ],
 )
 def test_no_request_is_smuggled(tmp_path: Path, data: bytes) -> None:
-    """The daemon of this test upgrades nothing, whatever it is asked."""
+    """The daemon of this test never upgrades a connection."""
     heard, reached = raw(tmp_path, data)
     assert b"/containers" not in reached
     assert reached.count(b"HTTP/1.1\r\n") <= 1
@@ -740,7 +740,7 @@ SESSION = (
 def test_an_upgrade_with_an_empty_body_in_chunks_reaches_the_daemon_without_one(
     tmp_path: Path,
 ) -> None:
-    """As docker-modem for Node writes it."""
+    """docker-modem for Node writes such a body."""
     heard, reached = raw(tmp_path, SESSION + b"0\r\n\r\nfrom here on a stream", SWITCHED)
     assert reached == (
         b"POST /session HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n"
@@ -780,7 +780,7 @@ def frames(data: bytes) -> list[Frame]:
 
 
 class GrpcClient:
-    """Writes calls as a real client does, with HPACK's memory."""
+    """Writes calls as a real client does, with HPACK's dynamic table."""
 
     def __init__(self) -> None:
         self._encoder = hpack.Encoder()
@@ -803,7 +803,7 @@ class GrpcClient:
 
 
 def grpc(folder: Path, *sent: bytes, upgrade: bool = True) -> tuple[list[Frame], list[Frame]]:
-    """What the client heard and what reached the daemon, as frames, after the upgrade if any."""
+    """What the client and the daemon received, as frames, after the upgrade if there is one."""
 
     async def client(mine: socket.socket) -> bytes:
         loop = asyncio.get_running_loop()
@@ -823,7 +823,7 @@ def grpc(folder: Path, *sent: bytes, upgrade: bool = True) -> tuple[list[Frame],
 
 
 def heads(read: list[Frame]) -> dict[int, dict[bytes, bytes]]:
-    """The heads of calls or answers by number, read with a memory of their own."""
+    """The heads of calls or answers by number, decoded with a dynamic table."""
     decoder = hpack.Decoder()
     return {
         frame.stream: dict(decoder.decode(frame.payload, raw=True))
@@ -833,7 +833,7 @@ def heads(read: list[Frame]) -> dict[int, dict[bytes, bytes]]:
 
 
 def paths(reached: list[Frame]) -> dict[int, str]:
-    """Of each call that the daemon got."""
+    """The path of each call that the daemon received."""
     return {stream: head[b":path"].decode() for stream, head in heads(reached).items()}
 
 
@@ -878,7 +878,7 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade
 @pytest.mark.parametrize(
     "sent",
     [
-        # Again on a number that was refused, or lower, or of the daemon's side.
+        # Reuses a number that was refused, or a lower one, or one of the daemon's.
         [GrpcClient().call(CONTROL + "Prune"), GrpcClient().call(CONTROL + "Info")],
         [Frame(HEADERS, 4, 2, b"").encode()],
         [Frame(CONTINUATION, 4, 1, b"").encode()],
@@ -906,7 +906,7 @@ def test_what_is_no_call_ends_the_connection(tmp_path: Path, sent: list[bytes]) 
 
 
 def test_frames_by_chance_bring_no_refused_call_to_the_daemon(tmp_path: Path) -> None:
-    """Seeded: connections of changed frames."""
+    """Seeded: connections with randomly changed frames."""
     chance = random.Random(12)
     for number in range(150):
         client = GrpcClient()

@@ -1,4 +1,4 @@
-"""docker on a builder's host: what is said when there is no docker, or no host."""
+"""The errors of docker on a builder's host that has no docker or does not answer."""
 
 from __future__ import annotations
 

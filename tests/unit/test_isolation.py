@@ -1,4 +1,4 @@
-"""What each container may do: exact powers, and what must be absent."""
+"""What each container may do: its exact capabilities, and what it must not have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def profile(run: Run) -> Any:
 
 
 def allowed(run: Run) -> set[str]:
-    """The system calls that are allowed whatever their arguments."""
+    """The system calls that are allowed with any arguments."""
     return {
         name for rule in profile(run)["syscalls"] if not rule.get("args") for name in rule["names"]
     }
@@ -58,7 +58,7 @@ def test_only_the_daemon_is_privileged_and_only_when_told_to(run_program: Progra
 def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: Program) -> None:
     daemon = run_program()["builder-daemon"].inputs
     assert daemon["capabilities"] == {
-        # All but the first two are root's, whose part ends within seconds of the start.
+        # All but the first two are for root's script, which ends seconds after the start.
         "adds": [
             *("CAP_SETUID", "CAP_SETGID"),
             *("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETPCAP", "CAP_SETFCAP"),
@@ -102,14 +102,14 @@ def test_the_profile_allows_namespaces_and_no_way_into_the_kernel(run_program: P
 def test_no_socket_goes_past_the_network_namespace(run_program: Program) -> None:
     rules = [rule for rule in profile(run_program())["syscalls"] if rule["names"] == ["socket"]]
     tests = {(arg["op"], arg["value"]) for rule in rules for arg in rule["args"]}
-    # AF_ALG is 38, AF_VSOCK 40.
+    # 38 is AF_ALG, 40 is AF_VSOCK.
     assert tests == {("SCMP_CMP_LT", 38), ("SCMP_CMP_EQ", 39), ("SCMP_CMP_GT", 40)}
 
 
 def test_a_change_of_the_mode_replaces_the_daemon_and_nothing_else_does(
     run_program: Program,
 ) -> None:
-    """The provider never reads `systempaths` back: the label is compared in its place."""
+    """The provider never reads `systempaths` back, so the label is compared in its place."""
     unprivileged, privileged = run_program(), run_program(isolation="privileged")
     assert list(unprivileged["builder-daemon"].request.ignoreChanges) == ["securityOpts"]
     assert label(unprivileged) == label(run_program()) != label(privileged)

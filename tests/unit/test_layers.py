@@ -1,4 +1,4 @@
-"""Which part of components/ may import which: only parts of a lower floor, never a sibling."""
+"""Parts of components/ import only parts of a lower layer, never a sibling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOORS = (
 
 
 def imports() -> dict[str, set[str]]:
-    """For each part of components/ the parts that it imports, itself left out."""
+    """The parts that each part of components/ imports, without itself."""
     found: dict[str, set[str]] = {}
     folder = ROOT / "components"
     for file in folder.rglob("*.py"):

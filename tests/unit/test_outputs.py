@@ -1,4 +1,4 @@
-"""Settings that are Outputs of a machine which the same program makes."""
+"""Settings that are Outputs of a machine which the same program creates."""
 
 from __future__ import annotations
 

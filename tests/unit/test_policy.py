@@ -1,4 +1,4 @@
-"""Each rule of the policy pack, with what it lets pass and what it does not."""
+"""Each rule of the policy pack, with examples that pass and that violate it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the program declares: exact resources and inputs, and what must be absent."""
+"""The resources that the program declares: their exact inputs, and what must be absent."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_the_janitor_sees_the_disk_and_the_api_and_no_more(
 def test_the_kernel_can_run_whatever_is_uploaded_as_a_program(
     run_program: Program, settings: dict[str, str]
 ) -> None:
-    """s6 runs a service (custom-services.d) as a program, by its first line alone."""
+    """s6 runs a service (custom-services.d) as a program, only by its first line."""
     programs = {
         f"{name} {path}": upload["content"]
         for name, resource in run_program(**settings).resources.items()

@@ -1,4 +1,4 @@
-"""scripts/release on real clones of this tree: what it checks, and the tag that it creates."""
+"""scripts/release on real clones of this tree: its checks, and the tag that it creates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def git(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files of this tree, as they are now, in a repository of their own."""
+    """A repository with the tracked files of this tree as they are now."""
     folder = tmp_path_factory.mktemp("source")
     listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in listed.split("\0")[:-1]:
@@ -38,7 +38,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Clone:
-    """A clone of it."""
+    """A clone of that repository."""
 
     def __init__(self, source: Path, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class Clone:
         path.write_text(text.replace(old, new, 1))
 
     def prepare(self, version: str) -> None:
-        """What CONTRIBUTING.md asks for before a release."""
+        """The steps that CONTRIBUTING.md requires before a release."""
         self.replace("pyproject.toml", f'version = "{version_of(ROOT)}"', f'version = "{version}"')
         self.replace(
             "CHANGELOG.md",
@@ -77,7 +77,7 @@ class Clone:
         )
 
     def refused(self) -> str:
-        """The errors; fails if the release is not refused."""
+        """The errors of a refused release; fails if the release succeeds."""
         done = self.release("--tag")
         assert done.returncode == 1, done.stdout
         assert not git(self.folder, "tag", "--list")

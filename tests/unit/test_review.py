@@ -1,4 +1,4 @@
-"""The page that a preview makes for people, and which stacks a change affects."""
+"""The page that shows a preview to reviewers, and the stacks that a change affects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def step(
     new: dict[str, Any] | None,
     **state: Any,
 ) -> dict[str, Any]:
-    """One step as Pulumi prints it; `old` and `new` are inputs, `state` stands beside them."""
+    """One step as Pulumi prints it; `old` and `new` are inputs, `state` is stored next to them."""
     urn = f"{BUILDER_URN.rsplit('::', 2)[0]}::{BUILDER}${type_}::builder-{role}"
     about = {"urn": urn, "type": type_, "parent": BUILDER_URN, **state}
     return {
@@ -45,7 +45,7 @@ def step(
 
 
 def plan(old: dict[str, Any] | None, new: dict[str, Any], *steps: dict[str, Any]) -> Plan:
-    """A plan that changes the settings of the builder from `old` to `new`."""
+    """A plan that changes the builder's settings from `old` to `new`."""
     about = {"urn": BUILDER_URN, "type": BUILDER, "parent": STACK_URN}
     component = {
         "op": "update",
@@ -92,7 +92,7 @@ def test_nothing_in_a_value_ends_the_table_the_code_or_the_block() -> None:
 
 
 def test_what_has_no_part_in_the_page_is_not_in_it() -> None:
-    """Inputs of containers are never shown, whether Pulumi masks them or not."""
+    """The page never shows inputs of containers, whether Pulumi masks them or not."""
     secret = {"uploads": [{"file": "/k", "content": "hunter2"}], "envs": ["PASSWORD=hunter2"]}
     gateway = step("replace", CONTAINER, "gateway", {**secret, "envs": []}, secret)
     shown = page("dev", plan({"keys": [ADA]}, {"keys": [ADA]}, gateway))

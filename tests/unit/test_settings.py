@@ -1,4 +1,4 @@
-"""Every wrong setting is named with its value and the way out, all of them at once."""
+"""Each wrong setting is reported with its value and the next step, all at once."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_the_schema_in_pulumi_yaml_and_the_settings_agree() -> None:
 
 
 def test_the_engine_and_a_program_get_the_same_defaults() -> None:
-    """The engine fills them in as text; a program that declares a component leaves them out."""
+    """The engine passes the defaults as text; a program that declares a component omits them."""
     schema = yaml.safe_load(Path(ROOT, "Pulumi.yaml").read_text())["config"]
     text = {
         name: d if isinstance(d := declared["default"], str) else json.dumps(d)

@@ -1,4 +1,4 @@
-"""How Pulumi's answers and failures reach people; a shell script stands in for its CLI."""
+"""How users see Pulumi's results and failures; a shell script replaces its CLI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Install = Callable[[str], Path]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Put a `pulumi` of this script on PATH; returns the file with the words of each call."""
+    """Put a `pulumi` with this script on PATH; return the file that records each call."""
     calls = tmp_path / "calls"
 
     def install(script: str) -> Path:

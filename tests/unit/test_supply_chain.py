@@ -1,4 +1,4 @@
-"""Images by digest, bills of materials and the audit: what does not need Docker."""
+"""Images by digest, bills of materials and the audit: the parts that need no Docker."""
 
 from __future__ import annotations
 

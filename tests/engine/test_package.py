@@ -22,6 +22,7 @@ from tests.engine.conftest import (
     passed,
     run,
 )
+from tests.engine.test_fleet import REGISTRY_IMAGE
 
 
 class YamlProgram:
@@ -79,10 +80,37 @@ def program(tmp_path: Path) -> Iterator[YamlProgram]:
     passed(program.pulumi("destroy", "--yes", "--skip-preview"))
 
 
+@pytest.fixture
+def upstream() -> Iterator[str]:
+    """A registry for a mirror to ask, at an address of this machine that containers reach."""
+    form = "{{(index .IPAM.Config 0).Gateway}}"
+    address = passed(run("docker", "network", "inspect", "bridge", "--format", form)).strip()
+    place = f"{address}:{free_port()}"
+    publish = ("--detach", "--publish", f"{place}:5000")
+    container = passed(run("docker", "run", *publish, REGISTRY_IMAGE)).strip()
+    yield f"http://{place}"
+    run("docker", "rm", "--force", "--volumes", container)
+
+
 def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
-    program: YamlProgram,
+    program: YamlProgram, upstream: str
 ) -> None:
     host = program.output_of_a_command("machine", "unix:///var/run/docker.sock")
+    port = free_port()
+    program.program["resources"]["cache"] = {
+        "type": "docker-build-machine:Registry",
+        "properties": {
+            "host": host,
+            "name": "cache.example",
+            "address": "127.0.0.1",
+            "port": port,
+            "mirrorPort": free_port(),
+            "image": REGISTRY_IMAGE,
+            "upstream": upstream,
+        },
+    }
+    parts = ("store", "mirror", "ca", "certificate", "key")
+    program.set(registryClient={part: f"${{cache.{part}}}" for part in parts})
     key = program.output_of_a_command("key", "ssh-ed25519 AAAA")
     program.set(host=host, keys=[{"name": "ada", "publicKey": key}])
 
@@ -92,8 +120,8 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
     # What is known by now is wrong, and nothing of it gets to the host.
     said = program.pulumi("up", "--yes", "--skip-preview")
     assert said.returncode != 0
-    assert "keys[0].publicKey = 'ssh-ed25519 AAAA' is cut short" in said.stdout
-    assert "docker:index:" not in said.stdout
+    assert "keys[0].publicKey = 'ssh-ed25519 AAAA' is cut short" in said.stdout, said.stdout
+    assert " builder-" not in said.stdout
 
     program.output_of_a_command("key", program.public_key)
     program.set()
@@ -115,18 +143,22 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
         input="GET /_ping HTTP/1.0\r\n\r\n",
     )
     assert "200 OK" in pong.stdout
+    certificates = f"/etc/docker-build-machine/docker/certs.d/cache.example:{port}"
+    listed = passed(run("docker", "exec", "yaml-builder-daemon", "ls", certificates))
+    assert listed.split() == ["ca.crt", "client.cert", "client.key"]
+    assert "PRIVATE KEY" not in passed(program.pulumi("stack", "export"))
     said = program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
     assert "unchanged" in passed(said)
 
     # Plans, rules and drift are this repository's, for a program that is not.
     assert "### Stack `yaml`" in passed(program.review("preview"))
-    assert "The host is as the stack says" in passed(program.review("drift"))
     passed(run("docker", "rm", "--force", "yaml-builder-janitor"))
     drifted = program.review("drift")
     assert drifted.returncode == 1
-    assert "- `builder-janitor` " in drifted.stdout
+    (found,) = [line for line in drifted.stdout.splitlines() if line.startswith("- ")]
+    assert found.startswith("- `builder-janitor` ")
     passed(program.review("drift", "--fix"))
-    passed(program.review("drift"))
+    assert "The host is as the stack says" in passed(program.review("drift"))
 
 
 def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) -> None:

@@ -122,6 +122,65 @@ func (h *host) Run(ctx context.Context, req *pulumirpc.RunRequest) (*pulumirpc.R
 	return &pulumirpc.RunResponse{}, nil
 }
 
+// Link makes the program use the generated packages from their folders.
+func (h *host) Link(ctx context.Context, req *pulumirpc.LinkRequest) (*pulumirpc.LinkResponse, error) {
+	folder := req.GetInfo().GetProgramDirectory()
+	var used []string
+	for _, dependency := range req.GetPackages() {
+		place := "./" + dependency.GetPath()
+		switch h.language {
+		case "go":
+			said, err := inFolder(ctx, filepath.Join(folder, place), "go", "list", "-m")
+			if err != nil {
+				return nil, err
+			}
+			module := strings.TrimSpace(string(said))
+			if _, err := inFolder(ctx, folder, "go", "mod", "edit",
+				"-require="+module+"@v0.0.0", "-replace="+module+"="+place); err != nil {
+				return nil, err
+			}
+			used = append(used, module)
+		case "nodejs":
+			name := "@pulumi/" + dependency.GetPackage().GetName()
+			if _, err := inFolder(ctx, folder, "npm", "pkg", "set", "dependencies."+name+"=file:"+place); err != nil {
+				return nil, err
+			}
+			used = append(used, name)
+		default:
+			return nil, fmt.Errorf("%s programs have a host of their own", h.language)
+		}
+	}
+	return &pulumirpc.LinkResponse{ImportInstructions: "import " + strings.Join(used, ", ")}, nil
+}
+
+// InstallDependencies brings what the program's own file of dependencies names.
+func (h *host) InstallDependencies(
+	req *pulumirpc.InstallDependenciesRequest,
+	stream grpc.ServerStreamingServer[pulumirpc.InstallDependenciesResponse],
+) error {
+	command := []string{"go", "mod", "tidy"}
+	if h.language == "nodejs" {
+		command = []string{"npm", "install", "--no-audit", "--no-fund"}
+	}
+	said, err := inFolder(stream.Context(), req.GetInfo().GetProgramDirectory(), command...)
+	if err != nil {
+		return err
+	}
+	return stream.Send(&pulumirpc.InstallDependenciesResponse{Stdout: said})
+}
+
+// inFolder is the standard output of a command; its error has what the command wrote otherwise.
+func inFolder(ctx context.Context, folder string, words ...string) ([]byte, error) {
+	command := exec.CommandContext(ctx, words[0], words[1:]...)
+	command.Dir = folder
+	said, err := command.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return nil, fmt.Errorf("%s: %w: %s", strings.Join(words, " "), err, exit.Stderr)
+	}
+	return said, err
+}
+
 func (h *host) GeneratePackage(
 	_ context.Context, req *pulumirpc.GeneratePackageRequest,
 ) (*pulumirpc.GeneratePackageResponse, error) {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import runpy
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,8 @@ import pulumi
 import pytest
 import yaml
 
-from tests.engine.conftest import (
-    DAEMON_IMAGE,
-    GATEWAY_IMAGE,
-    PING,
-    ROOT,
-    free_port,
-    make_key,
-    passed,
-    run,
-)
-from tests.engine.hosts import agent_with
+from tests.engine import tree
+from tests.engine.conftest import ROOT, make_key, passed, run
 from tests.unit.conftest import KEY, PRIVATE_KEY
 
 EXAMPLES = ROOT / "examples"
@@ -187,33 +180,6 @@ def test_go(tmp_path: Path, path: str) -> None:
     assert declares_a_builder(example)
 
 
-def test_a_machine_and_its_builder_in_one_program(tmp_path: Path, new_example: NewExample) -> None:
-    example = new_example("machine")
-    images = f'daemon_image="{DAEMON_IMAGE}", gateway_image="{GATEWAY_IMAGE}"'
-    options = f'{images}, cache_size="5GB", keep_cache=False, ssh_port={free_port()}, '
-    example.replace("__main__.py", "    keys=", f"    {options}keys=")
-    operator = make_key(tmp_path / "operator")
-    example.init(operatorKey=operator, port=str(free_port()))
-    with agent_with(tmp_path / "operator", tmp_path) as agent:
-        example.env["SSH_AUTH_SOCK"] = agent
-        # Nothing of the machine is there, and all is planned.
-        assert "builder-readiness" in example.pulumi("preview")
-        try:
-            example.pulumi("up", "--yes", "--skip-preview")
-            config = tmp_path / "ssh_config"
-            config.write_text(
-                f"IdentityFile {example.folder}/ada\nIdentitiesOnly yes\n"
-                + example.pulumi("stack", "output", "sshConfig")
-            )
-            ssh = ("ssh", "-F", str(config), "-S", "none", "example-builder")
-            assert "200 OK" in passed(run(*ssh, input=PING))
-            unchanged = example.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
-            assert "unchanged" in unchanged
-        finally:
-            example.pulumi("destroy", "--yes", "--skip-preview")
-    assert not (example.folder / "sshd" / "pid").exists()
-
-
 class Cloud(pulumi.runtime.Mocks):
     """Hetzner Cloud with one server, and a provider of keys."""
 
@@ -257,41 +223,35 @@ def test_a_cloud_server_and_its_builder_in_one_program(
     assert cloud.inputs["installed"]["environment"] == {"ADDRESS": "192.0.2.7", "HOST_KEY": KEY}
 
 
-def test_a_builder_for_each_team_of_a_list(tmp_path: Path) -> None:
-    teams: dict[str, Any] = {
-        team: {
-            "sshAddress": "127.0.0.1",
-            "sshPort": free_port(),
-            "keys": [{"name": "ada", "publicKey": make_key(tmp_path / team)}],
-            "daemonImage": DAEMON_IMAGE,
-            "gatewayImage": GATEWAY_IMAGE,
-            "cacheSize": "5GB",
-            "keepCache": False,
-        }
-        for team in ("web", "data")
-    }
-    (tmp_path / "teams.yaml").write_text(yaml.safe_dump(teams))
-    (tmp_path / "backend").mkdir()
-    env = {**ENV, "PULUMI_BACKEND_URL": f"file://{tmp_path}/backend"}
-    example = (sys.executable, str(EXAMPLES / "teams.py"), str(tmp_path / "teams.yaml"))
-    try:
-        told = passed(run(*example, env=env))
-        for team, other in (("web", "data"), ("data", "web")):
-            port = teams[team]["sshPort"]
-            assert f"{team}: DOCKER_HOST=ssh://builder@127.0.0.1:{port}\n" in told
-            outputs = passed(
-                run("pulumi", "stack", "output", "--json", "-s", team, cwd=tmp_path, env=env)
-            )
-            config = tmp_path / f"{team}.config"
-            config.write_text(f"IdentitiesOnly yes\n{json.loads(outputs)['sshConfig']}")
-            ssh = ("ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes")
-            builder = f"{team}-builder"
-            assert "200 OK" in passed(run(*ssh, "-i", str(tmp_path / team), builder, input=PING))
-            assert run(*ssh, "-i", str(tmp_path / other), builder, input=PING).returncode != 0
-        again = passed(run(*example, env=env))
-        assert "created" not in again
-        assert "updated" not in again
-    finally:
-        passed(run(*example, "destroy", env=env))
-    left = "label=docker-build-machine.owner=teams/web/builder"
-    assert not passed(run("docker", "ps", "--all", "--quiet", "--filter", left))
+def test_pulumi_package_add_and_install(tmp_path: Path, path: str) -> None:
+    """From a clone in a folder: an address of git is one of a server with HTTPS."""
+    clone, program = tmp_path / "clone", tmp_path / "program"
+    tree.copy_to(clone)
+    venv = clone / ".venv"
+    passed(run(sys.executable, "-m", "venv", "--without-pip", str(venv)))
+    (sites,) = venv.glob("lib/python*/site-packages")
+    (sites / "tests.pth").write_text(sysconfig.get_path("purelib"))
+    program.mkdir()
+    (program / "main.go").write_text((EXAMPLES / "go" / "main.go").read_text())
+    project = yaml.safe_load((EXAMPLES / "go" / "Pulumi.yaml").read_text())
+    del project["packages"]
+    (program / "Pulumi.yaml").write_text(yaml.safe_dump(project))
+    sdk = "github.com/pulumi/pulumi/sdk/v3"
+    version = re.search(rf"{sdk} (v\S+)", (EXAMPLES / "go" / "go.mod").read_text())
+    assert version
+    (program / "go.mod").write_text(f"module p\n\ngo 1.25\n\nrequire {sdk} {version[1]}\n")
+    env = {**ENV, "PATH": path}
+    for plugin, number in (("docker", "5.2.0"), ("command", "1.2.1")):
+        if stand_in := shutil.which(f"pulumi-resource-{plugin}"):
+            env["PULUMI_HOME"] = str(tmp_path / "home")
+            words = ("pulumi", "plugin", "install", "resource", plugin, number, "--file", stand_in)
+            passed(run(*words, env=env))
+    add = ("pulumi", "--non-interactive", "package", "add", "../clone/package")
+    passed(run(*add, cwd=program, env=env))
+    project = yaml.safe_load((program / "Pulumi.yaml").read_text())
+    assert project["packages"] == {"docker-build-machine": "../clone/package"}
+    passed(run("go", "vet", ".", cwd=program, env=env))
+    # Whoever clones the program has no sdks/.
+    shutil.rmtree(program / "sdks")
+    passed(run("pulumi", "--non-interactive", "install", cwd=program, env=env))
+    passed(run("go", "vet", ".", cwd=program, env=env))

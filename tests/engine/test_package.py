@@ -177,6 +177,33 @@ def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) 
     assert ".py" not in said.stdout + said.stderr
 
 
+def test_a_fleet_on_machines_that_are_not_there_yet_is_planned(tmp_path: Path) -> None:
+    program = YamlProgram(tmp_path)
+    settings = program.program["resources"].pop("builder")["properties"]
+    hosts: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "host": program.output_of_a_command(f"{name}-host", "ssh://root@vm.example"),
+            "hostKey": program.output_of_a_command(f"{name}-key", program.public_key),
+            "labels": {"disk": "fast"},
+        }
+        for name in ("eu1", "arm")
+    ]
+    program.program["resources"]["fleet"] = {
+        "type": "docker-build-machine:Fleet",
+        "properties": {"keys": settings["keys"], "hosts": hosts},
+    }
+    program.program["outputs"] = {"first": "${fleet.builders[0].dockerHost}"}
+    (tmp_path / "Pulumi.yaml").write_text(yaml.safe_dump(program.program))
+    planned = json.loads(passed(program.pulumi("preview", "--json")))
+    names = {step["urn"].split("::")[-1] for step in planned["steps"]}
+    assert {"fleet-eu1-readiness", "fleet-arm-readiness"} <= names
+    hosts[0]["weight"] = 0
+    (tmp_path / "Pulumi.yaml").write_text(yaml.safe_dump(program.program))
+    said = program.pulumi("preview")
+    assert "hosts[0].weight = '0' must be a whole number from 1 to 100" in said.stdout
+
+
 def test_other_settings_are_no_outputs(tmp_path: Path) -> None:
     program = YamlProgram(tmp_path)
     program.set(cacheSize=program.output_of_a_command("size", "20GB"))

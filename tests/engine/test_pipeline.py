@@ -160,19 +160,18 @@ def test_the_policy_pack_holds_up_a_stack_that_breaks_it(
         "    docker.ContainerVolumeArgs(host_path=socket, container_path=socket)])\n"
     )
     env = {**repository.builder.env, "PULUMI_BACKEND_URL": f"file://{tmp_path}"}
-    passed(run("pulumi", "--non-interactive", "stack", "init", "eve", cwd=tmp_path, env=env))
-    said = run(
-        "pulumi",
-        "--non-interactive",
-        "preview",
-        "--policy-pack",
-        str(ROOT / "policy"),
-        cwd=tmp_path,
-        env=env,
-    )
+    pulumi = ("pulumi", "--non-interactive")
+    preview = (*pulumi, "preview", "--policy-pack", str(ROOT / "policy"))
+    passed(run(*pulumi, "stack", "init", "eve", cwd=tmp_path, env=env))
+    said = run(*preview, cwd=tmp_path, env=env)
     assert said.returncode != 0
     for rule in ("nothing-of-the-host-is-mounted", "privileged-where-declared"):
         assert f"[mandatory]  {rule}  (docker:index:Container: eve)" in said.stdout
+
+    # In another program the pack is for what belongs to a builder.
+    (tmp_path / "Pulumi.yaml").write_text("name: other\nruntime: python\n")
+    passed(run(*pulumi, "stack", "init", "eve", cwd=tmp_path, env=env))
+    assert "docker-build-machine@v" in passed(run(*preview, cwd=tmp_path, env=env))
 
 
 def test_up_applies_the_change_and_then_there_is_no_drift(repository: Repository) -> None:

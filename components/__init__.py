@@ -1,4 +1,4 @@
-"""The builder: a rootless Docker daemon behind an SSH gateway, as one Pulumi component."""
+"""Pulumi components: a rootless Docker daemon behind an SSH gateway, many of them, a registry."""
 
 from components.arguments import BuilderArgs, FleetArgs, RegistryArgs
 from components.builder import DockerBuilder

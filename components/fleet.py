@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 import pulumi
+from pydantic.alias_generators import to_camel
 
 from components.arguments import BuilderArgs, FleetArgs, FleetBuilder
 from components.builder import DockerBuilder
@@ -55,7 +56,10 @@ class Fleet(pulumi.ComponentResource):
         opts = copy.copy(opts or pulumi.ResourceOptions())
         # Of the component itself it would hold up the host keys, and with them every output.
         before, opts.depends_on = opts.depends_on, None
-        super().__init__("docker-build-machine:index:Fleet", name, given.arguments, opts)
+        # What is of one builder alone stays out.
+        names = {to_camel(field) for field in FleetArgs.__annotations__}
+        inputs = {n: value for n, value in given.arguments.items() if n in names}
+        super().__init__("docker-build-machine:index:Fleet", name, inputs, opts)
         builders = declare_builders(
             name,
             given,

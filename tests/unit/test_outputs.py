@@ -212,6 +212,8 @@ def test_a_fleet_is_the_stacks_builders_below_one_component(run_program: RunProg
         if resource.type != "pulumi:pulumi:Stack":
             assert seen[name].inputs == resource.inputs, name
     assert seen["builder-arm"].request.parent.endswith("index:Fleet::builder")
+    assert seen["builder"].inputs["hosts"][1]["name"] == "arm"
+    assert not {"host", "platforms", "registry", "registryImage"} & set(seen["builder"].inputs)
     assert seen.exports["builders"] == expected.exports["builders"]
     named = expected.exports["buildxCreate"].replace("--name dev ", "--name dev-builder ")
     assert seen.exports["buildxCreate"] == named.replace("--node dev-", "--node dev-builder-")

@@ -44,8 +44,6 @@ def test_a_machine_and_its_builder_in_one_program(tmp_path: Path, new_example: N
             )
             ssh = ("ssh", "-F", str(config), "-S", "none", "example-builder")
             assert "200 OK" in passed(run(*ssh, input=PING))
-            unchanged = example.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
-            assert "unchanged" in unchanged
         finally:
             example.pulumi("destroy", "--yes", "--skip-preview")
     assert not (example.folder / "sshd" / "pid").exists()
@@ -82,9 +80,6 @@ def test_a_builder_for_each_team_of_a_list(tmp_path: Path) -> None:
             builder = f"{team}-builder"
             assert "200 OK" in passed(run(*ssh, "-i", str(tmp_path / team), builder, input=PING))
             assert run(*ssh, "-i", str(tmp_path / other), builder, input=PING).returncode != 0
-        again = passed(run(*example, env=env))
-        assert "created" not in again
-        assert "updated" not in again
     finally:
         passed(run(*example, "destroy", env=env))
     left = "label=docker-build-machine.owner=teams/web/builder"

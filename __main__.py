@@ -9,14 +9,14 @@ from components.fleet import builder_entries, declare_builders, fleet_exports, l
 
 given = load_settings()
 settings = given.known
-asked = settings.placed_registry
+request = settings.placed_registry
 registry = None
-if asked:
-    registry = Registry("registry", cast("RegistryArgs", asked.arguments), on_host=False)
+if request:
+    registry = Registry("registry", cast("RegistryArgs", request.arguments), on_host=False)
 builders = declare_builders("builder", given, registry.client if registry else None)
-if registry and asked:
+if registry and request:
     # A cache that may fail comes last on its host, and holds up no builder.
-    registry.declare_on_host(last_on(asked.host, settings, builders))
+    registry.declare_on_host(last_on(request.host, settings, builders))
 entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)

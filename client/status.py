@@ -173,7 +173,7 @@ def gather(stack: Stack) -> Status:
     inspected = {
         entry["Name"].removeprefix(f"/{alias}-"): entry
         for entry in json.loads(
-            host.said("container", "inspect", *(f"{alias}-{role}" for role in roles))
+            host.output("container", "inspect", *(f"{alias}-{role}" for role in roles))
         )
     }
     containers = {role: _state(inspected[role]) for role in roles}
@@ -185,7 +185,7 @@ def gather(stack: Stack) -> Status:
 
     def printed(*words: str) -> str:
         try:
-            return host.said(*words)
+            return host.output(*words)
         except HostError as error:
             notices.append(str(error))
             return ""

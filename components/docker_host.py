@@ -152,7 +152,7 @@ class HostDocker:
             raise HostError(f"{_errors(result)}\n{self.host.unreachable}")
         return result
 
-    def said(self, *words: str, stdin: bytes = b"") -> str:
+    def output(self, *words: str, stdin: bytes = b"") -> str:
         """The standard output of docker. Raises HostError, with docker's errors, when it fails."""
         result = self.run(*words, stdin=stdin)
         if result.returncode:

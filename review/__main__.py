@@ -128,7 +128,7 @@ def _repair(
     for host, of_host in by_host:
         for command in repairs(stack, of_host, []):
             if command[0] == "docker":
-                host.said(*command[1:])
+                host.output(*command[1:])
     found = [drift for _, of_host in by_host for drift in of_host]
     for command in repairs(stack, found, for_pulumi):
         if command[0] == "pulumi" and run(command[1:], folder, show=True).failure:

@@ -59,7 +59,7 @@ class Drift:
 def drift_of(builder: BuilderState) -> list[Drift]:
     """Everything that differs. Raises HostError when the host does not answer."""
     host = HostReader(builder.host)
-    host.said("version")
+    host.output("version")
     found: list[Drift] = []
     for role, child in builder.children.items():
         if child.type == VOLUME:
@@ -210,7 +210,7 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
 
     def options(file: str, stdin: bytes = b"") -> dict[str, str]:
         found: dict[str, str] = {}
-        lines = host.said(*as_root, *test, file, stdin=stdin).splitlines()
+        lines = host.output(*as_root, *test, file, stdin=stdin).splitlines()
         for keyword, _, value in sorted(line.partition(" ") for line in lines):
             # Releases after 10.3 print some of them as sshd_config(5) writes them.
             option = keyword.lower()
@@ -228,7 +228,7 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
             yield Drift(gateway.name, what, replace=replace)
     # It is in a tmpfs, where docker cp sees nothing.
     script = f"[ ! -e {_HOST_KEY} ] || cat {_HOST_KEY}"
-    there = host.said(*as_root, "sh", "-c", script).encode()
+    there = host.output(*as_root, "sh", "-c", script).encode()
     meant = _upload(gateway, f"{_LIBRARY}/host_key")
     if there != meant:
         what = f"sshd's host key is {_hash(there)}, expected {_hash(meant)}"
@@ -238,7 +238,7 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
 def _dockerd(host: HostReader, daemon: Managed, replace: tuple[str, ...]) -> Iterator[Drift]:
     """What dockerd reports, against its configuration file in the state."""
     as_user = ("exec", "--user", "1000:1000", daemon.inputs["name"])
-    info = json.loads(host.said(*as_user, "docker", "info", "--format", "{{json .}}"))
+    info = json.loads(host.output(*as_user, "docker", "info", "--format", "{{json .}}"))
     config = json.loads(_upload(daemon, _DOCKERD_CONFIG))
     registries = info.get("RegistryConfig") or {}
     indexes = registries.get("IndexConfigs") or {}

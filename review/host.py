@@ -43,7 +43,7 @@ class HostReader(HostDocker):
         every = ["--all"] if kind == "container" else []
         form = "{{.Names}}" if kind == "container" else "{{.Name}}"
         return set(
-            self.said(kind, "ls", *every, "--filter", f"label={label}", "--format", form).split()
+            self.output(kind, "ls", *every, "--filter", f"label={label}", "--format", form).split()
         )
 
     def file(self, container: str, path: str) -> File | None:

@@ -214,9 +214,9 @@ class Builder:
 
     def up(self, *options: str) -> str:
         """Deploy, write the client's ssh configuration, and return Pulumi's output."""
-        said = passed(self.pulumi("up", *options))
+        output = passed(self.pulumi("up", *options))
         self.write_ssh_config()
-        return said
+        return output
 
     def write_ssh_config(self) -> None:
         """Write the exported configuration, with Ada's key only; control sockets are next to it."""
@@ -332,14 +332,14 @@ class Builder:
 
     def who(self) -> str:
         """The connected clients, as the gateway lists them."""
-        said = passed(run("docker", "exec", self.container("gateway"), "session-monitor", "who"))
-        return said.split("lately")[0]
+        output = passed(run("docker", "exec", self.container("gateway"), "session-monitor", "who"))
+        return output.split("lately")[0]
 
     def audit(self) -> list[str]:
         """The lines of the gateway's log about logins, refusals and closings."""
-        said = passed(run("docker", "logs", self.container("gateway")))
+        output = passed(run("docker", "logs", self.container("gateway")))
         events = (" login ", " refused ", " closed ")
-        return [line for line in said.splitlines() if any(event in line for event in events)]
+        return [line for line in output.splitlines() if any(event in line for event in events)]
 
     def ping(self, key: str = "ada") -> Result:
         """A Docker API ping through the gateway, without docker CLI."""

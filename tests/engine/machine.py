@@ -104,16 +104,16 @@ def acceleration() -> tuple[str, ...]:
     ) as qemu:
         assert qemu.stdout
         os.set_blocking(qemu.stdout.fileno(), False)
-        said = b""
+        output = b""
 
         def speaks() -> bool:
-            nonlocal said
-            said += (qemu.stdout.read() if qemu.stdout else b"") or b""
-            return b"Linux version" in said or qemu.poll() is not None
+            nonlocal output
+            output += (qemu.stdout.read() if qemu.stdout else b"") or b""
+            return b"Linux version" in output or qemu.poll() is not None
 
         until(speaks, 15)
         qemu.kill()
-    return _KVM if b"Linux version" in said else _EMULATED
+    return _KVM if b"Linux version" in output else _EMULATED
 
 
 def processors() -> str:

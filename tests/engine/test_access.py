@@ -198,7 +198,7 @@ def test_the_host_key_is_rotated_while_clients_accept_both(builder: Builder) -> 
         """A ping by a client with only these lines of known_hosts."""
         path = builder.folder / "known_hosts"
         path.write_text(known)
-        asked = run(
+        request = run(
             "ssh",
             "-F",
             "none",
@@ -212,7 +212,7 @@ def test_the_host_key_is_rotated_while_clients_accept_both(builder: Builder) -> 
             builder.output("sshDestination"),
             input=PING,
         )
-        return asked.stdout + asked.stderr
+        return request.stdout + request.stderr
 
     gateway = builder.container_id("gateway")
     old = builder.output("knownHosts")

@@ -110,10 +110,10 @@ def seen(builders: dict[str, Builder]) -> dict[str, dict[str, str]]:
                 ADDRESSES=" ".join([*addresses(neighbour), addresses(builder)[1]]),
             )
             passed(neighbour.in_daemon("touch", f"{DATA_DIRECTORY}/{neighbour.stack}"))
-            said = passed(
+            output = passed(
                 builder.docker("run", "--rm", *EVERYTHING, BASE_IMAGE, "sh", "-c", text)
             ).splitlines()
-            outcomes = dict(line.split(" ", 2)[:2] for line in said if line[:1].isdigit())
+            outcomes = dict(line.split(" ", 2)[:2] for line in output if line[:1].isdigit())
             for number, attack in enumerate(ATTACKS):
                 found[attack.name][mode] = outcomes[str(number)]
     finally:
@@ -178,8 +178,8 @@ def neighbour(process: str, address: str, *others: str) -> Iterator[IO[str]]:
         for other in others:
             ip("-n", name, "addr", "add", f"{other}/32", "dev", f"{name}b")
             beside("route", "add", f"{other}/32", "via", address)
-        with listener("ip", "netns", "exec", name) as said:
-            yield said
+        with listener("ip", "netns", "exec", name) as output:
+            yield output
     finally:
         # This removes the pair of interfaces too.
         ip("netns", "delete", name)
@@ -205,8 +205,10 @@ def asking(*targets: str) -> str:
 
 
 def answering(result: Result) -> set[str]:
-    said = passed(result).splitlines()
-    return {line.split("answers: ")[1] for line in said if "answers: " in line and "$a" not in line}
+    output = passed(result).splitlines()
+    return {
+        line.split("answers: ")[1] for line in output if "answers: " in line and "$a" not in line
+    }
 
 
 def from_a_step(builder: Builder, command: str) -> Result:
@@ -239,8 +241,10 @@ def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
     with neighbourhood(builder):
         assert answering(from_a_step(builder, asking(*EVERY))) == {PUBLIC, EXCEPTED}
         for options in ((), EVERYTHING):
-            asked = builder.docker("run", "--rm", *options, BASE_IMAGE, "sh", "-c", asking(*EVERY))
-            assert answering(asked) == {PUBLIC, EXCEPTED}, options
+            request = builder.docker(
+                "run", "--rm", *options, BASE_IMAGE, "sh", "-c", asking(*EVERY)
+            )
+            assert answering(request) == {PUBLIC, EXCEPTED}, options
         # Docker's resolver, which runs as root, still reaches name servers in a private network.
         daemon = process_of(builder, "daemon")
         assert dial(daemon, PRIVATE[1], 53) == "REACHED\n"
@@ -250,8 +254,10 @@ def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
 
 def way_out(builder: Builder) -> str:
     """The interface of the daemon's network that leads to the rest of the world."""
-    told = builder.docker("run", "--rm", "--network=host", BASE_IMAGE, "ip", "route", "get", PUBLIC)
-    return passed(told).split(" dev ")[1].split()[0]
+    report = builder.docker(
+        "run", "--rm", "--network=host", BASE_IMAGE, "ip", "route", "get", PUBLIC
+    )
+    return passed(report).split(" dev ")[1].split()[0]
 
 
 def test_what_builds_send_goes_by_the_kernel(builders: dict[str, Builder]) -> None:
@@ -284,8 +290,8 @@ def test_nobody_inside_sends_by_another_address_or_reaches_the_containers_own(
         passed(builder.docker("run", "--rm", *EVERYTHING, GUARD_IMAGE, "python3", "-c", SENDER))
         assert select.select([heard], [], [], 10)[0]
         assert heard.readline() == f"{PUBLIC.rpartition('.')[0]}.1\n"
-        asked = builder.docker("run", "--rm", BASE_IMAGE, "sh", "-c", asking(own, "192.0.0.1"))
-        assert answering(asked) == set()
+        request = builder.docker("run", "--rm", BASE_IMAGE, "sh", "-c", asking(own, "192.0.0.1"))
+        assert answering(request) == set()
 
 
 def test_without_the_uplink_builds_reach_the_same_by_the_rootless_network(

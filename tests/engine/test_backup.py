@@ -140,18 +140,18 @@ def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
 
 
 def test_a_container_that_is_no_rootless_daemon_is_refused(builder: Builder) -> None:
-    said = run(str(ROOT / "scripts" / "cache"), "save", builder.container("gateway"))
-    assert said.returncode == 1
-    assert "so it is not a rootless daemon; next: copy images with docker save" in said.stderr
+    result = run(str(ROOT / "scripts" / "cache"), "save", builder.container("gateway"))
+    assert result.returncode == 1
+    assert "so it is not a rootless daemon; next: copy images with docker save" in result.stderr
 
 
 def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_path: Path) -> None:
     half = tmp_path / "half.tar"
     half.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
     daemon = builder.container_id("daemon")
-    said = load(builder, half)
-    assert said.returncode == 1
-    assert "not a complete archive of scripts/cache save; the cache is unchanged" in said.stderr
+    result = load(builder, half)
+    assert result.returncode == 1
+    assert "not a complete archive of scripts/cache save; the cache is unchanged" in result.stderr
     assert builder.container_id("daemon") == daemon
     assert builder.build().count("CACHED") == 3
 
@@ -161,10 +161,10 @@ def test_the_cache_of_another_image_store_is_refused(builder: Builder, tmp_path:
     note.write_text("29.7 overlayfs\n")
     archive = tmp_path / "store.tar"
     passed(run("tar", "--create", "--file", str(archive), "-C", str(tmp_path), f"./{note.name}"))
-    said = load(builder, archive)
-    assert said.returncode == 1
-    assert "storage driver overlayfs (overlayfs is containerd's image store)" in said.stderr
-    assert "docker save and docker load" in said.stderr
+    result = load(builder, archive)
+    assert result.returncode == 1
+    assert "storage driver overlayfs (overlayfs is containerd's image store)" in result.stderr
+    assert "docker save and docker load" in result.stderr
     assert builder.build().count("CACHED") == 3
 
 
@@ -173,9 +173,9 @@ def test_an_older_release_does_not_get_a_newer_cache(
 ) -> None:
     older = new_builder(daemonImage=OLDER_DAEMON_IMAGE)
     older.up()
-    said = load(older, archive)
-    assert said.returncode == 1
-    assert "which may not be able to read it; the cache is unchanged" in said.stderr
+    result = load(older, archive)
+    assert result.returncode == 1
+    assert "which may not be able to read it; the cache is unchanged" in result.stderr
     assert "200 OK" in older.ping().stdout
 
 
@@ -245,20 +245,22 @@ def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> N
 
 
 def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> None:
-    said = run(
+    result = run(
         str(ROOT / "scripts" / "cache"),
         "save",
         "any-builder",
         env={"DOCKER_HOST": "unix:///nowhere.sock"},
     )
-    assert said.returncode == 1
-    assert "docker.sock" not in said.stderr
-    assert "nowhere.sock" in said.stderr
-    assert "docker on unix:///nowhere.sock does not answer (the lines above say why)" in said.stderr
+    assert result.returncode == 1
+    assert "docker.sock" not in result.stderr
+    assert "nowhere.sock" in result.stderr
+    assert (
+        "docker on unix:///nowhere.sock does not answer (the lines above say why)" in result.stderr
+    )
 
 
 def test_a_builder_that_is_not_there_is_named() -> None:
-    said = run(str(ROOT / "scripts" / "cache"), "save", "nobody-builder")
-    assert said.returncode == 1
-    assert "there is no container nobody-builder-daemon on this machine" in said.stderr
+    result = run(str(ROOT / "scripts" / "cache"), "save", "nobody-builder")
+    assert result.returncode == 1
+    assert "there is no container nobody-builder-daemon on this machine" in result.stderr
     assert run(str(ROOT / "scripts" / "cache"), "safe", "x").returncode == 2

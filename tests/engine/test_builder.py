@@ -95,7 +95,7 @@ def test_both_health_checks_pass(builder: Builder) -> None:
 
 
 def test_no_secret_is_in_state_or_output(builder: Builder) -> None:
-    said = builder.up()
+    output = builder.up()
     private = passed(
         run(
             "docker", "exec", builder.container("gateway"), "cat", "/usr/local/lib/gateway/host_key"
@@ -104,7 +104,7 @@ def test_no_secret_is_in_state_or_output(builder: Builder) -> None:
     line = private.splitlines()[1]
     assert len(line) > 60
     for text in (
-        said,
+        output,
         builder.state(),
         passed(run("docker", "inspect", builder.container("gateway"))),
     ):

@@ -141,9 +141,9 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     images = names(tidied, "image", shown="{{.Repository}}:{{.Tag}}")
     assert images == {"kept/it:v1", "used:1", PLAIN}
     assert tidied.docker("image", "inspect", untagged).returncode
-    said = janitor_log(tidied)
+    output = janitor_log(tidied)
     for kind in ("container", "network", "untagged image", "anonymous volume", "image"):
-        assert f"{kind} " in said
+        assert f"{kind} " in output
 
 
 def test_the_cache_outlives_the_images(tidied: Builder) -> None:
@@ -200,9 +200,9 @@ def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder)
     status = ("docker", "inspect", "--format", "{{.State.Health.Status}}")
     janitor = tidied.container("janitor")
     assert until(lambda: run(*status, janitor).stdout.strip() == "unhealthy", 60)
-    told = tidied.client("status")
-    assert told.returncode == 1
-    assert f"{janitor} is running (unhealthy)" in told.stdout
+    report = tidied.client("status")
+    assert report.returncode == 1
+    assert f"{janitor} is running (unhealthy)" in report.stdout
     passed(run(*AS_ROOT, "rm", "-r", stuck))
     assert until(lambda: not janitor_health(tidied).returncode, 90)
     tidied.up()
@@ -213,8 +213,8 @@ def test_a_janitor_that_cannot_reach_the_daemon_is_unhealthy(tidied: Builder) ->
     passed(run("docker", "stop", tidied.container("daemon")))
     assert until(lambda: janitor_health(tidied).returncode, 90)
     assert "docker version --format: " in janitor_health(tidied).stdout
-    told = r"commands that failed: \d+, the last: docker .* connect to the [Dd]ocker"
-    assert until(lambda: re.search(told, janitor_log(tidied)), 90)
+    report = r"commands that failed: \d+, the last: docker .* connect to the [Dd]ocker"
+    assert until(lambda: re.search(report, janitor_log(tidied)), 90)
     passed(run("docker", "start", tidied.container("daemon")))
     assert until(lambda: not janitor_health(tidied).returncode, 60)
     assert "works again" in janitor_log(tidied).splitlines()[-1]
@@ -242,8 +242,8 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
     )
     assert not failed, janitor_log(builder)
     assert least > 0
-    told = r"the disk is nearly full: removed image job:\d+ and \d+ more"
-    assert re.search(told, janitor_log(builder)), janitor_log(builder)
+    report = r"the disk is nearly full: removed image job:\d+ and \d+ more"
+    assert re.search(report, janitor_log(builder)), janitor_log(builder)
 
 
 def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(
@@ -251,10 +251,10 @@ def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(
 ) -> None:
     builder = new_builder(cacheSize="50GB", minFreeSpace="100MB")
     builder.put_cache_on(new_disk(300))
-    said = builder.pulumi("up")
-    assert said.returncode != 0
-    assert "cacheSize = '50GB' and minFreeSpace = '100MB' are 50.1 GB together" in said.stdout
-    assert "Traceback" not in said.stdout
+    result = builder.pulumi("up")
+    assert result.returncode != 0
+    assert "cacheSize = '50GB' and minFreeSpace = '100MB' are 50.1 GB together" in result.stdout
+    assert "Traceback" not in result.stdout
     assert run("docker", "inspect", builder.container("daemon")).returncode != 0
 
 

@@ -72,7 +72,7 @@ def test_what_dockers_clients_ask_for_is_the_pipe_and_is_not_run(
 
 def test_sshd_knows_every_option_of_its_configuration(builder: Builder) -> None:
     assert "200 OK" in builder.ping().stdout
-    said = passed(
+    output = passed(
         run(
             "docker",
             "exec",
@@ -83,9 +83,9 @@ def test_sshd_knows_every_option_of_its_configuration(builder: Builder) -> None:
             "-h /config/ssh_host_keys/ssh_host_ed25519_key 2>&1",
         )
     )
-    assert "Accepted publickey for builder" in said
-    assert "Unsupported option" not in said
-    assert "Deprecated option" not in said
+    assert "Accepted publickey for builder" in output
+    assert "Unsupported option" not in output
+    assert "Deprecated option" not in output
 
 
 @every_credential
@@ -120,9 +120,9 @@ def test_nothing_else_is_forwarded(builder: Builder, key: str, forwarding: str, 
         else:
             got = run("nc", "-w", "2", "127.0.0.1", str(port), input="")
         tunnel.terminate()
-        said = tunnel.communicate()[1]
+        output = tunnel.communicate()[1]
     assert got.stdout == ""
-    assert "open failed" in said
+    assert "open failed" in output
 
 
 @every_credential
@@ -180,7 +180,7 @@ def test_nothing_of_the_client_reaches_its_session(
                 )
             )
             session.terminate()
-            said = session.communicate()[1]
+            output = session.communicate()[1]
     finally:
         run("kill", pid)
     variables = dict(line.split("=", 1) for line in environment.split("\0") if line)
@@ -205,7 +205,7 @@ def test_nothing_of_the_client_reaches_its_session(
     }
     assert set(variables) <= allowed
     assert "evil" not in environment
-    assert "X11 forwarding request failed" in said
+    assert "X11 forwarding request failed" in output
 
 
 @every_credential

@@ -62,7 +62,7 @@ def ask_at_once(command: list[str]) -> tuple[list[str], float]:
         for _ in range(CLIENTS)
     ]
     answers = [client.communicate(PING, timeout=120) for client in clients]
-    return [said for out, said in answers if "200 OK" not in out], time.monotonic() - start
+    return [output for out, output in answers if "200 OK" not in out], time.monotonic() - start
 
 
 def test_many_clients_at_once_are_all_let_in(builder: Builder) -> None:

@@ -26,7 +26,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMV
 
 
 def drift(builder: Builder, *options: str) -> tuple[int, str]:
-    said = run(
+    result = run(
         "python",
         "-m",
         "review",
@@ -39,8 +39,8 @@ def drift(builder: Builder, *options: str) -> tuple[int, str]:
         env=builder.env,
         cwd=ROOT,
     )
-    assert not said.stderr, said.stderr
-    return said.returncode, said.stdout
+    assert not result.stderr, result.stderr
+    return result.returncode, result.stdout
 
 
 def inside(builder: Builder, role: str, script: str, user: str = "0") -> str:
@@ -127,8 +127,8 @@ def tamper(builder: Builder) -> dict[str, str]:
 
 
 def test_a_fresh_builder_has_no_drift(builder: Builder) -> None:
-    code, said = drift(builder)
-    assert (code, said.splitlines()[-2:]) == (0, ["The host is as the stack says.", ""])
+    code, output = drift(builder)
+    assert (code, output.splitlines()[-2:]) == (0, ["The host is as the stack says.", ""])
 
 
 def capabilities(adds: list[str] | None, drops: list[str] | None) -> tuple[set[str], ...]:
@@ -242,8 +242,8 @@ def test_the_provider_applies_every_input_of_a_container(
             inputs.pop("networkMode", None)
         for name, value in inputs.items():
             if name in APPLIED and value is not None:
-                asked, found = APPLIED[name]
-                assert found(there) == asked(value), (role, name)
+                request, found = APPLIED[name]
+                assert found(there) == request(value), (role, name)
             elif value is not None:
                 assert name in ELSEWHERE | PULUMI_ALONE, (role, name)
 
@@ -255,15 +255,15 @@ def test_everything_that_is_changed_by_hand_is_found_and_repaired(builder: Build
     by_hand = ("docker", "inspect", builder.container("stranger"), builder.container("janitor"))
     mounts = [mount for made in json.loads(passed(run(*by_hand))) for mount in made["Mounts"]]
     assert len(mounts) == 4
-    code, said = drift(builder)
+    code, output = drift(builder)
     assert code == 1
     for what, sentence in sentences.items():
-        assert f"- {sentence}" in said, (what, said)
-    found = {re.match("- `[a-z-]+`", line)[0] for line in said.splitlines() if line[:2] == "- "}  # type: ignore[index]
+        assert f"- {sentence}" in output, (what, output)
+    found = {re.match("- `[a-z-]+`", line)[0] for line in output.splitlines() if line[:2] == "- "}  # type: ignore[index]
     assert found == {sentence.split(" ")[0].join(["- ", ""]) for sentence in sentences.values()}
-    assert "EVE=" not in said
-    assert "PRIVATE KEY" not in said
-    assert "--replace" in said
+    assert "EVE=" not in output
+    assert "PRIVATE KEY" not in output
+    assert "--replace" in output
     repaired = drift(builder, "--fix")
     assert repaired[0] == 0, repaired
     assert drift(builder)[0] == 0
@@ -279,9 +279,9 @@ def test_everything_that_is_changed_by_hand_is_found_and_repaired(builder: Build
 def test_what_is_stopped_or_gone_is_found_and_repaired(builder: Builder) -> None:
     passed(run("docker", "stop", builder.container("janitor")))
     passed(run("docker", "rm", "--force", "--volumes", builder.container("gateway")))
-    code, said = drift(builder)
+    code, output = drift(builder)
     assert code == 1
-    assert {line for line in said.splitlines() if line.startswith("- ")} == {
+    assert {line for line in output.splitlines() if line.startswith("- ")} == {
         "- `builder-janitor` is stopped",
         "- `builder-gateway` is gone",
     }
@@ -290,13 +290,13 @@ def test_what_is_stopped_or_gone_is_found_and_repaired(builder: Builder) -> None
 
 
 def test_a_host_that_does_not_answer_is_no_drift(builder: Builder) -> None:
-    said = run(
+    result = run(
         "python",
         "-c",
         """if 1:
         from components.docker_host import DockerHost
         from review.host import HostReader
-        HostReader(DockerHost("unix:///nowhere.sock")).said("version")""",
+        HostReader(DockerHost("unix:///nowhere.sock")).output("version")""",
         cwd=ROOT,
     )
-    assert "docker version on unix:///nowhere.sock failed" in said.stderr
+    assert "docker version on unix:///nowhere.sock failed" in result.stderr

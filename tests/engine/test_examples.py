@@ -188,11 +188,11 @@ class Cloud(pulumi.runtime.Mocks):
 
     def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
         self.inputs[args.name] = args.inputs
-        told = {
+        report = {
             "server": {"ipv4Address": "192.0.2.7"},
             "host-key": {"privateKeyOpenssh": PRIVATE_KEY, "publicKeyOpenssh": f"{KEY}\n"},
         }
-        return f"{args.name}-id", {**args.inputs, **told.get(args.name, {})}
+        return f"{args.name}-id", {**args.inputs, **report.get(args.name, {})}
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         raise AssertionError(args.token)

@@ -67,9 +67,9 @@ def seconds_to_first_build(builder: Builder) -> float:
     start = time.monotonic()
     # A gateway that is down refuses clients; a daemon that is down lets them wait.
     assert until(lambda: "200 OK" in builder.ping().stdout, 60)
-    said = builder.build()
+    output = builder.build()
     took = time.monotonic() - start
-    assert said.count("CACHED") == 3, said
+    assert output.count("CACHED") == 3, output
     assert passed(builder.docker("run", "--rm", "built", "cat", "/built")) == "hello\n"
     dockerfile = (
         f"FROM {BASE_IMAGE}\nRUN --mount=type=cache,target=/kept grep visit /kept/visits && "

@@ -132,7 +132,7 @@ def test_a_build_key_builds_pushes_pulls_and_reads(
         )
     )
     for number in (1, 2):
-        said = docker(
+        result = docker(
             "buildx",
             *build,
             "--progress=plain",
@@ -144,8 +144,8 @@ def test_a_build_key_builds_pushes_pulls_and_reads(
                 f"RUN echo {tag}: $(cat /lines)\n"
             ),
         )
-        passed(said)
-        assert f"{tag}: {number}\n" in said.stderr
+        passed(result)
+        assert f"{tag}: {number}\n" in result.stderr
     passed(docker("push", tag))
     passed(docker("tag", tag, f"{tag}-other"))
     passed(docker("pull", tag))
@@ -207,9 +207,9 @@ def test_a_build_key_may_nothing_else(
     context = str(ROOT / "tests" / "engine" / "context")
     refused = over_ssh(builder, "ci", buildx)(*(word.format(context=context) for word in command))
     assert refused.returncode != 0
-    said = refused.stderr + refused.stdout
+    output = refused.stderr + refused.stdout
     # docker has its own error for a container that it cannot find.
-    assert REFUSED in said or "No such container: registry" in said
+    assert REFUSED in output or "No such container: registry" in output
 
 
 def test_a_classic_build_gets_no_host_network(docker: Docker) -> None:
@@ -252,9 +252,9 @@ def test_each_role_forwards_to_its_own_socket(
         assert until(path.exists)
         answered = run("docker", "--host", f"unix://{path}", "version").returncode == 0
         tunnel.terminate()
-        said = tunnel.communicate()[1]
+        output = tunnel.communicate()[1]
     assert answered == opens
-    assert ("open failed" in said) == (not opens)
+    assert ("open failed" in output) == (not opens)
 
 
 OTHER_COMMAND = "BUILDER_SOCKET=docker.sock sh /usr/local/lib/gateway/dial /run/builder/docker.sock"
@@ -356,10 +356,10 @@ SMUGGLED = "POST /containers/victim/start HTTP/1.1\r\nHost: a\r\nContent-Length:
 )
 def test_no_request_is_smuggled_to_the_daemon(builder: Builder, first: str) -> None:
     builder.docker("create", "--name", "victim", BASE_IMAGE, "true")
-    said = builder.ssh(
+    output = builder.ssh(
         f"{builder.stack}-builder", key="ci", input=first + SMUGGLED, errors="replace"
     ).stdout
-    assert "HTTP/1.1 204" not in said
+    assert "HTTP/1.1 204" not in output
     state = passed(builder.docker("inspect", "--format", "{{.State.Status}}", "victim"))
     assert state == "created\n"
 
@@ -367,13 +367,13 @@ def test_no_request_is_smuggled_to_the_daemon(builder: Builder, first: str) -> N
 def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
     """Go prefers a form's fields to those of the query."""
     form = "remote=http%3A%2F%2F127.0.0.1%2F&networkmode=host"
-    said = builder.ssh(
+    result = builder.ssh(
         f"{builder.stack}-builder",
         key="ci",
         input="POST /build HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded"
         f"\r\nContent-Length: {len(form)}\r\n\r\n{form}",
     )
-    assert said.stdout.startswith("HTTP/1.1 400 ")
+    assert result.stdout.startswith("HTTP/1.1 400 ")
 
 
 def test_the_cli_and_buildx_of_the_daemon_s_release_do_what_a_build_key_may(
@@ -478,9 +478,9 @@ def test_a_session_of_docker_modem_begins(guard: str) -> None:
         heard = b""
         # On this stream the daemon is the client, and sends first.
         while b"PRI * HTTP/2.0" not in heard:
-            said = asking.recv(4096)
-            assert said, heard
-            heard += said
+            output = asking.recv(4096)
+            assert output, heard
+            heard += output
     assert heard.startswith(b"HTTP/1.1 101 ")
 
 
@@ -498,12 +498,12 @@ def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Buil
     guard, daemon = builder.container_id("guard"), builder.container_id("daemon")
     builder.add_key("another", role="build")
     builder.settings["cpus"] = "2"
-    said = builder.up()
+    output = builder.up()
     thread.join()
     passed(results[0])
     assert guard == builder.container_id("guard")
     assert daemon != builder.container_id("daemon")
-    assert "they are cut" not in said
+    assert "they are cut" not in output
     assert "Server:" in passed(docker("version"))
     assert "unchanged" in builder.up("--expect-no-changes")
 
@@ -515,8 +515,8 @@ def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder, regi
         assert "the socket is forwarded" in opened.stderr
         passed(laptop.sh("docker build -", input=f"FROM {BASE_IMAGE}\nRUN echo by a kit >/made\n"))
         assert REFUSED in laptop.sh(f"docker run --rm {BASE_IMAGE} true").stderr
-        told = passed(laptop.builder("doctor"))
-        assert "skipped  disk       a key of role build may not look at the free space" in told
+        report = passed(laptop.builder("doctor"))
+        assert "skipped  disk       a key of role build may not look at the free space" in report
     shown = json.loads(passed(builder.client("status", "--json")))
     assert shown["containers"]["guard"].startswith("running")
     assert {key["name"]: key["role"] for key in shown["keys"]}["ci"] == "build"

@@ -66,10 +66,10 @@ def test_a_host_over_ssh(new_builder: NewBuilder, sshd: Sshd) -> None:
     builder = new_builder(host=url, hostKey=sshd.host_key)
     builder.env["SSH_AUTH_SOCK"] = sshd.agent
     first = builder.pulumi("up")
-    said = passed(first) + first.stderr
+    output = passed(first) + first.stderr
     builder.write_ssh_config()
     for noise in ("refused by peer", "disabling multiplexing", "mux_client"):
-        assert noise not in said, said
+        assert noise not in output, output
     assert "200 OK" in builder.ping().stdout
     assert "unchanged" in builder.up("--expect-no-changes")
     assert "The host is as the stack says." in drift(builder)[1]
@@ -81,10 +81,10 @@ def test_an_unknown_host_key_is_one_clear_error_before_anything_is_created(
     url = f"ssh://root@127.0.0.1:{sshd.port}"
     builder = new_builder(host=url, hostKey=make_key(tmp_path / "other"))
     builder.env["SSH_AUTH_SOCK"] = sshd.agent
-    said = builder.pulumi("up")
-    assert said.returncode != 0
-    assert f"host = {url} cannot be reached over SSH" in said.stdout
-    assert "hostKey" in said.stdout
+    result = builder.pulumi("up")
+    assert result.returncode != 0
+    assert f"host = {url} cannot be reached over SSH" in result.stdout
+    assert "hostKey" in result.stdout
     assert "docker:index" not in builder.state()
 
 
@@ -94,9 +94,9 @@ def test_a_taken_port_is_named_before_anything_is_created(new_builder: NewBuilde
         listener.listen()
         port = listener.getsockname()[1]
         builder = new_builder(sshPort=port)
-        said = builder.pulumi("up")
-    assert said.returncode != 0
-    assert f"sshPort = {port} (sshAddress = 127.0.0.1) is taken" in said.stdout
+        result = builder.pulumi("up")
+    assert result.returncode != 0
+    assert f"sshPort = {port} (sshAddress = 127.0.0.1) is taken" in result.stdout
     assert run("docker", "inspect", builder.container("daemon")).returncode != 0
     builder.up()
     assert "200 OK" in builder.ping().stdout
@@ -106,28 +106,28 @@ def test_a_volume_of_somebody_else_is_never_taken(new_builder: NewBuilder) -> No
     builder = new_builder()
     passed(run("docker", "volume", "create", builder.container("cache")))
     try:
-        said = builder.pulumi("up")
-        assert said.returncode != 0
-        assert f"the volume {builder.container('cache')} belongs to something else" in said.stdout
+        result = builder.pulumi("up")
+        assert result.returncode != 0
+        assert f"the volume {builder.container('cache')} belongs to something else" in result.stdout
     finally:
         passed(run("docker", "volume", "rm", builder.container("cache")))
 
 
 def test_docker_out_of_reach(new_builder: NewBuilder, tmp_path: Path) -> None:
     builder = new_builder(host=f"unix://{tmp_path}/no.sock")
-    said = builder.pulumi("up")
-    assert said.returncode != 0
-    assert "host: Docker does not answer" in said.stdout
-    assert "correct the setting host" in said.stdout
+    result = builder.pulumi("up")
+    assert result.returncode != 0
+    assert "host: Docker does not answer" in result.stdout
+    assert "correct the setting host" in result.stdout
 
 
 def test_every_wrong_setting_is_told_by_the_engine_too(new_builder: NewBuilder) -> None:
     builder = new_builder(sshPort=0, keys=[], cacheSize="much", unknown="x")
-    said = builder.pulumi("preview")
-    assert said.returncode != 0
+    result = builder.pulumi("preview")
+    assert result.returncode != 0
     for name in ("sshPort", "keys", "cacheSize", "unknown"):
-        assert f"  - {name}" in said.stdout
-    assert "Traceback" not in said.stdout
+        assert f"  - {name}" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -189,18 +189,18 @@ def test_of_a_host_that_does_not_answer_a_preview_changes_nothing(
     builder = new_builder(**host.settings)
     builder.env["SSH_AUTH_SOCK"] = hosts.agent
     builder.up()
-    for outage, told in (
+    for outage, report in (
         ("rm /usr/local/bin/docker", "Docker does not answer"),
         ("kill 1", "cannot be reached over SSH"),
     ):
         host.shell(outage)
         shown = builder.pulumi("preview", "--diff", "--expect-no-changes")
-        assert told in shown.stdout + shown.stderr
+        assert report in shown.stdout + shown.stderr
         assert shown.returncode == 0, shown.stdout
         # An update that cannot do anything there prints the reason.
         refused = builder.pulumi("up")
         assert refused.returncode != 0
-        assert told in refused.stdout
+        assert report in refused.stdout
 
 
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
@@ -219,8 +219,8 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
         f"export CLOCK=$(($(date +%s) - 3600)) PATH={tmp_path}:$PATH && "
         f"sh -s -- check owner nobody-builder 127.0.0.1 1 linux/riscv64 false < {script}"
     )
-    said = run(*AS_ROOT, "unshare", "--mount", "sh", "-c", inside)
-    assert said.returncode == 1
+    result = run(*AS_ROOT, "unshare", "--mount", "sh", "-c", inside)
+    assert result.returncode == 1
     for shortfall in (
         "kernel 5.4.0-old is too old",
         "platforms has linux/riscv64, and the host is",
@@ -230,7 +230,7 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
         f"1 MiB are free at {root}; at least 2048 MiB",
         f"inodes are free at {root}; at least 20000",
     ):
-        assert shortfall in said.stderr, said.stderr
+        assert shortfall in result.stderr, result.stderr
 
 
 def preflight_where(folder: Path, verb: str, *setting: str) -> Result:
@@ -275,11 +275,11 @@ def test_what_a_boot_would_refuse_is_told_and_prepared(
         "mkdir -p /run/systemd && mount -t tmpfs none /run/systemd",
         f"cp {hostile} {file}" if "sysctl.d" in file else f"mount --bind {hostile} {file}",
     )
-    told = preflight_where(tmp_path, "look", *setting).stderr
-    assert f"from the next boot on ({REFUSING} in {file}): " in told
+    report = preflight_where(tmp_path, "look", *setting).stderr
+    assert f"from the next boot on ({REFUSING} in {file}): " in report
     lasting = f"sysctl -w {ALLOWING} && echo {ALLOWING} >{OWN}"
-    assert lasting in told
-    assert (f"after {OWN}: take that line out of {file}" in told) == last
+    assert lasting in report
+    assert (f"after {OWN}: take that line out of {file}" in report) == last
     prepared = preflight_where(tmp_path, "prepare", *setting, "trap 'cat /etc/sysctl.d/zz-*' EXIT")
     assert f"prepared: {lasting}" in prepared.stderr
     assert (prepared.returncode, prepared.stdout) == (last, f"{ALLOWING}\n")
@@ -290,10 +290,12 @@ def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
     """The node and its mode are right, but the kernel has no device behind it."""
     passed(run(*AS_ROOT, "mknod", "--mode=0666", str(tmp_path / "tun"), "c", "10", "250"))
     hidden = f"mount --bind {tmp_path}/tun /dev/net/tun"
-    told = preflight_where(tmp_path, "look", hidden)
-    assert "tun=broken" in told.stdout
-    assert "/dev/net/tun cannot be opened (No such device), so the kernel has no tun" in told.stderr
-    assert "modprobe tun && echo tun >/etc/modules-load.d" in told.stderr
+    report = preflight_where(tmp_path, "look", hidden)
+    assert "tun=broken" in report.stdout
+    assert (
+        "/dev/net/tun cannot be opened (No such device), so the kernel has no tun" in report.stderr
+    )
+    assert "modprobe tun && echo tun >/etc/modules-load.d" in report.stderr
 
 
 def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_path: Path) -> None:
@@ -303,15 +305,15 @@ def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_pat
         "mkdir -p /etc/apparmor.d && mount -t tmpfs none /etc/apparmor.d",
         "mkdir -p /etc/sysctl.d && mount -t tmpfs none /etc/sysctl.d",
     )
-    told = preflight_where(tmp_path, "look", *setting)
-    assert "namespaces=refused" in told.stdout
-    assert "apparmor_parser --replace /etc/apparmor.d/docker-build-machine" in told.stderr
-    line = told.stderr.split("no profile allows them: ")[1]
+    report = preflight_where(tmp_path, "look", *setting)
+    assert "namespaces=refused" in report.stdout
+    assert "apparmor_parser --replace /etc/apparmor.d/docker-build-machine" in report.stderr
+    line = report.stderr.split("no profile allows them: ")[1]
     paste = f"{line.strip()} && cat /etc/apparmor.d/docker-build-machine"
     pasted = preflight_where(tmp_path, "look", *setting, paste).stdout
     assert "profile docker-build-machine flags=(unconfined) {\n  userns,\n}\n" in pasted
 
     (tmp_path / "apparmor_parser").write_text("#!/bin/sh\necho syntax error; exit 1\n")
-    told = preflight_where(tmp_path, "prepare", *setting)
-    assert "to the daemon's container alone: syntax error" in told.stderr
-    assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in told.stderr
+    report = preflight_where(tmp_path, "prepare", *setting)
+    assert "to the daemon's container alone: syntax error" in report.stderr
+    assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in report.stderr

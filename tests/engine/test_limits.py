@@ -119,5 +119,5 @@ def test_what_the_host_lets_the_container_have_is_not_used_up(
     passed(narrow.docker("rm", "--force", bomb))
     passed(run_step(narrow, "true"))
     assert state(narrow) == started
-    said = run("docker", "logs", narrow.container("daemon")).stderr
-    assert f"the setting is 16384, builds have {HOST_PROCESSES - 512}" in said
+    output = run("docker", "logs", narrow.container("daemon")).stderr
+    assert f"the setting is 16384, builds have {HOST_PROCESSES - 512}" in output

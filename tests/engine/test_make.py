@@ -121,9 +121,9 @@ def test_a_build_key_of_a_team_gets_the_guard_that_can_be_had(
 
 def test_down_keeps_the_cache_and_says_so(clone: Clone, teams: tuple[str, str]) -> None:
     first, second = teams
-    said = clone.make("down", f"STACK={first}")
-    passed(said)
-    assert f"The cache volume stays; make up STACK={first} uses it again" in said.stderr
+    result = clone.make("down", f"STACK={first}")
+    passed(result)
+    assert f"The cache volume stays; make up STACK={first} uses it again" in result.stderr
     assert clone.containers(first) == []
     assert clone.has_cache(first)
     assert len(clone.containers(second)) == 3
@@ -148,7 +148,7 @@ def test_down_says_when_the_cache_goes(clone: Clone, teams: tuple[str, str]) -> 
     settings["config"][f"{PROJECT}:keepCache"] = False
     file.write_text(yaml.safe_dump(settings))
     passed(clone.make("up", f"STACK={second}"))
-    said = clone.make("down", f"STACK={second}")
-    passed(said)
-    assert "keepCache was false, so the cache volume and the host key are gone too" in said.stderr
+    result = clone.make("down", f"STACK={second}")
+    passed(result)
+    assert "keepCache was false, so the cache volume and the host key are gone too" in result.stderr
     assert not clone.has_cache(second)

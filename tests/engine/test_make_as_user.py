@@ -96,9 +96,9 @@ def test_every_word_works_without_a_new_login(make: Make, user: str) -> None:
             ("up", stack),
             ("down", stack),
         ):
-            said = make(*words)
-            assert said.returncode == 0, (words, said.stdout, said.stderr)
-            assert "to the group docker" not in said.stderr
+            result = make(*words)
+            assert result.returncode == 0, (words, result.stdout, result.stderr)
+            assert "to the group docker" not in result.stderr
         # This contacts registries, which may be unreachable; it contacts Docker in any case.
         assert "permission denied" not in make("images").stdout
     finally:

@@ -41,11 +41,11 @@ def builder(new_builder: NewBuilder) -> Builder:
 def memory(builder: Builder) -> dict[str, float]:
     """MiB that each container uses, without page cache that can be reclaimed."""
     names = {builder.container(role): role for role in ROLES}
-    said = passed(
+    output = passed(
         run("docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", *names)
     )
     used = {}
-    for line in said.splitlines():
+    for line in output.splitlines():
         name, number, unit = re.fullmatch(r"(\S+) ([0-9.]+)([KMG])iB / .*", line).groups()  # type: ignore[union-attr]
         used[names[name]] = float(number) * {"K": 1 / 1024, "M": 1, "G": 1024}[unit]
     return used
@@ -98,8 +98,8 @@ def exchange(open_one: Callable[[], socket.socket], data: bytes, seconds: float 
         connection.settimeout(seconds)
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
-        while said := connection.recv(65536):
-            heard += said
+        while output := connection.recv(65536):
+            heard += output
     return heard
 
 

@@ -118,10 +118,10 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
     shown = passed(program.pulumi("preview"))
     assert "builder-readiness" in shown
     # What is known by now is wrong, and nothing of it gets to the host.
-    said = program.pulumi("up", "--yes", "--skip-preview")
-    assert said.returncode != 0
-    assert "keys[0].publicKey = 'ssh-ed25519 AAAA' is cut short" in said.stdout, said.stdout
-    assert " builder-" not in said.stdout
+    result = program.pulumi("up", "--yes", "--skip-preview")
+    assert result.returncode != 0
+    assert "keys[0].publicKey = 'ssh-ed25519 AAAA' is cut short" in result.stdout, result.stdout
+    assert " builder-" not in result.stdout
 
     program.output_of_a_command("key", program.public_key)
     program.set()
@@ -147,8 +147,8 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
     listed = passed(run("docker", "exec", "yaml-builder-daemon", "ls", certificates))
     assert listed.split() == ["ca.crt", "client.cert", "client.key"]
     assert "PRIVATE KEY" not in passed(program.pulumi("stack", "export"))
-    said = program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
-    assert "unchanged" in passed(said)
+    result = program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
+    assert "unchanged" in passed(result)
 
     # Plans, rules and drift are this repository's, for a program that is not.
     assert "### Stack `yaml`" in passed(program.review("preview"))
@@ -165,16 +165,16 @@ def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) 
     program = YamlProgram(tmp_path, cpus="many", sshPort=0)
     # What is known is checked while the machine is not there.
     program.set(host=program.output_of_a_command("machine", "unix:///var/run/docker.sock"))
-    said = program.pulumi("preview")
-    assert said.returncode != 0
+    result = program.pulumi("preview")
+    assert result.returncode != 0
     for sentence in (
         "2 settings are not usable; nothing was created or changed.",
         "cpus = 'many' must be a number of CPUs such as 2 or 1.5",
         "sshPort = '0' must be a whole number from 1 to 65535",
     ):
-        assert sentence in said.stdout + said.stderr
-    assert "Traceback" not in said.stdout + said.stderr
-    assert ".py" not in said.stdout + said.stderr
+        assert sentence in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert ".py" not in result.stdout + result.stderr
 
 
 def test_a_fleet_on_machines_that_are_not_there_yet_is_planned(tmp_path: Path) -> None:
@@ -200,16 +200,16 @@ def test_a_fleet_on_machines_that_are_not_there_yet_is_planned(tmp_path: Path) -
     assert {"fleet-eu1-readiness", "fleet-arm-readiness"} <= names
     hosts[0]["weight"] = 0
     (tmp_path / "Pulumi.yaml").write_text(yaml.safe_dump(program.program))
-    said = program.pulumi("preview")
-    assert "hosts[0].weight = '0' must be a whole number from 1 to 100" in said.stdout
+    result = program.pulumi("preview")
+    assert "hosts[0].weight = '0' must be a whole number from 1 to 100" in result.stdout
 
 
 def test_other_settings_are_no_outputs(tmp_path: Path) -> None:
     program = YamlProgram(tmp_path)
     program.set(cacheSize=program.output_of_a_command("size", "20GB"))
-    said = program.pulumi("preview")
-    assert said.returncode != 0
-    assert "cacheSize has an Output, which only these can be: host, hostKey" in said.stdout
+    result = program.pulumi("preview")
+    assert result.returncode != 0
+    assert "cacheSize has an Output, which only these can be: host, hostKey" in result.stdout
 
 
 def test_the_cli_reads_the_schema_of_the_package(tmp_path: Path) -> None:

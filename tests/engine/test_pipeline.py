@@ -97,12 +97,12 @@ def repository(
         run("git", "worktree", "remove", "--force", str(tree), cwd=ROOT)
 
 
-def table(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith("| ")]
+def table(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("| ")]
 
 
-def row(said: str, name: str) -> str:
-    (found,) = (row for row in table(said) if row.startswith(f"| **{name}** | "))
+def row(output: str, name: str) -> str:
+    (found,) = (row for row in table(output) if row.startswith(f"| **{name}** | "))
     return found
 
 
@@ -114,12 +114,12 @@ def test_only_the_stack_that_differs_is_affected(repository: Repository) -> None
 
 def test_a_preview_tells_of_the_change_and_touches_nothing(repository: Repository) -> None:
     before = repository.builder.state()
-    said = repository.pipeline("preview", repository.base)
-    shown = passed(said)
+    result = repository.pipeline("preview", repository.base)
+    shown = passed(result)
     assert re.search(r"\| key \*\*added\*\* \| `bob` `SHA256:\S{43}`", shown)
     assert '| `cpus` | `""` → `1.5` |' in shown
     assert "recreates the daemon: builds in flight get 10m to end" in shown
-    assert repository.builder.env["PULUMI_CONFIG_PASSPHRASE"] not in shown + said.stderr
+    assert repository.builder.env["PULUMI_CONFIG_PASSPHRASE"] not in shown + result.stderr
     assert repository.builder.state() == before
 
 
@@ -163,10 +163,10 @@ def test_the_policy_pack_holds_up_a_stack_that_breaks_it(
     pulumi = ("pulumi", "--non-interactive")
     preview = (*pulumi, "preview", "--policy-pack", str(ROOT / "policy"))
     passed(run(*pulumi, "stack", "init", "eve", cwd=tmp_path, env=env))
-    said = run(*preview, cwd=tmp_path, env=env)
-    assert said.returncode != 0
+    result = run(*preview, cwd=tmp_path, env=env)
+    assert result.returncode != 0
     for rule in ("nothing-of-the-host-is-mounted", "privileged-where-declared"):
-        assert f"[mandatory]  {rule}  (docker:index:Container: eve)" in said.stdout
+        assert f"[mandatory]  {rule}  (docker:index:Container: eve)" in result.stdout
 
     # In another program the pack is for what belongs to a builder.
     (tmp_path / "Pulumi.yaml").write_text("name: other\nruntime: python\n")
@@ -293,7 +293,7 @@ class _Cloud(BaseHTTPRequestHandler):
     """The answers of Pulumi Cloud and GitHub while a job logs in."""
 
     forms: list[dict[str, str]]
-    asked: list[tuple[str, str]]
+    requests: list[tuple[str, str]]
 
     def _answer(self, content: Any) -> None:
         body = json.dumps(content).encode()
@@ -304,7 +304,7 @@ class _Cloud(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        self.asked.append((self.path, self.headers.get("Authorization", "")))
+        self.requests.append((self.path, self.headers.get("Authorization", "")))
         if self.path.startswith("/github"):
             self._answer({"value": identity("github")})
         else:
@@ -336,7 +336,7 @@ def identity(subject: str) -> str:
 def test_a_job_logs_in_with_its_identity_in_place_of_a_stored_token(
     platform: str, tmp_path: Path
 ) -> None:
-    _Cloud.forms, _Cloud.asked = [], []
+    _Cloud.forms, _Cloud.requests = [], []
     with HTTPServer(("127.0.0.1", 0), _Cloud) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -355,9 +355,9 @@ def test_a_job_logs_in_with_its_identity_in_place_of_a_stored_token(
             }
         if platform == "gitlab":
             env["PULUMI_ID_TOKEN"] = identity("gitlab")
-        said = run(str(ROOT / "review" / "pipeline"), "login", env=env)
+        result = run(str(ROOT / "review" / "pipeline"), "login", env=env)
         server.shutdown()
-    assert said.returncode == 0, said.stderr
+    assert result.returncode == 0, result.stderr
     credentials = tmp_path / "credentials.json"
     if platform == "none":
         assert not credentials.exists()
@@ -370,7 +370,7 @@ def test_a_job_logs_in_with_its_identity_in_place_of_a_stored_token(
     assert not [path for path in (tmp_path / "tmp").iterdir() if path.is_file()]
     if platform == "github":
         assert ("/github?api-version=2.0&audience=urn:pulumi:org:acme", "bearer of-the-job") in (
-            _Cloud.asked
+            _Cloud.requests
         )
 
 

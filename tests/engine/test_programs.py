@@ -67,10 +67,10 @@ def test_a_builder_for_each_team_of_a_list(tmp_path: Path) -> None:
     env = {**ENV, "PULUMI_BACKEND_URL": f"file://{tmp_path}/backend"}
     example = (sys.executable, str(EXAMPLES / "teams.py"), str(tmp_path / "teams.yaml"))
     try:
-        told = passed(run(*example, env=env))
+        report = passed(run(*example, env=env))
         for team, other in (("web", "data"), ("data", "web")):
             port = teams[team]["sshPort"]
-            assert f"{team}: DOCKER_HOST=ssh://builder@127.0.0.1:{port}\n" in told
+            assert f"{team}: DOCKER_HOST=ssh://builder@127.0.0.1:{port}\n" in report
             outputs = passed(
                 run("pulumi", "stack", "output", "--json", "-s", team, cwd=tmp_path, env=env)
             )

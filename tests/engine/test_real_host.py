@@ -66,8 +66,8 @@ def look(machine: Machine, *, clock: float | None = None) -> tuple[dict[str, str
     """The facts that ops gets there, and the messages about them."""
     words = f"look o nobody-builder 0.0.0.0 {PORT} '' false"
     script = f"CLOCK={clock or time.time():.0f} sh -s -- {words}"
-    said = machine.ssh(script, user="ops", input=PREFLIGHT)
-    return dict(line.split("=", 1) for line in passed(said).splitlines()), said.stderr
+    result = machine.ssh(script, user="ops", input=PREFLIGHT)
+    return dict(line.split("=", 1) for line in passed(result).splitlines()), result.stderr
 
 
 def prepare(machine: Machine, user: str = "sudoer", before: str = "") -> Result:
@@ -81,7 +81,7 @@ class Lack:
     take: str
     fact: str
     value: str
-    told: str
+    report: str
     give: str = ""
     """How root restores it, before sudoer runs the printed lines."""
 
@@ -159,23 +159,23 @@ def test_what_is_missing_is_told_with_what_gives_it(
     lacks = [LACKS[name] for name in names]
     for lack in lacks:
         passed(machine.ssh(lack.take))
-    facts, said = look(machine)
+    facts, output = look(machine)
     for lack in lacks:
-        assert lack.told in said
+        assert lack.report in output
         # Of two lacks of one fact, the worse one is reported.
         assert facts[lack.fact] in (lack.value, "refused")
         passed(machine.ssh(lack.give or "true"))
-    for line in re.findall(r"sudo sh -c '[^']*'", said):
+    for line in re.findall(r"sudo sh -c '[^']*'", output):
         passed(machine.ssh(line, user="sudoer"))
-    facts, said = look(machine)
-    assert not said, said
+    facts, output = look(machine)
+    assert not output, output
     assert {name: facts[name] for name in CLEAN} == CLEAN
 
 
 def test_a_wrong_clock_is_told(machine: Machine) -> None:
-    facts, said = look(machine, clock=time.time() - 3600)
+    facts, output = look(machine, clock=time.time() - 3600)
     assert facts["clock"] == "wrong"
-    differs = re.search(r"the clock differs by (\d+) s", said)
+    differs = re.search(r"the clock differs by (\d+) s", output)
     assert differs
     # The command itself takes time to arrive there.
     assert 3540 < int(differs[1]) < 3660
@@ -183,12 +183,12 @@ def test_a_wrong_clock_is_told(machine: Machine) -> None:
 
 def test_without_docker_nothing_is_known_and_overlay_is_mended(machine: Machine) -> None:
     passed(machine.ssh("systemctl stop docker.socket docker containerd; modprobe -r overlay"))
-    facts, said = look(machine)
+    facts, output = look(machine)
     assert not facts
-    assert "Docker does not answer" in said
-    told = prepare(machine)
-    assert told.returncode == 0, told.stderr
-    assert "overlay file systems are not supported: prepared: modprobe overlay" in told.stderr
+    assert "Docker does not answer" in output
+    report = prepare(machine)
+    assert report.returncode == 0, report.stderr
+    assert "overlay file systems are not supported: prepared: modprobe overlay" in report.stderr
     passed(machine.ssh("systemctl start docker"))
     assert look(machine)[1] == ""
 
@@ -200,9 +200,9 @@ RESTRICTED = (  # Ubuntu's kernel has this setting; Debian's mediates `userns` w
 
 
 def test_apparmors_restriction_is_lifted_for_one_container(machine: Machine) -> None:
-    told = prepare(machine, before=RESTRICTED)
-    assert told.returncode == 0, told.stderr
-    assert "AppArmor refuses user namespaces" in told.stderr
+    report = prepare(machine, before=RESTRICTED)
+    assert report.returncode == 0, report.stderr
+    assert "AppArmor refuses user namespaces" in report.stderr
     assert look(machine)[0]["apparmor"] == "profile"
     assert not prepare(machine, before=RESTRICTED).stderr
 
@@ -212,9 +212,9 @@ def test_apparmors_restriction_is_lifted_for_one_container(machine: Machine) -> 
     passed(machine.ssh(f"apparmor_parser -R {file} && rm {file}"))
     put = "cat >/usr/local/sbin/apparmor_parser && chmod 0755 /usr/local/sbin/apparmor_parser"
     passed(machine.ssh(put, input=old))
-    told = prepare(machine, "root", RESTRICTED.removeprefix("sudo "))
-    assert "cannot allow them to the daemon's container alone: syntax error" in told.stderr
-    assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in told.stderr
+    report = prepare(machine, "root", RESTRICTED.removeprefix("sudo "))
+    assert "cannot allow them to the daemon's container alone: syntax error" in report.stderr
+    assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in report.stderr
     assert look(machine)[0]["apparmor"] == "unconfined"
     passed(machine.ssh("rm /usr/local/sbin/apparmor_parser /etc/sysctl.d/zz-*apparmor*"))
     passed(prepare(machine, before=RESTRICTED))
@@ -227,12 +227,12 @@ def test_the_preview_tells_all_of_it_together_and_the_update_refuses(
     shown = passed(admin.pulumi("preview"))
     refused = admin.pulumi("up")
     assert refused.returncode != 0
-    for said in (shown, refused.stdout):
-        assert "/dev/net/tun is not usable by everybody" in said
-        assert f"the kernel refuses user namespaces ({SETTINGS[0]} = 0)" in said
+    for output in (shown, refused.stdout):
+        assert "/dev/net/tun is not usable by everybody" in output
+        assert f"the kernel refuses user namespaces ({SETTINGS[0]} = 0)" in output
     assert "docker:index" not in admin.state()
-    told = prepare(machine)
-    assert told.returncode == 0, told.stderr
+    report = prepare(machine)
+    assert report.returncode == 0, report.stderr
 
 
 def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -> None:
@@ -245,8 +245,8 @@ def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -
     )
     passed(prepare(machine))
     record("real host: seconds until ssh answers", 1, boot=machine.reboot())
-    facts, said = look(machine)
-    assert not said, said
+    facts, output = look(machine)
+    assert not output, output
     known = {name: facts[name] for name in ("tun", "namespaces", "apparmor")}
     assert known == {"tun": "usable", "namespaces": "allowed", "apparmor": "profile"}
     passed(machine.ssh("rm /etc/sysctl.d/90-hard.conf /etc/udev/rules.d/90-hard.rules"))
@@ -273,10 +273,10 @@ def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
     passed(machine.ssh(put, user="sudoer", input=word))
     passed(machine.ssh("systemctl stop docker.socket docker"))
     for joins in (True, False):
-        said = machine.ssh("tree/scripts/word", user="sudoer")
-        assert said.returncode == 0, said.stderr
-        assert re.fullmatch(r"Docker [0-9].*\n.*\bdocker\b.*\n", said.stdout)
-        assert ("adding sudoer to the group docker" in said.stderr) == joins
+        result = machine.ssh("tree/scripts/word", user="sudoer")
+        assert result.returncode == 0, result.stderr
+        assert re.fullmatch(r"Docker [0-9].*\n.*\bdocker\b.*\n", result.stdout)
+        assert ("adding sudoer to the group docker" in result.stderr) == joins
     passed(machine.ssh("gpasswd -d sudoer docker; rm -r ~sudoer/tree"))
 
 
@@ -289,10 +289,10 @@ def builder(machine: Machine, admin: Builder) -> Builder:
     start = time.monotonic()
     machine.load(DAEMON_IMAGE, GATEWAY_IMAGE)
     loaded = time.monotonic()
-    said = admin.up()
+    output = admin.up()
     up = time.monotonic()
     for noise in ("refused by peer", "disabling multiplexing", "mux_client"):
-        assert noise not in said
+        assert noise not in output
     admin.load_base()
     admin.build()
     record(
@@ -371,9 +371,9 @@ def test_builds_by_plain_ssh_and_by_kit_and_with_latency(
             if latency:
                 passed(machine.ssh(f"tc qdisc add dev eth0 root netem delay {latency}ms"))
             start = time.monotonic()
-            said = builder.build()
+            output = builder.build()
             plain = time.monotonic() - start
-            assert said.count("CACHED") == 3, said
+            assert output.count("CACHED") == 3, output
             start = time.monotonic()
             kit = seconds_of(kit_build(laptop), start)
             record(
@@ -408,16 +408,16 @@ def test_a_container_keeps_to_its_cpus(builder: Builder) -> None:
     busy = (
         "timeout 10 sh -c 'while :; do :; done'; cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.stat"
     )
-    said = passed(in_container(builder, busy, "--cpus=0.5"))
-    assert said.startswith("50000 100000\n")
-    assert int(said.split("nr_throttled ")[1].split()[0]) > 0
+    output = passed(in_container(builder, busy, "--cpus=0.5"))
+    assert output.startswith("50000 100000\n")
+    assert int(output.split("nr_throttled ")[1].split()[0]) > 0
 
 
 def test_limits_are_changed_while_a_container_runs(builder: Builder) -> None:
     name = passed(builder.docker("run", "--detach", "--memory=64m", BASE_IMAGE, "sleep", "600"))
     passed(builder.docker("update", "--memory=96m", "--memory-swap=96m", name.strip()))
-    said = passed(builder.docker("exec", name.strip(), "cat", "/sys/fs/cgroup/memory.max"))
-    assert said == f"{96 * 2**20}\n"
+    output = passed(builder.docker("exec", name.strip(), "cat", "/sys/fs/cgroup/memory.max"))
+    assert output == f"{96 * 2**20}\n"
     stats = ("stats", "--no-stream", "--format", "{{.MemUsage}}", name.strip())
     assert "96MiB" in passed(builder.docker(*stats))
     passed(builder.docker("rm", "--force", name.strip()))
@@ -469,10 +469,10 @@ cat /sys/fs/cgroup/cgroup.max.descendants
 
 
 def test_nobody_inside_raises_the_limits_of_the_daemons_container(builder: Builder) -> None:
-    said = in_container(builder, RAISE, *EVERYTHING).stdout.splitlines()
-    assert "REACHED" not in said
-    assert said.count("found memory.max") == 2
-    assert said[-1] == "2048"
+    output = in_container(builder, RAISE, *EVERYTHING).stdout.splitlines()
+    assert "REACHED" not in output
+    assert output.count("found memory.max") == 2
+    assert output[-1] == "2048"
 
 
 @contextmanager
@@ -495,8 +495,8 @@ def comes_back(builder: Builder) -> float:
     start = time.monotonic()
     builder.ssh_end()
     assert until(lambda: "200 OK" in builder.ping().stdout, 600)
-    said = builder.build()
-    assert said.count("CACHED") == 3, said
+    output = builder.build()
+    assert output.count("CACHED") == 3, output
     assert passed(builder.docker("run", "--rm", "built", "cat", "/built")) == "hello\n"
     return time.monotonic() - start
 

@@ -325,14 +325,14 @@ def test_a_build_step_gets_neither_in_nor_at_the_key(stack: Pair, upstream: Upst
     )
     built = stack.docker_on("one", "build", "--progress=plain", "-", input=dockerfile)
     passed(built)
-    said = built.stdout + built.stderr
-    assert "certificate" in said.split(f"https://{store}/v2/ ")[-1]
-    assert "found: " not in said.replace("'s/^/found: /'", "")
+    output = built.stdout + built.stderr
+    assert "certificate" in output.split(f"https://{store}/v2/ ")[-1]
+    assert "found: " not in output.replace("'s/^/found: /'", "")
 
 
 def test_a_new_host_starts_warm(stack: Pair) -> None:
     store = stack.exports()["registry"]
-    seconds, said = {}, {}
+    seconds, output = {}, {}
     for name in ("one", "two"):
         start = time.monotonic()
         built = stack.docker_on(
@@ -350,10 +350,10 @@ def test_a_new_host_starts_warm(stack: Pair) -> None:
         )
         seconds[name] = time.monotonic() - start
         passed(built)
-        said[name] = built.stdout + built.stderr
+        output[name] = built.stdout + built.stderr
         passed(stack.docker_on(name, "push", f"{store}/app:1"))
-    assert "CACHED" not in said["one"]
-    assert said["two"].count("CACHED") == 2
+    assert "CACHED" not in output["one"]
+    assert output["two"].count("CACHED") == 2
     for what, name in (("without", "one"), ("with", "two")):
         record(
             f"first build on a new host, {what} the registry's cache",
@@ -376,7 +376,7 @@ class Node:
 
     def build(self, stack: Pair, *options: str) -> str:
         """Build STAGES on the host two; returns the progress."""
-        said = run(
+        result = run(
             "docker",
             "buildx",
             "build",
@@ -390,8 +390,8 @@ class Node:
             input=STAGES,
             env=self.env,
         )
-        passed(said)
-        return said.stdout + said.stderr
+        passed(result)
+        return result.stdout + result.stderr
 
 
 def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
@@ -451,8 +451,8 @@ def test_what_no_tag_keeps_goes_and_no_push_in_flight_is_cut(stack: Pair, tmp_pa
     passed(stack.docker_on("two", "push", f"{name}/base:1"))
 
     def used() -> int:
-        said = run("docker", "exec", stack.registry("store"), "du", "-sk", "/var/lib/registry")
-        return int(said.stdout.split()[0])
+        result = run("docker", "exec", stack.registry("store"), "du", "-sk", "/var/lib/registry")
+        return int(result.stdout.split()[0])
 
     def stored(digest: str) -> bool:
         """Whether the blob is there, without asking the store, which would keep it."""

@@ -28,8 +28,8 @@ def setting(**values: Any) -> Change:
 
 
 def plan_of(builder: Builder, command: str = "preview", *options: str) -> Plan:
-    said = builder.pulumi(command, "--json", *options)
-    return Plan.of(json.loads(said.stdout))
+    result = builder.pulumi(command, "--json", *options)
+    return Plan.of(json.loads(result.stdout))
 
 
 def effects(plan: Plan) -> Effects:
@@ -40,13 +40,13 @@ def effects(plan: Plan) -> Effects:
 def containers(builder: Builder) -> dict[str, str]:
     """The running containers of the builder: role and id."""
     label = f"label=docker-build-machine.owner=docker-build-machine/{builder.stack}/builder"
-    said = passed(
+    output = passed(
         run("docker", "ps", "--no-trunc", "--format", "{{.Names}} {{.ID}}", "--filter", label)
     )
     prefix = builder.container("")
     return {
         name.removeprefix(prefix): identifier
-        for name, identifier in (line.split() for line in said.splitlines())
+        for name, identifier in (line.split() for line in output.splitlines())
     }
 
 
@@ -80,7 +80,7 @@ def other_gateway_image() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "gone", "said"),
+    ("change", "gone", "output"),
     [
         pytest.param(
             lambda builder: builder.add_key("bob", **{"from": ["127.0.0.1"]}),
@@ -146,7 +146,7 @@ def other_gateway_image() -> Iterator[str]:
     ],
 )
 def test_a_plan_tells_what_then_happens(
-    builder: Builder, change: Change, gone: set[str], said: list[str]
+    builder: Builder, change: Change, gone: set[str], output: list[str]
 ) -> None:
     before, cache = containers(builder), cache_folder(builder)
     with ExitStack() as open_things:
@@ -166,6 +166,6 @@ def test_a_plan_tells_what_then_happens(
     assert not foretold.deletes_cache
     if in_flight:
         assert (in_flight[0].returncode == 0) == foretold.drains
-    for sentence in said:
-        assert any(sentence in told for told in foretold.sentences), foretold.sentences
+    for sentence in output:
+        assert any(sentence in report for report in foretold.sentences), foretold.sentences
     assert ("nothing restarts" in foretold.sentences) == (not gone)

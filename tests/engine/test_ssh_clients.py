@@ -51,22 +51,22 @@ def test_openssh_takes_the_fastest_cipher_whatever_its_release_offers(
     builder: Builder, offered: str | None
 ) -> None:
     chosen = [f"-oCiphers={offered}"] if offered else []
-    said = builder.ssh("-v", *chosen, builder.alias, DIAL, input=PING)
-    assert "200 OK" in passed(said)
+    result = builder.ssh("-v", *chosen, builder.alias, DIAL, input=PING)
+    assert "200 OK" in passed(result)
     first = "aes256" if offered and offered.startswith("aes256-gcm") else "aes128"
     for way in ("server->client", "client->server"):
-        assert f"kex: {way} cipher: {first}-gcm@openssh.com MAC: <implicit>" in said.stderr
+        assert f"kex: {way} cipher: {first}-gcm@openssh.com MAC: <implicit>" in result.stderr
 
 
 def test_cbc_has_no_mac_of_the_plaintext(builder: Builder) -> None:
-    said = builder.ssh(
+    result = builder.ssh(
         "-oCiphers=aes128-cbc",
         "-oMACs=hmac-sha2-256,hmac-sha2-512",
         builder.alias,
         DIAL,
         input=PING,
     )
-    assert "no matching MAC found" in said.stderr
+    assert "no matching MAC found" in result.stderr
 
 
 Client = Callable[[Builder, str], tuple[str, str]]
@@ -91,8 +91,8 @@ def asyncssh_client(builder: Builder, host_key: str) -> tuple[str, str]:
             config=None,
             agent_path=None,
         ) as connection:
-            said = await connection.run(DIAL, input=PING)
-            return str(connection.get_extra_info("send_cipher")), str(said.stdout)
+            result = await connection.run(DIAL, input=PING)
+            return str(connection.get_extra_info("send_cipher")), str(result.stdout)
 
     try:
         return asyncio.run(ping())
@@ -131,8 +131,8 @@ def libssh2_client(builder: Builder, host_key: str) -> tuple[str, str]:
         channel.execute(DIAL)
         channel.write(PING.encode())
         channel.send_eof()
-        said = channel.read()[1].decode()
-        return session.methods(ssh2.session.LIBSSH2_METHOD_CRYPT_CS), said
+        output = channel.read()[1].decode()
+        return session.methods(ssh2.session.LIBSSH2_METHOD_CRYPT_CS), output
 
 
 def plink_client(builder: Builder, host_key: str) -> tuple[str, str]:
@@ -142,7 +142,7 @@ def plink_client(builder: Builder, host_key: str) -> tuple[str, str]:
     passed(run("puttygen", str(builder.folder / "ada"), "-o", str(key)))
     pinned.write_text(host_key)
     fingerprint = passed(run("ssh-keygen", "-lf", str(pinned))).split()[1]
-    said = run(
+    result = run(
         "plink",
         "-ssh",
         "-batch",
@@ -158,10 +158,10 @@ def plink_client(builder: Builder, host_key: str) -> tuple[str, str]:
         DIAL,
         input=PING,
     )
-    if "Host key not in manually configured list" in said.stderr:
+    if "Host key not in manually configured list" in result.stderr:
         raise OtherHostKey
-    ciphers = [line for line in said.stderr.splitlines() if "outbound encryption" in line]
-    return ciphers[0], passed(said)
+    ciphers = [line for line in result.stderr.splitlines() if "outbound encryption" in line]
+    return ciphers[0], passed(result)
 
 
 def address(builder: Builder) -> tuple[str, int]:
@@ -184,8 +184,8 @@ def pinned(builder: Builder) -> str:
 def test_other_clients_get_in_and_keep_to_the_pinned_host_key(
     builder: Builder, client: Client, cipher: str
 ) -> None:
-    chosen, said = client(builder, pinned(builder))
-    assert said.startswith("HTTP/1.0 200 OK")
+    chosen, output = client(builder, pinned(builder))
+    assert output.startswith("HTTP/1.0 200 OK")
     assert cipher in chosen
     impostor = make_key(builder.folder / f"impostor-{client.__name__}")
     with pytest.raises(OtherHostKey):
@@ -244,10 +244,10 @@ def docker_py(builder: Builder, paramiko: Path, home: Path, host_key: str) -> Re
 def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
     builder: Builder, paramiko: Path, tmp_path: Path
 ) -> None:
-    said = passed(docker_py(builder, paramiko, tmp_path, pinned(builder))).splitlines()
-    assert said[0] == "aes128-cbc"
-    assert said[1].startswith("API 1.")
-    assert said[1].endswith(" 0 True")
+    output = passed(docker_py(builder, paramiko, tmp_path, pinned(builder))).splitlines()
+    assert output[0] == "aes128-cbc"
+    assert output[1].startswith("API 1.")
+    assert output[1].endswith(" 0 True")
     refused = docker_py(builder, paramiko, tmp_path, make_key(tmp_path / "impostor"))
     assert refused.returncode != 0
     assert "BadHostKeyException" in refused.stderr

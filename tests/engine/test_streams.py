@@ -230,7 +230,7 @@ def request(line: str, body: str, *headers: str) -> str:
     return "\r\n".join(lines) + "\r\n\r\n" + body
 
 
-def answered(builder: Builder, key: str, asked: str) -> str:
+def answered(builder: Builder, key: str, request: str) -> str:
     """Everything that comes back; the client keeps its side open until the other side ends."""
     with subprocess.Popen(
         [*builder.ssh_command(key), builder.alias, "docker system dial-stdio"],
@@ -241,7 +241,7 @@ def answered(builder: Builder, key: str, asked: str) -> str:
     ) as client:
         assert client.stdin is not None
         assert client.stdout is not None
-        client.stdin.write(asked)
+        client.stdin.write(request)
         client.stdin.flush()
         timer = threading.Timer(SECONDS, client.kill)
         timer.start()

@@ -43,9 +43,9 @@ class Engine:
             + "".join(f"LABEL {name}={value}\n" for name, value in labels.items())
         )
         passed(self.docker("build", "--quiet", "--tag", reference, str(folder)))
-        said = passed(self.docker("push", reference))
+        output = passed(self.docker("push", reference))
         passed(self.docker("rmi", reference))
-        return said.split("digest: ")[1].split()[0]
+        return output.split("digest: ")[1].split()[0]
 
 
 def registry_image() -> str:
@@ -102,21 +102,21 @@ def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
     first, other = engine.publish(daemon, build, "2.41"), engine.publish(gateway, build, "1.0")
     settings.write_text(STACK.format(daemon=daemon, gateway=gateway))
 
-    said = passed(engine.pin(tmp_path))
+    output = passed(engine.pin(tmp_path))
     pinned = STACK.format(daemon=f"{daemon}@{first}", gateway=f"{gateway}@{other}")
     assert settings.read_text() == pinned
-    assert f"daemonImage: {daemon} (no digest) -> {first}" in said
+    assert f"daemonImage: {daemon} (no digest) -> {first}" in output
 
     assert f"daemonImage: {daemon} is still {first}" in passed(engine.pin(tmp_path))
     assert settings.read_text() == pinned
 
     second = engine.publish(daemon, build, "2.42", release="2.42")
-    said = passed(engine.pin(tmp_path))
+    output = passed(engine.pin(tmp_path))
     assert settings.read_text() == pinned.replace(first, second)
-    assert f"daemonImage: {daemon} {first} -> {second}" in said
-    assert "    package libc6 2.41 -> 2.42\n" in said
-    assert "    label release - -> 2.42\n" in said
-    assert f"gatewayImage: {gateway} is still {other}" in said
+    assert f"daemonImage: {daemon} {first} -> {second}" in output
+    assert "    package libc6 2.41 -> 2.42\n" in output
+    assert "    label release - -> 2.42\n" in output
+    assert f"gatewayImage: {gateway} is still {other}" in output
 
 
 def test_an_image_that_cannot_be_had_keeps_its_reference(engine: Engine, tmp_path: Path) -> None:

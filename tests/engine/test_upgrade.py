@@ -79,11 +79,11 @@ def test_an_upgrade_lets_builds_end_and_keeps_the_cache(builder: Builder) -> Non
 def test_a_downgrade_is_refused_before_anything_is_touched(builder: Builder) -> None:
     daemon = builder.container_id("daemon")
     builder.settings["daemonImage"] = OLDER_DAEMON_IMAGE
-    said = builder.pulumi("up")
+    result = builder.pulumi("up")
     builder.settings["daemonImage"] = DAEMON_IMAGE
-    assert said.returncode != 0
-    assert f"daemonImage = {OLDER_DAEMON_IMAGE}: it is Docker " in said.stdout
-    assert "nothing was changed" in said.stdout
+    assert result.returncode != 0
+    assert f"daemonImage = {OLDER_DAEMON_IMAGE}: it is Docker " in result.stdout
+    assert "nothing was changed" in result.stdout
     assert builder.container_id("daemon") == daemon
     assert "200 OK" in builder.ping().stdout
     builder.up()
@@ -100,12 +100,12 @@ def test_another_storage_driver_is_refused(builder: Builder) -> None:
     other = f"localhost/{builder.stack}:daemon"
     passed(run("docker", "tag", DAEMON_IMAGE, other))
     builder.settings["daemonImage"] = other
-    said = builder.pulumi("up")
+    result = builder.pulumi("up")
     builder.settings["daemonImage"] = DAEMON_IMAGE
     passed(run("docker", "image", "rm", other))
     passed(builder.in_daemon("sh", "-c", f"echo {kept} >{note}"))
-    assert said.returncode != 0
-    assert "which cannot read the cache: the cache was written with vfs" in said.stdout
+    assert result.returncode != 0
+    assert "which cannot read the cache: the cache was written with vfs" in result.stdout
     assert "200 OK" in builder.ping().stdout
 
 
@@ -113,9 +113,9 @@ def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder)
     builder.settings |= {"cpus": "2", "drainTime": "3s"}
     # Much longer than an `up` takes on a busy machine; it is cut.
     with builder.build_in_flight(90) as in_flight:
-        said = builder.up()
+        output = builder.up()
     assert in_flight[0].returncode != 0
-    assert "connections are still open after 3 s (drainTime); they are cut" in said
+    assert "connections are still open after 3 s (drainTime); they are cut" in output
     assert builder.build().count("CACHED") == 3
 
 
@@ -130,8 +130,8 @@ def test_clients_that_are_gone_are_not_waited_for(builder: Builder) -> None:
         passed(run("docker", "--host", f"unix://{socket}", "run", "--rm", BASE_IMAGE, "true"))
         with builder.docker_process("run", "--rm", "--name", "left", BASE_IMAGE, "sleep", "99"):
             assert until(lambda: "left" in builder.docker("ps").stdout)
-        said = builder.up()
-    assert "open connections" not in said
+        output = builder.up()
+    assert "open connections" not in output
 
 
 def test_the_time_to_drain_changes_without_draining(builder: Builder) -> None:

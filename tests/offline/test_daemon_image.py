@@ -123,15 +123,15 @@ def test_its_configuration(config: dict[str, Any]) -> None:
 
 
 def test_the_versions_of_its_parts() -> None:
-    said = inside(
+    output = inside(
         "dockerd --version; docker --version; docker buildx version; runc --version;"
         "containerd --version; rootlesskit --version; docker-init --version"
     )
-    assert said.count(f"Docker version {VERSION},") == 2
+    assert output.count(f"Docker version {VERSION},") == 2
     for part in ("buildx v0.36.1", "runc version 1.4.3", "libseccomp", "containerd/v2 v2.3.3"):
-        assert part in said
-    assert "rootlesskit version 3.0.2" in said
-    assert "tini version 0.19.0" in said
+        assert part in output
+    assert "rootlesskit version 3.0.2" in output
+    assert "tini version 0.19.0" in output
 
 
 def test_programs_are_where_upstream_has_them() -> None:
@@ -209,7 +209,7 @@ def test_newuidmap_gives_the_user_its_range_without_more_than_these_capabilities
     for name in ("newuidmap", "newgidmap"):
         mode = inside(f"stat -c %a /usr/bin/{name}").strip()
         assert mode in {"4711", "4755", "711"}, name
-    said = passed(
+    output = passed(
         run(
             "docker",
             "run",
@@ -236,7 +236,7 @@ def test_newuidmap_gives_the_user_its_range_without_more_than_these_capabilities
             "cat /proc/$!/uid_map /proc/$!/gid_map",
         )
     )
-    assert said.split() == ["0", "1000", "1", "1", "100000", "65536"] * 2
+    assert output.split() == ["0", "1000", "1", "1", "100000", "65536"] * 2
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_what_its_entrypoint_starts(
     shim.write_text(SHOWS_ARGUMENTS)
     shim.chmod(0o755)
     variables = [word for option in options for word in ("--env", option)]
-    said = passed(
+    output = passed(
         run(
             "docker",
             "run",
@@ -291,23 +291,23 @@ def test_what_its_entrypoint_starts(
             *command,
         )
     )
-    assert said.splitlines()[-1] == ROOTLESSKIT + last
-    assert "iptables v1" in said
+    assert output.splitlines()[-1] == ROOTLESSKIT + last
+    assert "iptables v1" in output
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output"),
     [
         ([], "tcp://docker:2375 -"),
         (["DOCKER_TLS_VERIFY=1"], "tcp://docker:2376 1"),
         (["DOCKER_HOST=tcp://other:1"], "tcp://other:1 -"),
     ],
 )
-def test_another_command_gets_the_address_of_the_daemon(options: list[str], said: str) -> None:
+def test_another_command_gets_the_address_of_the_daemon(options: list[str], output: str) -> None:
     variables = [word for option in options for word in ("--env", option)]
     command = ("sh", "-c", 'echo "$DOCKER_HOST ${DOCKER_TLS_VERIFY:--}"')
-    asked = run("docker", "run", "--rm", "--network", "none", *variables, DAEMON_IMAGE, *command)
-    assert passed(asked).strip() == said
+    request = run("docker", "run", "--rm", "--network", "none", *variables, DAEMON_IMAGE, *command)
+    assert passed(request).strip() == output
     version = run("docker", "run", "--rm", "--network", "none", DAEMON_IMAGE, "--version")
     # With only options, the entrypoint runs dockerd.
     assert VERSION in version.stdout + version.stderr or version.returncode != 0

@@ -152,9 +152,9 @@ class Gateway:
     def sh(self, script: str) -> Result:
         return run("docker", "exec", self.name, "sh", "-c", script)
 
-    def said(self) -> str:
-        said = run("docker", "logs", self.name)
-        return said.stdout + said.stderr
+    def log(self) -> str:
+        result = run("docker", "logs", self.name)
+        return result.stdout + result.stderr
 
     def state(self) -> dict[str, Any]:
         shown = passed(run("docker", "inspect", "--format", "{{json .State}}", self.name))
@@ -188,7 +188,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         },
     )
     made.start()
-    assert until(lambda: "[ls.io-init] done." in made.said(), 40), made.said()
+    assert until(lambda: "[ls.io-init] done." in made.log(), 40), made.log()
     yield made
     made.remove()
 
@@ -246,19 +246,19 @@ def test_owners_and_modes(gateway: Gateway) -> None:
 
 
 def test_custom_scripts_run_after_the_configuration_and_before_sshd(gateway: Gateway) -> None:
-    said = gateway.said()
-    begun = said.index("[custom-init] first: executing...")
-    line = next(line for line in said.splitlines() if line.startswith("init as "))
+    output = gateway.log()
+    begun = output.index("[custom-init] first: executing...")
+    line = next(line for line in output.splitlines() if line.startswith("init as "))
     assert line.startswith("init as 0 in /")
     assert "PATH=/command:" in line
     assert line.endswith("USER_NAME=builder")
-    assert begun < said.index("after the configuration") < said.index("before sshd")
-    assert "[custom-init] first: exited 7" in said
+    assert begun < output.index("after the configuration") < output.index("before sshd")
+    assert "[custom-init] first: exited 7" in output
 
 
 def test_custom_services_are_copied_and_run_as_root_with_the_environment(gateway: Gateway) -> None:
-    assert "[custom-init] good: service detected, copying..." in gateway.said()
-    assert until(lambda: "service as 0, USER_NAME=builder, named run" in gateway.said())
+    assert "[custom-init] good: service detected, copying..." in gateway.log()
+    assert until(lambda: "service as 0, USER_NAME=builder, named run" in gateway.log())
     assert "custom-svc-good" in passed(gateway.sh("ls /run/service"))
 
 
@@ -279,10 +279,10 @@ def test_a_service_that_is_no_program_is_never_up_and_holds_up_the_end(tmp_path:
     gateway = Gateway(tmp_path, {"/custom-services.d/bad": "exec sleep 1000\n"})
     try:
         gateway.start()
-        assert until(lambda: "unable to spawn ./run" in gateway.said(), 30)
-        assert "Exec format error" in gateway.said()
+        assert until(lambda: "unable to spawn ./run" in gateway.log(), 30)
+        assert "Exec format error" in gateway.log()
         assert until(lambda: gateway.sh("nc -z localhost 2222").returncode == 0, 30)
-        assert "[ls.io-init] done." not in gateway.said()
+        assert "[ls.io-init] done." not in gateway.log()
         begun = time.monotonic()
         passed(run("docker", "stop", "--time", "8", gateway.name))
         assert time.monotonic() - begun >= 8
@@ -301,7 +301,7 @@ def test_a_halt_before_sshd_is_up_waits_for_it(tmp_path: Path) -> None:
     gateway = Gateway(tmp_path, {"/custom-cont-init.d/halt": script})
     try:
         gateway.start()
-        assert until(lambda: "halted" in gateway.said(), 30)
+        assert until(lambda: "halted" in gateway.log(), 30)
         time.sleep(12)
         assert gateway.state()["Running"]
         # Once nothing holds the lock, it ends with the code in the file.
@@ -321,5 +321,5 @@ def test_it_stops_within_seconds_with_the_code_of_the_file_and_starts_again(
     assert 3 <= time.monotonic() - begun < 25
     assert gateway.state()["ExitCode"] == 0
     gateway.start()
-    assert until(lambda: gateway.said().count("[ls.io-init] done.") == 2, 40)
+    assert until(lambda: gateway.log().count("[ls.io-init] done.") == 2, 40)
     assert until(lambda: gateway.sh("nc -z localhost 2222").returncode == 0, 30)

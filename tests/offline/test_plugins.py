@@ -41,23 +41,23 @@ def up(tmp_path: Path) -> Iterator[Callable[[str], Result]]:
 
 
 def test_an_uncovered_type_is_refused_by_name(up: Callable[..., Result]) -> None:
-    said = up("docker.Tag('t', source_image='a', target_image='b')")
-    assert said.returncode != 0
-    assert "docker:index/tag:Tag is not covered by this stand-in plugin" in said.stdout
+    result = up("docker.Tag('t', source_image='a', target_image='b')")
+    assert result.returncode != 0
+    assert "docker:index/tag:Tag is not covered by this stand-in plugin" in result.stdout
 
 
 def test_an_unknown_input_is_refused_by_name(up: Callable[..., Result]) -> None:
-    said = up("docker.Network('n', ipv6=True)")
-    assert said.returncode != 0
-    assert "ipv6 is not an input of docker:index/network:Network" in said.stdout
+    result = up("docker.Network('n', ipv6=True)")
+    assert result.returncode != 0
+    assert "ipv6 is not an input of docker:index/network:Network" in result.stdout
 
 
 def test_a_failing_command_says_what_it_printed(up: Callable[..., Result]) -> None:
-    said = up("command.local.Command('c', create='echo broken >&2; exit 3')")
-    assert said.returncode != 0
-    assert "exit status 3" in said.stdout
-    assert "broken" in said.stdout
-    assert "Traceback" not in said.stdout
+    result = up("command.local.Command('c', create='echo broken >&2; exit 3')")
+    assert result.returncode != 0
+    assert "exit status 3" in result.stdout
+    assert "broken" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 def test_containers_settle_replace_and_update_as_upstream_does(up: Callable[..., Result]) -> None:
@@ -93,9 +93,9 @@ def test_containers_settle_replace_and_update_as_upstream_does(up: Callable[...,
 
 def test_a_container_that_cannot_start_leaves_nothing(up: Callable[..., Result]) -> None:
     name = f"plugins-{secrets.token_hex(3)}"
-    said = up(
+    result = up(
         f"docker.Container('c', name={name!r}, image={BASE_IMAGE!r}, command=['/no/such/program'])"
     )
-    assert said.returncode != 0
-    assert "Unable to start container" in said.stdout
+    assert result.returncode != 0
+    assert "Unable to start container" in result.stdout
     assert run("docker", "inspect", name).returncode != 0

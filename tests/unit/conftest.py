@@ -80,8 +80,8 @@ class _Mocks(pulumi.runtime.Mocks):
                 "-certificates": CERTIFICATES,
             }
             name = args.name.rstrip("-0123456789")
-            said = [text for role, text in printed.items() if name.endswith(role)]
-            outputs["stdout"] = said[0] if said else "daemon 29.7.2"
+            output = [text for role, text in printed.items() if name.endswith(role)]
+            outputs["stdout"] = output[0] if output else "daemon 29.7.2"
         return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], list[Any]]:

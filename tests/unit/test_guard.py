@@ -268,7 +268,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 # Requests of docker-py 7.2.0, aiodocker 0.27.0, dockerode 5 with docker-modem 5.0, docker-java
 # 3.4.2 (Testcontainers 1.21.3) and curl 7.88.1, recorded between client and daemon.
 @pytest.mark.parametrize(
-    ("lines", "asked", "kind"),
+    ("lines", "wanted", "kind"),
     [
         (
             (f"GET /v1.41/images/localhost:1/recorded/a%40{DIGEST}/json HTTP/1.1", *DOCKER_PY),
@@ -409,12 +409,12 @@ CHUNKED = "Transfer-Encoding: chunked"
     ids=lambda value: value.split("?")[0].replace(DIGEST, "D") if isinstance(value, str) else "",
 )
 def test_what_other_clients_write_is_read_and_reaches_the_daemon_decoded(
-    lines: tuple[str, ...], asked: str, kind: str | None
+    lines: tuple[str, ...], wanted: str, kind: str | None
 ) -> None:
     request = parse_head(head(*lines))
     check(request.method, request.path, request.query)
     written = request.encode()
-    assert written.startswith(f"{asked} HTTP/1.1\r\nHost: docker\r\n".encode())
+    assert written.startswith(f"{wanted} HTTP/1.1\r\nHost: docker\r\n".encode())
     kinds = [value.decode() for name, value in request.headers if name == b"Content-Type"]
     assert kinds == [kind] * bool(kind)
     assert parse_head(written).encode() == written
@@ -434,9 +434,9 @@ def test_other_clients_are_refused_by_the_rules_and_not_for_how_they_write(
     lines: tuple[str, ...], refused: int
 ) -> None:
     request = parse_head(head(*lines))
-    with pytest.raises(Refused) as told:
+    with pytest.raises(Refused) as report:
         check(request.method, request.path, request.query)
-    assert told.value.status == refused
+    assert report.value.status == refused
 
 
 def test_who_sends_a_form_is_told_the_type_to_name() -> None:
@@ -694,8 +694,8 @@ def test_requests_of_one_connection_are_answered_in_their_order(tmp_path: Path) 
     assert heard.count(b" 200 OK\r\n") == 3
     refused = heard.split(b"OK")[-1]
     assert refused.startswith(b"HTTP/1.1 403 ")
-    said = json.loads(refused.partition(b"\r\n\r\n")[2])["message"]
-    assert said.startswith("POST /containers/a/start is not allowed: a key of role build may")
+    output = json.loads(refused.partition(b"\r\n\r\n")[2])["message"]
+    assert output.startswith("POST /containers/a/start is not allowed: a key of role build may")
 
 
 @pytest.mark.parametrize(

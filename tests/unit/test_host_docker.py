@@ -26,9 +26,9 @@ def test_a_host_that_ssh_cannot_reach_is_told_in_ssh_s_words(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     docker = HostDocker(DockerHost("ssh://ops@127.0.0.1:1", KEY))
-    with pytest.raises(HostError) as told:
+    with pytest.raises(HostError) as report:
         docker.run("version")
-    assert "Connection refused" in str(told.value)
-    assert "host = ssh://ops@127.0.0.1:1 cannot be reached over SSH" in str(told.value)
+    assert "Connection refused" in str(report.value)
+    assert "host = ssh://ops@127.0.0.1:1 cannot be reached over SSH" in str(report.value)
     with pytest.raises(HostError):
         HostReader(docker.host).file("any", "/etc/passwd")

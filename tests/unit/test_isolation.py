@@ -214,9 +214,9 @@ def test_a_host_that_lets_limits_be_is_not_worth_a_word() -> None:
 
 
 def test_fewer_processes_than_the_setting_are_told() -> None:
-    told = notes(HostFacts(cgroup="2", processes="5879"))
-    assert len(told) == 1
-    assert told[0].startswith("processes = 16384: this host lets a container have 5879 processes")
+    report = notes(HostFacts(cgroup="2", processes="5879"))
+    assert len(report) == 1
+    assert report[0].startswith("processes = 16384: this host lets a container have 5879 processes")
     assert notes(HostFacts(cgroup="2", processes="5879"), processes=5000) == []
 
 
@@ -230,7 +230,7 @@ def test_fewer_processes_than_the_setting_are_told() -> None:
 def test_limits_of_containers_that_do_nothing_are_told(
     cgroup: str, isolation: str, why: str
 ) -> None:
-    told = notes(HostFacts(cgroup=cgroup), isolation=isolation)
-    assert len(told) == 1
-    assert "do nothing: they need control groups of version 2 and" in told[0]
-    assert f"but {why};" in told[0]
+    report = notes(HostFacts(cgroup=cgroup), isolation=isolation)
+    assert len(report) == 1
+    assert "do nothing: they need control groups of version 2 and" in report[0]
+    assert f"but {why};" in report[0]

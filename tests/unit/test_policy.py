@@ -43,7 +43,7 @@ def builder(**inputs: Any) -> Resource:
     return Resource(BUILDER, "builder", inputs, urn=BUILDER_URN)
 
 
-def said(*resources: Resource) -> set[str]:
+def output(*resources: Resource) -> set[str]:
     return {violation.rule for violation in violations(list(resources))}
 
 
@@ -156,26 +156,26 @@ def test_a_rule_of_resources_tells_right_from_wrong(
 ) -> None:
     assert list(rule(right)) == []
     assert len(list(rule(wrong))) == 1
-    assert rules.name_of(rule) in said(wrong)
+    assert rules.name_of(rule) in output(wrong)
 
 
 def test_a_kept_cache_is_protected_and_another_is_told() -> None:
     kept, loose = resource(VOLUME, "cache", protect=True), resource(VOLUME, "cache")
-    assert said(builder(keepCache=True), kept) == set()
-    assert said(builder(keepCache=True), loose) == {"kept-caches-are-protected"}
-    assert said(builder(keepCache=False), loose) == {"caches-are-kept"}
-    assert said(loose) == {"kept-caches-are-protected"}
-    assert said(builder(keepCache=True), resource(VOLUME, "runtime")) == set()
+    assert output(builder(keepCache=True), kept) == set()
+    assert output(builder(keepCache=True), loose) == {"kept-caches-are-protected"}
+    assert output(builder(keepCache=False), loose) == {"caches-are-kept"}
+    assert output(loose) == {"kept-caches-are-protected"}
+    assert output(builder(keepCache=True), resource(VOLUME, "runtime")) == set()
 
 
 def test_only_a_daemon_that_is_declared_so_is_privileged() -> None:
     daemon = resource(CONTAINER, "daemon", privileged=True)
     gateway = resource(CONTAINER, "gateway", privileged=True)
     rule = {"privileged-where-declared"}
-    assert said(builder(isolation="privileged"), daemon) == set()
-    assert said(builder(isolation="unprivileged"), daemon) == rule
-    assert said(builder(isolation="privileged"), gateway) == rule
-    assert said(builder(isolation="unprivileged"), resource(CONTAINER, "daemon")) == set()
+    assert output(builder(isolation="privileged"), daemon) == set()
+    assert output(builder(isolation="unprivileged"), daemon) == rule
+    assert output(builder(isolation="privileged"), gateway) == rule
+    assert output(builder(isolation="unprivileged"), resource(CONTAINER, "daemon")) == set()
 
 
 def test_advice_does_not_refuse() -> None:
@@ -194,15 +194,15 @@ def test_advice_does_not_refuse() -> None:
 
 def test_rules_are_for_builders_and_registries_wherever_they_are_declared() -> None:
     inputs = {"image": "nginx", "ports": [{"internal": 80}], "privileged": True}
-    assert not said(Resource(CONTAINER, "web", inputs, parent="", urn="urn::web"))
-    assert not said(Resource(CONTAINER, "web", inputs, parent="urn:pulumi:a::p::my:Site::s"))
+    assert not output(Resource(CONTAINER, "web", inputs, parent="", urn="urn::web"))
+    assert not output(Resource(CONTAINER, "web", inputs, parent="urn:pulumi:a::p::my:Site::s"))
     ours = "urn:pulumi:dev::docker-build-machine::docker:index/container:Container::web"
-    assert said(Resource(CONTAINER, "web", inputs, parent="", urn=ours))
+    assert output(Resource(CONTAINER, "web", inputs, parent="", urn=ours))
     # Below a component of another program, a builder is one still.
     nested = f"urn:pulumi:dev::p::my:Platform${BUILDER}::builder"
-    assert {"images-are-pinned", "only-what-asks-for-keys-is-published"} <= said(
+    assert {"images-are-pinned", "only-what-asks-for-keys-is-published"} <= output(
         Resource(CONTAINER, "builder-daemon", inputs, parent=nested)
     )
     store = f"urn:pulumi:dev::p::my:Platform${REGISTRY}::registry"
     opened = {"ports": [{"internal": 5000}], "envs": [ASKS], "image": "registry:3.0.0"}
-    assert not said(Resource(CONTAINER, "registry-store", opened, parent=store))
+    assert not output(Resource(CONTAINER, "registry-store", opened, parent=store))

@@ -350,13 +350,13 @@ def test_keys_are_one_line_each_and_named_with_their_fingerprint(run_program: Pr
 def test_an_expired_key_is_left_out_with_a_warning(
     run_program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(pulumi.log, "warn", lambda text, **_: said.append(text))
+    output: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, **_: output.append(text))
     expired = {"name": "bob", "publicKey": OTHER_KEY, "until": "2020-01-01", "role": "build"}
     run = run_program(keys=[{"name": "ada", "publicKey": KEY}, expired])
     assert children(run) == CHILDREN
     assert run["builder-keys"].inputs == run_program()["builder-keys"].inputs
-    assert said == [
+    assert output == [
         "the key bob is left out because its last day (until = 2020-01-01) has passed; next: "
         "remove it from keys, or give it a later day"
     ]

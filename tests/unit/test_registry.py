@@ -151,7 +151,7 @@ def test_the_client_export_is_a_secret_for_those_who_may_read_it(run_program: Pr
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         ({"registry": {"host": "eu2"}}, "registry.host = 'eu2' must be the name of an entry"),
         ({"registry": {}, "hosts": [], "registryImage": "registry"}, "registryImage = 'registry'"),
@@ -169,9 +169,9 @@ def test_the_client_export_is_a_secret_for_those_who_may_read_it(run_program: Pr
         ({"registry": {"host": "arm", "certificates": 0}}, "registry.certificates = '0'"),
     ],
 )
-def test_wrong_settings(settings: dict[str, Any], said: str) -> None:
+def test_wrong_settings(settings: dict[str, Any], output: str) -> None:
     text = problems(**({"host": None, "hosts": HOSTS} | settings))
-    assert said in text, text
+    assert output in text, text
 
 
 def test_a_stack_of_one_local_host_has_to_say_how_builders_reach_it() -> None:

@@ -101,12 +101,12 @@ def test_what_has_no_part_in_the_page_is_not_in_it() -> None:
 
 
 def test_a_plan_that_failed_is_no_plan_and_tells_why() -> None:
-    said = [
+    output = [
         {"severity": "error", "message": "error: cpus = 'x' must be a number"},
         {"severity": "error", "message": "error: preview failed"},
         {"severity": "warning", "message": "warning: using a plugin from $PATH"},
     ]
-    shown = page("dev", Plan.of({"diagnostics": said}))
+    shown = page("dev", Plan.of({"diagnostics": output}))
     assert "**There is no plan:**" in shown
     assert "cpus = 'x' must be a number" in shown
     assert "preview failed" not in shown
@@ -120,18 +120,18 @@ def test_a_rule_of_the_policy_pack_that_is_broken_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "deletes", "said"),
+    ("state", "deletes", "output"),
     [
         ({}, True, "DELETES the cache"),
         ({"retainOnDelete": True}, False, "the cache leaves the stack, and its volume stays"),
         ({"protect": True}, False, "is refused: the cache would go, and it is protected"),
     ],
 )
-def test_a_cache_that_would_go(state: dict[str, Any], deletes: bool, said: str) -> None:
+def test_a_cache_that_would_go(state: dict[str, Any], deletes: bool, output: str) -> None:
     volume = step("replace", VOLUME, "cache", {"name": "c"}, {"name": "d"}, **state)
     effects = effects_of(plan({"keys": [ADA]}, {"keys": [ADA]}, volume).builders[0])
     assert effects.deletes_cache == deletes
-    assert effects.sentences[0].startswith(said)
+    assert effects.sentences[0].startswith(output)
 
 
 def test_a_daemon_that_goes_without_the_drain_cuts_its_builds() -> None:

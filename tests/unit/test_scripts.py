@@ -55,8 +55,8 @@ def test_a_team_file_holds_differences_alone_and_a_port_of_its_own(
     shutil.copy(ROOT / "Pulumi.yaml", tmp_path)
     (tmp_path / "key.pub").write_text(f"{KEY} ada@laptop\n")
     (tmp_path / "other.pub").write_text(f"{OTHER_KEY} ada@laptop\n")
-    said = subprocess.CompletedProcess([], 0, stdout=PROC_NET_TCP)
-    monkeypatch.setattr("scripts.team.subprocess.run", lambda *_, **__: said)
+    output = subprocess.CompletedProcess([], 0, stdout=PROC_NET_TCP)
+    monkeypatch.setattr("scripts.team.subprocess.run", lambda *_, **__: output)
     keys = [str(tmp_path / "key.pub"), str(tmp_path / "other.pub")]
     for name, host in (("web", ""), ("api", ""), ("far", "ssh://ops@build.example")):
         main(str(tmp_path), str(tmp_path), name, host, KEY if host else "", *keys)

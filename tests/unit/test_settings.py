@@ -30,7 +30,7 @@ def problems(**settings: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "output"),
     [
         ({"keys": None}, "keys is empty"),
         ({"keys": []}, "pulumi config set --path 'keys[0].name'"),
@@ -121,8 +121,8 @@ def problems(**settings: Any) -> str:
         ({"keys": "[{"}, "keys = '[{': must be JSON"),
     ],
 )
-def test_one_wrong_setting(settings: dict[str, Any], said: str) -> None:
-    assert said in problems(**settings)
+def test_one_wrong_setting(settings: dict[str, Any], output: str) -> None:
+    assert output in problems(**settings)
 
 
 def test_all_problems_are_reported_together() -> None:

@@ -78,7 +78,7 @@ def test_a_digest_is_written_and_nothing_else_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "output"),
     [
         (
             Image("d", "2026-01-01", 1000000, {}, {}),
@@ -99,15 +99,15 @@ def test_a_digest_is_written_and_nothing_else_changes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_changed_is_shown(old: Image, new: Image, said: list[str]) -> None:
-    assert changes(old, new) == said
+def test_what_changed_is_shown(old: Image, new: Image, output: list[str]) -> None:
+    assert changes(old, new) == output
 
 
 SKIPPED = {"name": "b", "skip_reason": "not found"}
 
 
 @pytest.mark.parametrize(
-    ("dependencies", "code", "said"),
+    ("dependencies", "code", "output"),
     [
         ([SKIPPED], 0, "NOT AUDITED: the advisory service has none of the packages"),
         (
@@ -123,7 +123,7 @@ SKIPPED = {"name": "b", "skip_reason": "not found"}
     ],
 )
 def test_the_audit_says_what_it_could_not_ask(
-    dependencies: list[dict[str, object]], code: int, said: str
+    dependencies: list[dict[str, object]], code: int, output: str
 ) -> None:
     got, lines = verdict({"dependencies": dependencies})
-    assert (got, lines[0]) == (code, said)
+    assert (got, lines[0]) == (code, output)

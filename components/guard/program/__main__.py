@@ -66,9 +66,9 @@ def _ping(path: str) -> int:
         connection.settimeout(10)
         connection.connect(path)
         connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-        said = connection.recv(4096)
-    print(said.decode(errors="replace"))
-    return 0 if b" 200 " in said.split(b"\r\n")[0] else 1
+        answer = connection.recv(4096)
+    print(answer.decode(errors="replace"))
+    return 0 if b" 200 " in answer.split(b"\r\n")[0] else 1
 
 
 def main(verb: str, *paths: str) -> int:

@@ -133,16 +133,16 @@ class Calls:
     async def from_daemon(self) -> None:
         """Pass on the daemon's frames until its connection ends. Raises Ended, Broken."""
         while frame := await read_frame(self._daemon, (1 << 24) - 1):
-            said = frame.encode()
+            data = frame.encode()
             last = frame
             while frame.type in (_HEADERS, _PUSH_PROMISE) and not last.flags & _END_HEADERS:
                 following = await read_frame(self._daemon, (1 << 24) - 1)
                 if following is None or following.type != _CONTINUATION:
                     raise Broken("the daemon's head has no end")
                 last = following
-                said += last.encode()
+                data += last.encode()
             async with self._sending_to_client:
-                await self._client.send(said)
+                await self._client.send(data)
             if frame.type == _RST_STREAM:
                 self._open.pop(frame.stream, None)
             elif frame.type in (_DATA, _HEADERS) and frame.flags & _END_STREAM:
@@ -240,14 +240,14 @@ class Calls:
             if call.client_ended and call.daemon_ended:
                 del self._open[stream]
 
-    async def _refuse(self, stream: int, said: str, ended: bool) -> None:
-        self._refused(said)
+    async def _refuse(self, stream: int, reason: str, ended: bool) -> None:
+        self._refused(reason)
         block = encode_headers(
             [
                 (b":status", b"200"),
                 (b"content-type", b"application/grpc"),
                 (b"grpc-status", b"%d" % _PERMISSION_DENIED),
-                (b"grpc-message", quote(said, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()),
+                (b"grpc-message", quote(reason, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~").encode()),
             ]
         )
         async with self._sending_to_client:

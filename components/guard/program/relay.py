@@ -111,8 +111,8 @@ async def _dial(client: Stream, path: str) -> Stream:
         except OSError:
             connecting.close()
         if loop.time() > deadline or client.ended:
-            said = "the builder is starting or being changed; next: try again in a minute"
-            await _answer(client, 503, said)
+            message = "the builder is starting or being changed; next: try again in a minute"
+            await _answer(client, 503, message)
             raise Ended
         await asyncio.sleep(0.2)
 
@@ -196,7 +196,9 @@ async def _receive(request: Request, client: Stream, daemon: Stream) -> Response
 async def _stream(kind: Kind, client: Stream, daemon: Stream, log: Log) -> None:
     """Relay an upgraded connection until it ends."""
     if kind is Kind.GRPC:
-        calls = Calls(client, daemon, lambda said: log(f"refused {said.partition(' is not ')[0]}"))
+        calls = Calls(
+            client, daemon, lambda reason: log(f"refused {reason.partition(' is not ')[0]}")
+        )
         await _first_of(calls.from_client(), calls.from_daemon())
         return
     # In a session the daemon is the client, and requests only what a build needs.

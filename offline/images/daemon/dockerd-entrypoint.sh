@@ -94,7 +94,7 @@ fi
 [ "$1" = dockerd ] || exec docker-entrypoint.sh "$@"
 
 # A pid file of an unclean end would keep the daemon from starting.
-find /run /var/run -iname 'docker*.pid' -delete || :
+find /run /var/run -iname 'docker*.pid' -exec rm -f {} + || :
 set -- docker-init -- "$@"
 if needs_legacy_tables; then export PATH="/usr/local/sbin/.iptables-legacy:$PATH"; fi
 iptables --version

@@ -223,7 +223,7 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     assert result.returncode == 1
     for shortfall in (
         "kernel 5.4.0-old is too old",
-        "platforms has linux/riscv64, and the host is",
+        "platforms has linux/riscv64, but the host is",
         "the clock differs by",
         "the kernel refuses user namespaces",
         "modprobe tun",
@@ -308,12 +308,14 @@ def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_pat
     report = preflight_where(tmp_path, "look", *setting)
     assert "namespaces=refused" in report.stdout
     assert "apparmor_parser --replace /etc/apparmor.d/docker-build-machine" in report.stderr
-    line = report.stderr.split("no profile allows them: ")[1]
+    line = report.stderr.split(
+        "without a profile (kernel.apparmor_restrict_unprivileged_userns = 1): "
+    )[1]
     paste = f"{line.strip()} && cat /etc/apparmor.d/docker-build-machine"
     pasted = preflight_where(tmp_path, "look", *setting, paste).stdout
     assert "profile docker-build-machine flags=(unconfined) {\n  userns,\n}\n" in pasted
 
     (tmp_path / "apparmor_parser").write_text("#!/bin/sh\necho syntax error; exit 1\n")
     report = preflight_where(tmp_path, "prepare", *setting)
-    assert "to the daemon's container alone: syntax error" in report.stderr
+    assert "to the daemon's container only: syntax error" in report.stderr
     assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in report.stderr

@@ -221,7 +221,7 @@ def test_pulumi_up_is_killed_half_way_and_run_again(new_builder: NewBuilder) -> 
         up.wait()
         mend = (
             "ROOT=$PWD STATE=$1 STACK=$2; . scripts/terminal.sh; . scripts/stack.sh; "
-            "stack_config=$1/config.yaml; . scripts/interruption.sh; mend_interruption"
+            "stack_config=$1/config.yaml; . scripts/interruption.sh; repair_interruption"
         )
         passed(
             run(

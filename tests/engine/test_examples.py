@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import runpy
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,17 @@ class Cloud(pulumi.runtime.Mocks):
         raise AssertionError(args.token)
 
 
+@pytest.fixture
+def event_loop() -> Iterator[None]:
+    """The thread's own loop, which Pulumi's decorator needs and an earlier asyncio.run removes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.mark.usefixtures("event_loop")
 def test_a_cloud_server_and_its_builder_in_one_program(
     new_example: NewExample, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

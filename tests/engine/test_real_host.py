@@ -213,7 +213,8 @@ def test_apparmors_restriction_is_lifted_for_one_container(machine: Machine) -> 
     put = "cat >/usr/local/sbin/apparmor_parser && chmod 0755 /usr/local/sbin/apparmor_parser"
     passed(machine.ssh(put, input=old))
     report = prepare(machine, "root", RESTRICTED.removeprefix("sudo "))
-    assert "cannot allow user namespaces to the daemon's container only: syntax error" in report.stderr
+    only = "cannot allow user namespaces to the daemon's container only: syntax error"
+    assert only in report.stderr
     assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in report.stderr
     assert look(machine)[0]["apparmor"] == "unconfined"
     passed(machine.ssh("rm /usr/local/sbin/apparmor_parser /etc/sysctl.d/zz-*apparmor*"))

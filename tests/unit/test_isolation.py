@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from components.daemon.limits import Limits
-from components.host import HostFacts
+from components.host_facts import HostFacts
 from components.settings import Settings
-from tests.unit.conftest import LOOK, Run
+from tests.unit.conftest import LOOK, ROOT, Run
 
 Program = Callable[..., Run]
 
@@ -234,3 +236,19 @@ def test_limits_of_containers_that_do_nothing_are_told(
     assert len(report) == 1
     assert "do nothing: they need control groups of version 2 and" in report[0]
     assert f"but {why};" in report[0]
+
+
+def test_flags_that_rootlesskit_has_already_stay_when_limits_work() -> None:
+    """Only a host with control groups of version 2 gets so far: `setup` is replaced here."""
+    script = (ROOT / "components" / "daemon" / "cgroups.sh").read_text()
+    works = script.replace("\ncase $1 in\n", "\nsetup() { :; }\ncase $1 in\n")
+    assert works != script
+    shown = subprocess.run(
+        ["sh", "-s", "setup", "sh", "-c", 'echo "$DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS"'],
+        input=works,
+        env={**os.environ, "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS": "--cidr=198.18.0.0/24"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert shown.split() == ["--cidr=198.18.0.0/24", "--cgroupns"]

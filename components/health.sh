@@ -1,6 +1,22 @@
 # shellcheck shell=sh
 # Functions that wait for containers' health checks. The script that uses them is appended to this file. It
-# first calls wait_at_most, and defines fail REASON, which prints the reason and the next step and exits.
+# first calls report_on and wait_at_most.
+
+# report_on WHAT CONTAINER...: sets what `fail` says is not ready, and whose logs it shows.
+report_on() {
+	what_waits=$1
+	shift
+	containers=$*
+}
+
+# fail REASON: prints the reason, the containers' logs and the next step, and exits.
+fail() {
+	printf 'The %s is not ready: %s.\n' "$what_waits" "$1" >&2
+	# shellcheck disable=SC2086
+	for name in $containers; do show_log "$name"; done
+	printf 'Next: correct the cause and run pulumi up again; nothing has to be removed first.\n' >&2
+	exit 1
+}
 
 # wait_at_most SECONDS: sets a deadline for all waiting from now on.
 wait_at_most() { deadline=$(($(date +%s) + $1)); }

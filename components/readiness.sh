@@ -10,18 +10,11 @@
 set -u
 socket=$1 folder=$2 keys_sha256=$3 first_seconds=$4 seconds=$5
 shift 5
-daemon=$1 gateway=$2 containers=$*
-
-fail() {
-	printf 'The builder is not ready: %s.\n' "$1" >&2
-	# shellcheck disable=SC2086
-	for name in $containers; do show_log "$name"; done
-	printf 'Next: correct the cause and run pulumi up again; nothing has to be removed first.\n' >&2
-	exit 1
-}
+daemon=$1 gateway=$2
 
 in_daemon() { docker exec --user 1000:1000 "$daemon" sh -c "$@"; }
 
+report_on builder "$@"
 wait_at_most "$first_seconds"
 # drain.sh renames the sockets; rename them back even if no container was replaced after it.
 # shellcheck disable=SC2016

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,11 @@ class Disk:
         return cls.attach(image)
 
 
+def run_in_image(image: str, *command: str, options: Sequence[str] = ()) -> Result:
+    """Run a command in a new container of the image, without network."""
+    return run("docker", "run", "--rm", "--network", "none", *options, image, *command)
+
+
 def take_from_image(image: str, target: Path, *places: str) -> Path:
     """Copy the first of these files that exists in the image; return the target."""
     container = passed(run("docker", "create", image)).strip()
@@ -181,10 +186,19 @@ class Builder:
 
     def client(self, verb: str, *options: str, env: dict[str, str] | None = None) -> Result:
         """Run `python -m client VERB` as the admin of this stack."""
+        return self._module("client", verb, *options, env=env)
+
+    def review(self, verb: str, *options: str) -> Result:
+        """Run `python -m review VERB` on this stack."""
+        return self._module("review", verb, *options)
+
+    def _module(
+        self, module: str, verb: str, *options: str, env: dict[str, str] | None = None
+    ) -> Result:
         return run(
             sys.executable,
             "-m",
-            "client",
+            module,
             verb,
             "--stack",
             self.stack,

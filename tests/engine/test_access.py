@@ -9,7 +9,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.engine.conftest import GATEWAY_IMAGE, PING, Builder, make_key, passed, run, until
+from tests.engine.conftest import (
+    GATEWAY_IMAGE,
+    PING,
+    Builder,
+    make_key,
+    passed,
+    run,
+    run_in_image,
+    until,
+)
 
 
 def in_gateway(builder: Builder, script: str) -> None:
@@ -17,23 +26,9 @@ def in_gateway(builder: Builder, script: str) -> None:
 
 
 def on_access_volume(builder: Builder, script: str) -> None:
-    volume = f"{builder.container('access')}:/access"
-    passed(
-        run(
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--entrypoint",
-            "sh",
-            "--volume",
-            volume,
-            GATEWAY_IMAGE,
-            "-euc",
-            script,
-        )
-    )
+    volume = f"--volume={builder.container('access')}:/access"
+    options = ("--entrypoint=sh", volume)
+    passed(run_in_image(GATEWAY_IMAGE, "-euc", script, options=options))
 
 
 @contextmanager

@@ -26,19 +26,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMV
 
 
 def drift(builder: Builder, *options: str) -> tuple[int, str]:
-    result = run(
-        "python",
-        "-m",
-        "review",
-        "drift",
-        "--stack",
-        builder.stack,
-        *options,
-        "--config-file",
-        str(builder.folder / "config.yaml"),
-        env=builder.env,
-        cwd=ROOT,
-    )
+    result = builder.review("drift", *options)
     assert not result.stderr, result.stderr
     return result.returncode, result.stdout
 

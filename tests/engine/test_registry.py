@@ -236,31 +236,9 @@ def stack(
 def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None:
     shown = passed(stack.pulumi("up", "--expect-no-changes"))
     assert "unchanged" in shown
-    drift = run(
-        "python",
-        "-m",
-        "review",
-        "drift",
-        "--stack",
-        stack.stack,
-        "--config-file",
-        str(stack.folder / "config.yaml"),
-        env=stack.env,
-        cwd=ROOT,
-    )
+    drift = stack.review("drift")
     assert drift.returncode == 0, drift.stdout + drift.stderr
-    page = run(
-        "python",
-        "-m",
-        "review",
-        "preview",
-        "--stack",
-        stack.stack,
-        "--config-file",
-        str(stack.folder / "config.yaml"),
-        env=stack.env,
-        cwd=ROOT,
-    )
+    page = stack.review("preview")
     assert page.returncode == 0, page.stdout + page.stderr
     assert "#### registry" in page.stdout
     assert stack.exports()["registry"] == stack.secret()["store"]

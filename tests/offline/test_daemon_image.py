@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.engine.conftest import DAEMON_IMAGE, ROOT, passed, run
+from tests.engine.conftest import DAEMON_IMAGE, ROOT, passed, run, run_in_image
 
 VERSION = "29.7.2"
 
@@ -61,23 +61,8 @@ ROOTLESSKIT = (
 
 def inside(script: str, *options: str, user: str = "rootless") -> str:
     """Run a script in the image with the image's shell; return its output."""
-    return passed(
-        run(
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--user",
-            user,
-            "--entrypoint",
-            "/bin/sh",
-            *options,
-            DAEMON_IMAGE,
-            "-c",
-            script,
-        )
-    )
+    shell = (f"--user={user}", "--entrypoint=/bin/sh", *options)
+    return passed(run_in_image(DAEMON_IMAGE, "-c", script, options=shell))
 
 
 def lines(script: str, user: str = "rootless") -> dict[str, str]:
@@ -209,33 +194,21 @@ def test_newuidmap_gives_the_user_its_range_without_more_than_these_capabilities
     for name in ("newuidmap", "newgidmap"):
         mode = inside(f"stat -c %a /usr/bin/{name}").strip()
         assert mode in {"4711", "4755", "711"}, name
-    output = passed(
-        run(
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--cap-drop",
-            "ALL",
-            "--cap-add",
-            "SETUID",
-            "--cap-add",
-            "SETGID",
-            "--security-opt",
-            "seccomp=unconfined",
-            "--security-opt",
-            "apparmor=unconfined",
-            "--entrypoint",
-            "/bin/sh",
-            DAEMON_IMAGE,
-            "-c",
-            "unshare -U sleep 9 & until grep -q . /proc/$!/cmdline && "
-            "[ $(readlink /proc/$!/ns/user) != $(readlink /proc/self/ns/user) ]; do :; done; "
-            "newuidmap $! 0 1000 1 1 100000 65536 && newgidmap $! 0 1000 1 1 100000 65536 && "
-            "cat /proc/$!/uid_map /proc/$!/gid_map",
-        )
+    confined = (
+        "--cap-drop=ALL",
+        "--cap-add=SETUID",
+        "--cap-add=SETGID",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+        "--entrypoint=/bin/sh",
     )
+    script = (
+        "unshare -U sleep 9 & until grep -q . /proc/$!/cmdline && "
+        "[ $(readlink /proc/$!/ns/user) != $(readlink /proc/self/ns/user) ]; do :; done; "
+        "newuidmap $! 0 1000 1 1 100000 65536 && newgidmap $! 0 1000 1 1 100000 65536 && "
+        "cat /proc/$!/uid_map /proc/$!/gid_map"
+    )
+    output = passed(run_in_image(DAEMON_IMAGE, "-c", script, options=confined))
     assert output.split() == ["0", "1000", "1", "1", "100000", "65536"] * 2
 
 
@@ -277,20 +250,8 @@ def test_what_its_entrypoint_starts(
     shim.write_text(SHOWS_ARGUMENTS)
     shim.chmod(0o755)
     variables = [word for option in options for word in ("--env", option)]
-    output = passed(
-        run(
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            *variables,
-            "--volume",
-            f"{shim}:/usr/local/bin/rootlesskit:ro",
-            DAEMON_IMAGE,
-            *command,
-        )
-    )
+    shimmed = (*variables, f"--volume={shim}:/usr/local/bin/rootlesskit:ro")
+    output = passed(run_in_image(DAEMON_IMAGE, *command, options=shimmed))
     assert output.splitlines()[-1] == ROOTLESSKIT + last
     assert "iptables v1" in output
 

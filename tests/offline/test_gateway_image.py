@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import GATEWAY_IMAGE, Result, passed, run, until
+from tests.engine.conftest import GATEWAY_IMAGE, Result, passed, run, run_in_image, until
 
 # Set by the Dockerfiles of the image and of its base.
 ENVIRONMENT = {
@@ -218,20 +218,8 @@ def test_the_image_has_these_programs_and_no_others_that_matter(gateway: Gateway
 
 
 def test_users_and_ids(gateway: Gateway) -> None:
-    users = passed(
-        run(
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "--entrypoint",
-            "cat",
-            GATEWAY_IMAGE,
-            "/etc/passwd",
-            "/etc/group",
-        )
-    )
+    files = ("/etc/passwd", "/etc/group")
+    users = passed(run_in_image(GATEWAY_IMAGE, *files, options=["--entrypoint=cat"]))
     assert "\nabc:x:911:" in users
     assert ":/config:/bin/bash\n" in users
     assert "\nusers:x:1000:" in users

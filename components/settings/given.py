@@ -1,4 +1,4 @@
-"""What a program gives to a component: settings, of which some may be Outputs."""
+"""The settings that a program gives to a component; some may be Outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import pulumi
 from pydantic.fields import FieldInfo
 
-from components.settings.model import Model, model_in
+from components.settings.model import Model, locate, model_in
 from components.settings.values import MayBeOutput, stand_in_key
 
 M = TypeVar("M", bound=Model)
@@ -19,18 +19,18 @@ _Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Given(Generic[M]):
-    """Settings as far as they are known, and all of them once they are."""
+    """The settings as far as they are known, and the complete settings as an Output."""
 
     known: M
-    """With a stand-in for each Output; a host that is one counts as an ssh:// host."""
+    """With a placeholder for each Output; a host that is an Output counts as an ssh:// host."""
     complete: pulumi.Output[M]
-    """Every setting. It fails, with every error in its message, before anything is created."""
+    """All settings. It fails, with all errors in its message, before anything is created."""
     arguments: dict[str, Any]
     """All settings by their names in Pulumi.yaml, as plain values or Outputs."""
 
     @classmethod
     def of(cls, model: type[M], args: Mapping[str, Any]) -> Given[M]:
-        """Check what is known; names are in camelCase or in snake_case.
+        """Check the known settings; names are in camelCase or in snake_case.
 
         Raises ValueError that names every wrong setting.
         """
@@ -65,12 +65,12 @@ class Given(Generic[M]):
 
     @classmethod
     def all_known(cls, settings: M) -> Given[M]:
-        """Settings that have been checked, with no Output among them."""
+        """Settings that are checked already and contain no Output."""
         return cls(settings, pulumi.Output.from_input(settings), settings.arguments)
 
 
 def _plain(value: Any) -> Any:
-    """A copy with members of enums, which other languages' packages give, as text."""
+    """A copy in which members of enums are text."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -91,27 +91,18 @@ def _outputs(value: Any, path: _Path) -> Iterator[tuple[_Path, pulumi.Output[Any
 
 
 def _locate(model: type[Model], path: _Path) -> tuple[_Path, MayBeOutput]:
-    """The path by the names in Pulumi.yaml, and what its end says of Outputs.
+    """The path by the names in Pulumi.yaml, and the mark of its last field.
 
-    Raises ValueError where none can be.
+    Raises ValueError for a field that cannot be an Output.
     """
-    inside: type[Model] | None = model
-    found: list[str | int] = []
-    allowed = None
-    for part in path:
-        if isinstance(part, int):
-            found.append(part)
-            continue
-        field = inside.field(part) if inside else None
-        found.append(str(field.alias) if field else part)
-        inside = model_in(field.annotation) if field else None
-        allowed = _allows(field)
+    names, _, field = locate(model, path)
+    allowed = _allows(field)
     if allowed is None or isinstance(path[-1], int):
         raise ValueError(
             f"{path[0]} has an Output, which only these can be: {', '.join(_all(model))}; next: "
             "give a plain value"
         )
-    return tuple(found), allowed
+    return tuple(names), allowed
 
 
 def _allows(field: FieldInfo | None) -> MayBeOutput | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -128,21 +128,30 @@ def model_in(annotation: Any) -> type[Model] | None:
     return next(filter(None, map(model_in, get_args(annotation))), None)
 
 
-def _locate(
-    model: type[Model], location: tuple[int | str, ...]
-) -> tuple[str, type[Model], FieldInfo | None]:
-    """The name of a setting in Pulumi.yaml, the model it is in, and its field if there is one."""
-    name, inside, field = "", model, None
-    for part in location:
-        if isinstance(part, int):
-            name += f"[{part}]"
-            continue
-        if field is not None:
-            inside = model_in(field.annotation) or inside
-        field = inside.field(part)
-        shown = str(field.alias) if field else part
-        name += f".{shown}" if name else shown
-    return name, inside, field
+def locate(
+    model: type[Model], path: Sequence[int | str]
+) -> tuple[list[int | str], type[Model] | None, FieldInfo | None]:
+    """A path by the names in Pulumi.yaml, the model that its end is in, and its last field.
+
+    Without a model or a field, the end is a free name, as those of a host's labels are.
+    """
+    names: list[int | str] = []
+    inside: type[Model] | None = model
+    field: FieldInfo | None = None
+    for part in path:
+        if isinstance(part, str):
+            if names:
+                inside = model_in(field.annotation) if field else None
+            field = inside.field(part) if inside else None
+            part = str(field.alias) if field else part
+        names.append(part)
+    return names, inside, field
+
+
+def _dotted(names: list[int | str]) -> str:
+    """The path as `pulumi config set --path` takes it."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names)
+    return text.removeprefix(".")
 
 
 def _range(field: FieldInfo | None) -> str:
@@ -156,10 +165,11 @@ def _range(field: FieldInfo | None) -> str:
 
 def _explain(model: type[Model], error: Any) -> str:
     """One line for one pydantic error: setting, value, what is allowed, next step."""
-    name, inside, field = _locate(model, error["loc"])
+    names, inside, field = locate(model, error["loc"])
+    name = _dotted(names)
     value, kind, context = error.get("input"), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        known = sorted(inside.fields())
+        known = sorted(inside.fields()) if inside else []
         close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
         remove = f"; or remove it: pulumi config rm {name}" if inside is model else ""

@@ -1,4 +1,4 @@
-"""Settings -> registry, where one is asked for -> builders, one a host -> exports."""
+"""Settings -> registry, if there is one -> a builder for each host -> exports."""
 
 from typing import cast
 
@@ -9,14 +9,14 @@ from components.fleet import builder_entries, declare_builders, fleet_exports, l
 
 given = load_settings()
 settings = given.known
-request = settings.placed_registry
+placed = settings.placed_registry
 registry = None
-if request:
-    registry = Registry("registry", cast("RegistryArgs", request.arguments), on_host=False)
+if placed:
+    registry = Registry("registry", cast("RegistryArgs", placed.arguments), on_host=False)
 builders = declare_builders("builder", given, registry.client if registry else None)
-if registry and request:
-    # A cache that may fail comes last on its host, and holds up no builder.
-    registry.declare_on_host(last_on(request.host, settings, builders))
+if registry and placed:
+    # The registry is a cache that may fail. It is created last on its host, so no builder waits.
+    registry.declare_on_host(last_on(placed.host, settings, builders))
 entries = builder_entries(settings, builders)
 
 pulumi.export("builders", entries)

@@ -1,6 +1,6 @@
 """Several hosts with a builder on each, and what they are for clients."""
 
-# Annotations stay types here: the SDK's analyzer makes the package's schema of them.
+# No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
 import asyncio
 import copy
 import shlex
@@ -22,8 +22,8 @@ _Text = Literal["sshConfig", "knownHosts", "sshDestination", "dockerHost", "sshA
 class Fleet(pulumi.ComponentResource):
     """A builder on each of several hosts, with the same settings.
 
-    Outputs are known whether or not the hosts are up. What only one builder can have is the first
-    one's; sshConfig and knownHosts cover all.
+    Outputs are known even while the hosts are down. `sshConfig` and `knownHosts` cover all
+    builders; `sshDestination`, `dockerHost` and `sshAlias` belong to the first one.
     """
 
     builders: pulumi.Output[list[FleetBuilder]]
@@ -46,17 +46,18 @@ class Fleet(pulumi.ComponentResource):
     ) -> None:
         """Declare a builder for each entry of `hosts`; names are in camelCase or in snake_case.
 
-        What is known of the settings is checked before anything is declared; ValueError names every
-        one that is wrong. Everything on the hosts comes after what `opts.depends_on` names.
+        Raises ValueError that names every wrong setting, before any resource is declared.
+        Everything on the hosts is created after the resources of `opts.depends_on`.
         """
         arguments, client = without_client(args)
         given = Given.of(StackSettings, arguments)
         if not given.known.hosts:
             raise ValueError("hosts is empty; next: give it a host, or declare a DockerBuilder")
         opts = copy.copy(opts or pulumi.ResourceOptions())
-        # Of the component itself it would hold up the host keys, and with them every output.
+        # Only the resources on the hosts depend on these: the host keys, and so the outputs that
+        # need them, must not wait.
         before, opts.depends_on = opts.depends_on, None
-        # What is of one builder alone stays out.
+        # A fleet does not have the settings of a single builder.
         names = {to_camel(field) for field in FleetArgs.__annotations__}
         inputs = {n: value for n, value in given.arguments.items() if n in names}
         super().__init__("docker-build-machine:index:Fleet", name, inputs, opts)
@@ -77,8 +78,8 @@ class Fleet(pulumi.ComponentResource):
         self.register_outputs({"builders": self.builders, **exports})
 
 
-# The program of this repository calls the functions itself: below a Fleet the builders of existing
-# stacks would have other URNs.
+# This repository's program calls these functions itself: with a Fleet as their parent, the builders
+# of existing stacks would get other URNs.
 
 
 def declare_builders(
@@ -87,10 +88,10 @@ def declare_builders(
     client: pulumi.Input[Any] | None,
     opts: pulumi.ResourceOptions | None = None,
 ) -> dict[str, DockerBuilder]:
-    """A builder `<name>-<host>` for each host, or one `name` without `hosts`; by the host's name.
+    """Declare a builder `<name>-<host>` for each host, or one called `name` without `hosts`.
 
-    What is on one ssh:// host comes and goes one after the other: sshd's default MaxStartups
-    (sshd_config(5)) refuses some logins when more than ten are under way.
+    The result has them by the host's name. Builders on one ssh:// host are created one after the
+    other: sshd's default MaxStartups (sshd_config(5)) refuses some of more than ten logins at once.
     """
     builders: dict[str, DockerBuilder] = {}
     last: dict[str, DockerBuilder] = {}
@@ -108,7 +109,7 @@ def declare_builders(
 
 
 def _arguments(given: Given[StackSettings]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The arguments of each builder, with the Outputs of what it was given."""
+    """Each host's name and the arguments of its builder, Outputs included."""
     hosts = given.arguments["hosts"] or [given.arguments]
     for (host, one), place in zip(given.known.builders.items(), hosts, strict=True):
         outputs = {name: place[name] for name in ("host", "hostKey", "sshHost")}
@@ -118,7 +119,7 @@ def _arguments(given: Given[StackSettings]) -> Iterator[tuple[str, dict[str, Any
 def last_on(
     url: str, settings: StackSettings, builders: Mapping[str, DockerBuilder]
 ) -> list[DockerBuilder]:
-    """The builder that comes last on this ssh:// host; none where nothing has to wait for it."""
+    """The builder that is created last on this ssh:// host; none on a local host."""
     sshd = DockerHost(url).sshd
     if not sshd:
         return []
@@ -129,8 +130,8 @@ def last_on(
 async def settled(builders: Mapping[str, DockerBuilder]) -> None:
     """Wait for all builders at once.
 
-    The SDK, which waits after the program, goes through all that is pending for each single result:
-    the time of that grows with the square of their number.
+    After the program, the SDK would go through all pending results for each single one, which takes
+    a time that grows with the square of their number.
     """
     ready = (builder.ssh_destination.future() for builder in builders.values())
     await asyncio.gather(*ready, return_exceptions=True)
@@ -139,9 +140,9 @@ async def settled(builders: Mapping[str, DockerBuilder]) -> None:
 def builder_entries(
     settings: StackSettings, builders: Mapping[str, DockerBuilder]
 ) -> pulumi.Output[list[FleetBuilder]]:
-    """One object a builder: its name, what a client needs to reach it, and what it is chosen by.
+    """What clients need of each builder: its name, addresses, labels and weight.
 
-    They are known whether or not the hosts are up.
+    It is known even while the hosts are down.
     """
     chosen_by = [
         {"name": host.name, "labels": host.labels, "weight": host.weight} for host in settings.hosts
@@ -156,7 +157,7 @@ def builder_entries(
 def fleet_exports(
     name: str, settings: StackSettings, entries: pulumi.Output[list[FleetBuilder]]
 ) -> dict[str, pulumi.Output[str]]:
-    """What several builders are for clients, beside the list of them; `name` is buildx's."""
+    """The outputs of several builders besides their list; the buildx builder is called `name`."""
 
     def of_all(field: _Text) -> pulumi.Output[str]:
         return entries.apply(lambda entries: "".join(entry[field] for entry in entries))

@@ -1,4 +1,4 @@
-"""What a registry gives to its clients."""
+"""How clients of a registry reach it: addresses and certificates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from components.scope import upload
 
 @dataclass(frozen=True)
 class RegistryAccess:
-    """Where the registry is, and what tells it who asks. The key alone is a secret."""
+    """The registry's addresses, and the certificates of a client. Only the key is a secret."""
 
     store: pulumi.Output[str]
-    """host:port, as image names begin."""
+    """host:port of the store, with which image names begin."""
     mirror: pulumi.Output[str]
     """host:port of the mirror."""
     ca: pulumi.Output[str]
-    """Certificates and key in PEM."""
+    """The CA's certificate; this and the next two are in PEM."""
     certificate: pulumi.Output[str]
     key: pulumi.Output[str]
 
@@ -54,7 +54,7 @@ class RegistryAccess:
 
     @property
     def fingerprint(self) -> pulumi.Output[str]:
-        """Of the CA: differs whenever any of the certificates does."""
+        """Fingerprint of the CA; it changes whenever any of the certificates changes."""
         return self.ca.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12])
 
     def uploads(self, folder: str) -> list[docker.ContainerUploadArgs]:
@@ -77,9 +77,9 @@ class RegistryAccess:
 def without_client(
     args: Mapping[str, Any],
 ) -> tuple[dict[str, Any], pulumi.Input[Mapping[str, Any]] | None]:
-    """The settings among a component's arguments, and its `registryClient` where it has one.
+    """Split a component's arguments into settings and `registryClient`, which may be missing.
 
-    That is no setting: the component's inputs, which a preview shows, are without it.
+    It is not a setting, so it is not among the component's inputs, which a preview shows.
     """
     names = ("registryClient", "registry_client")
     client = next((args[name] for name in names if args.get(name) is not None), None)
@@ -87,10 +87,10 @@ def without_client(
 
 
 def _hub(mirror: str, certs_d: str) -> str:
-    """Docker Hub by the mirror, for BuildKit.
+    """hosts.toml that makes BuildKit use the mirror for Docker Hub.
 
-    With registry-mirrors alone the BuildKit of dockerd 28 shows a mirror what is in certs.d for
-    docker.io (moby's daemon/hosts.go); older ones do not read this file and need none.
+    With registry-mirrors only, the BuildKit of dockerd 28 sends a mirror the certificates in
+    certs.d for docker.io (moby's daemon/hosts.go). Older releases do not read or need this file.
     """
     folder = f"{certs_d}/{mirror}"
     return f"""server = "https://registry-1.docker.io"

@@ -29,7 +29,7 @@ from components.settings.model import Model  # noqa: E402
 
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
 _NAME, _VERSION = _PROJECT["name"], _PROJECT["version"]
-# What checks the arguments of each component and type, and has their defaults.
+# The models that check the arguments of each component and type, and have their defaults.
 _SETTINGS: dict[type[ComponentResource], type[Model]] = {
     DockerBuilder: Settings,
     Fleet: StackSettings,
@@ -39,10 +39,10 @@ _TYPES: dict[str, type[Model]] = {"Key": AuthorizedKey, "Host": FleetHost}
 
 
 class _Provider(ComponentProvider):
-    """The SDK's provider, in which the settings alone check what they are given."""
+    """The SDK's provider without its checks: the settings check all inputs."""
 
     def map_inputs(self, inputs: Any, component_def: Any) -> Any:
-        """The inputs as they come: the settings know their names and report every problem."""
+        """The inputs unchanged: the settings know both forms of names and report every problem."""
         return inputs
 
     def construct(self, *args: Any, **options: Any) -> Any:
@@ -70,7 +70,7 @@ def provider() -> ComponentProvider:
         _add_defaults(schema["types"][f"{_NAME}:index:{name}"]["properties"], model)
     for about in schema["types"].values():
         for member in about.get("enum", []):
-            # As other languages' packages have them: Transport.Socket.
+            # The form that packages in other languages use: Transport.Socket.
             member["name"] = member["name"].title()
     # Without it the Go SDK lacks a go.mod, and its imports have another name than its folder.
     schema["meta"] = {"supportPack": True}
@@ -81,13 +81,13 @@ def provider() -> ComponentProvider:
 def _add_defaults(properties: Any, model: type[Model]) -> None:
     for name, field in model.fields().items():
         default = str(field.default) if isinstance(field.default, Size | Age) else field.default
-        # A schema has defaults of single values alone, and none for what is left empty.
+        # A schema allows defaults only for single values; an empty text is no default.
         if name in properties and isinstance(default, str | int) and default != "":
             properties[name]["default"] = default
 
 
 def _one_line_each(schema: Any) -> Any:
-    """The schema with descriptions on one line, as they stand in docstrings on several."""
+    """The schema with each description on one line; docstrings have several."""
     if isinstance(schema, list):
         return [_one_line_each(part) for part in schema]
     if isinstance(schema, dict):

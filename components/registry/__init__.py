@@ -1,6 +1,6 @@
 """The registry of a stack: a store that its builders push to, a mirror that they pull through."""
 
-# Annotations stay types here: the SDK's analyzer makes the package's schema of them.
+# No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
 import copy
 import json
 from pathlib import Path
@@ -23,9 +23,9 @@ _DIRECTORY = "/etc/docker-build-machine/registry"
 _CONFIG_FILE = f"{_DIRECTORY}/config.json"
 _STORE_SCRIPT = "/usr/local/lib/registry/store"
 _ENVIRONMENT = (
-    # Before the file, and where a policy sees it: Pulumi takes all uploads for secrets.
+    # It overrides the file. A policy can read it here, but not in an upload, which is a secret.
     f"REGISTRY_HTTP_TLS_CLIENTCAS=[{_DIRECTORY}/ca.crt]",
-    # Releases from 3 on would send traces to an address of their own.
+    # Releases from 3 on would send traces to a default address.
     "OTEL_TRACES_EXPORTER=none",
 )
 _HEALTH = ["wget", "-q", "-O", "/dev/null", f"http://{_DEBUG_ADDRESS}/debug/health"]
@@ -39,9 +39,8 @@ _MEMORY_MIB = 512
 def configuration(upstream: str | None = None, ttl: int = 0) -> str:
     """distribution's configuration file: the store's, or with `upstream` the mirror's.
 
-    `ttl` are the seconds for which the mirror keeps what it pulled; releases before 3 have seven
-    days and ignore it. A cache of descriptors is left out: it would vouch for blobs that the store
-    has cleared away.
+    The mirror keeps what it pulled for `ttl` seconds; releases before 3 ignore that and keep it for
+    seven days. There is no cache of descriptors: it would list blobs that the store has deleted.
     """
     config: dict[str, Any] = {
         "version": "0.1",
@@ -60,16 +59,16 @@ def configuration(upstream: str | None = None, ttl: int = 0) -> str:
     }
     if upstream:
         config["proxy"] = {"remoteurl": upstream, "ttl": f"{ttl}s"}
-        # Without it nothing expires; a proxy has no other deletions.
+        # Nothing expires without it; a proxy deletes nothing else.
         config["storage"]["delete"] = {"enabled": True}
     return json.dumps(config, indent=2) + "\n"
 
 
 class Registry(pulumi.ComponentResource):
-    """Store and mirror on one host, for those alone who have a certificate of its CA.
+    """Store and mirror on one host. Only clients with a certificate of its CA can connect.
 
-    Both are caches: what is lost with their volumes is time. The outputs, which are what `registry`
-    of a builder takes, are known whether or not the host is up.
+    Both are caches: losing their volumes costs only time. A builder takes the outputs as its
+    `registryClient`; they are known even while the host is down.
     """
 
     store: pulumi.Output[str]
@@ -91,11 +90,11 @@ class Registry(pulumi.ComponentResource):
         *,
         on_host: bool = True,
     ) -> None:
-        """Declare a registry; names are in camelCase or in snake_case.
+        """Declare a registry; names of settings are in camelCase or in snake_case.
 
-        What is known of them is checked before anything is declared; ValueError names every one
-        that is wrong. Everything on the host comes after what `opts.depends_on` names, and goes
-        before it. Without `on_host` nothing is there until `declare_on_host`.
+        Raises ValueError that names every wrong setting, before any resource is declared.
+        Everything on the host is created after the resources of `opts.depends_on`, and deleted
+        before them. Without `on_host`, `declare_on_host` declares it later.
         """
         given = Given.of(RegistrySettings, args)
         opts = copy.copy(opts or pulumi.ResourceOptions())
@@ -122,7 +121,7 @@ class Registry(pulumi.ComponentResource):
 
     @property
     def client(self) -> RegistryClient:
-        """What `registry` of a builder takes."""
+        """The value for `registryClient` of a builder."""
         return {
             "store": self.store,
             "mirror": self.mirror,
@@ -132,7 +131,7 @@ class Registry(pulumi.ComponentResource):
         }
 
     def declare_on_host(self, before: Any) -> None:
-        """Declare all that is on the host, to come after these resources and to go before them."""
+        """Declare everything on the host, created after these resources and deleted before them."""
         settings = self._settings
         scope = self._scope.provided().having(depends_on=before)
         image = scope.image("image", settings.image)

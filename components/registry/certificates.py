@@ -16,7 +16,7 @@ _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\n.*?-----END \1-----\n?", re.DOTAL
 
 @dataclass(frozen=True)
 class Certificates:
-    """One generation, in PEM; keys are secrets. All of them end ten years after they were made."""
+    """One generation of certificates and keys, in PEM, valid for ten years; keys are secrets."""
 
     ca: pulumi.Output[str]
     server: pulumi.Output[str]
@@ -26,20 +26,20 @@ class Certificates:
 
 
 def declare_certificates(scope: Scope, server: pulumi.Output[str], generation: int) -> Certificates:
-    """Declare those for a server of this name or address.
+    """Declare the certificates for a server with this name or address.
 
-    They are made once, where Pulumi runs, and live, encrypted, in the state; another name or
-    generation makes all of them anew. The CA's key is thrown away.
+    They are made once, where Pulumi runs, and kept encrypted in the state. Another name or
+    generation replaces all of them. The CA's key is not kept.
     """
     generated = command.local.Command(
         f"{scope.name}-certificates",
         create=(Path(__file__).parent / "certificates.sh").read_text(),
-        # It differs with whatever makes them anew, and is what the script reads.
+        # The script reads it; the certificates are replaced when it changes.
         stdin=server.apply(lambda server: f"{server}\n{generation}\n"),
         logging=command.local.Logging.NONE,
         opts=scope.merged(
             additional_secret_outputs=["stdout"],
-            # Another wording of the command must not make others.
+            # A reworded script must not replace the certificates.
             ignore_changes=["create", "environment", "interpreter", "logging"],
         ),
     )

@@ -32,31 +32,32 @@ REACHABLE = (
 
 
 def is_reachable(name: str) -> bool:
-    """Whether builders can mean the registry's host by this name.
+    """Whether this name can be the registry's host for builders.
 
-    In a builder's container localhost is itself, and 172.17.0.0/16 the bridge of its own daemon.
+    In a builder's container, localhost is the container itself, and 172.17.0.0/16 is the bridge of
+    its own daemon.
     """
     return not (name in ("", "localhost") or name.startswith(("127.", "172.17.")) or ":" in name)
 
 
 class RegistryOptions(Model):
-    """What a registry is, wherever it is."""
+    """The settings of a registry that do not depend on its host."""
 
     name: ServerName = ""
-    """What builders call its host; as its ssh:// URL does when left out."""
+    """Name by which builders reach its host. Empty: the host of its ssh:// URL."""
     address: Address = "0.0.0.0"
-    """Of the host, on which store and mirror listen."""
+    """Address of the host on which store and mirror listen."""
     port: Port = 5000
-    """Of the store: what builders push to and pull from."""
+    """Port of the store, to which builders push and from which they pull."""
     mirror_port: Port = 5001
     upstream: UpstreamUrl = "https://registry-1.docker.io"
-    """What the mirror asks for what it does not have; builders ask it for images of Docker Hub."""
+    """Registry that the mirror pulls from; builders use the mirror for images of Docker Hub."""
     size: Annotated[SizeText, at_least_size("10MB")] = Size.parse("20GB")
-    """Of the store; beyond it the tags that were pushed the longest ago go."""
+    """Size of the store above which the tags with the oldest pushes are deleted."""
     age: Annotated[AgeText, at_least_age("10s")] = Age.parse("30d")
-    """After it, since its last push, a tag goes."""
+    """How long after its last push a tag is deleted."""
     certificates: Annotated[int, Field(ge=1)] = 1
-    """Generation; another one is made anew, all of them."""
+    """Generation of the certificates; another number replaces all of them."""
 
 
 class RegistrySettings(RegistryOptions):

@@ -79,7 +79,7 @@ class StackRegistry(RegistryOptions):
     """The setting `registry`: a store and a mirror on one of the hosts."""
 
     host: str = ""
-    """Name of the entry of `hosts`; needed where there are several."""
+    """Name of an entry of `hosts`; required with several hosts."""
 
 
 def _registry_or_none(value: object) -> object:
@@ -151,7 +151,7 @@ class StackSettings(Settings):
 
     @property
     def placed_registry(self) -> RegistrySettings | None:
-        """The registry with its host, its name there and its image; None when none is asked for."""
+        """The complete settings of the registry, with host and image; None without `registry`."""
         if self.registry is None:
             return None
         host, host_key = self._beside_registry.host, self._beside_registry.host_key
@@ -167,7 +167,7 @@ class StackSettings(Settings):
 
     @cached_property
     def builders(self) -> dict[str, Settings]:
-        """The settings of each builder, by the name of its host; one without `hosts` has none."""
+        """The settings of each builder by the name of its host, which is empty without `hosts`."""
         shared = {
             name: getattr(self, name) for name in Settings.model_fields if name != "platforms"
         }

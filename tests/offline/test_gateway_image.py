@@ -262,6 +262,18 @@ def test_sshd_runs_as_the_user_under_upstreams_name_and_logs_to_files(gateway: G
     assert "port 2222" in passed(gateway.sh("cat /config/logs/openssh/current"))
 
 
+def test_a_key_logs_in_with_the_images_own_configuration(gateway: Gateway) -> None:
+    """Alpine's sshd_config leaves PAM off, which an sshd without root needs."""
+    passed(
+        gateway.sh(
+            "ssh-keygen -q -t ed25519 -N '' -f /tmp/key && "
+            "cat /tmp/key.pub >>/config/.ssh/authorized_keys"
+        )
+    )
+    login = "ssh -i /tmp/key -p 2222 -o StrictHostKeyChecking=no builder@localhost id -un"
+    assert passed(gateway.sh(login)) == "builder\n"
+
+
 def test_a_service_that_is_no_program_is_never_up_and_holds_up_the_end(tmp_path: Path) -> None:
     """The kernel runs the file. The start waits for it without limit, and so does the stop."""
     gateway = Gateway(tmp_path, {"/custom-services.d/bad": "exec sleep 1000\n"})

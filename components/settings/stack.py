@@ -29,6 +29,7 @@ from components.settings.values import (
     ImageReference,
     Platform,
     Port,
+    check_host_key,
     check_word,
 )
 
@@ -69,9 +70,8 @@ class FleetHost(Model):
         return labels
 
     @model_validator(mode="after")
-    def _check_known(self) -> Self:
-        if self.host.startswith("ssh://") and not self.host_key:
-            raise ValueError(f"{self.name} has host = {self.host} and no hostKey")
+    def _check_host_key(self) -> Self:
+        check_host_key(self.host, self.host_key, "set hostKey of this entry to it")
         return self
 
 

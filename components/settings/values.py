@@ -205,14 +205,16 @@ def _check_host_url(url: str) -> str:
     return url
 
 
-def check_host_key(host: str, host_key: str) -> None:
-    """Raises ValueError when a host that needs a key has none."""
+def check_host_key(
+    host: str, host_key: str, give: str = "pulumi config set hostKey 'ssh-ed25519 AAAA...'"
+) -> None:
+    """Raises ValueError when a host that needs a key has none; `give` is how to set it."""
     if host.startswith("ssh://") and not host_key:
         name = urlsplit(host).hostname
         raise ValueError(
             f"hostKey is empty, but host = {host} is reached over SSH and must be known before the "
             f"first connection; next: compare `ssh-keyscan -t ed25519 {name}` with what the host's "
-            "owner tells you, then pulumi config set hostKey 'ssh-ed25519 AAAA...'"
+            f"owner tells you, then {give}"
         )
 
 

@@ -191,7 +191,10 @@ def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
         ({"hosts": [HOSTS[0], HOSTS[0]]}, "hosts has the same name twice"),
         ({"hosts": [HOSTS[0], {**HOSTS[0], "name": "eu2"}]}, "the same sshPort on one host twice"),
         ({"hosts": [{"name": "A b", "host": "unix:///x"}]}, "hosts[0].name = 'A b' must be 1 to"),
-        ({"hosts": [{"name": "a", "host": "ssh://o@h"}]}, "a has host = ssh://o@h and no hostKey"),
+        (
+            {"hosts": [{"name": "a", "host": "ssh://o@h"}]},
+            "hosts[0] hostKey is empty, but host = ssh://o@h",
+        ),
         ({"hosts": [{"name": "a", "host": "unix:///x", "wieght": 2}]}, "did you mean weight?"),
         ({"hosts": [{"name": "a", "host": "unix:///x", "weight": 0}]}, "hosts[0].weight"),
         ({"hosts": [{"name": "a", "host": "unix:///x", "labels": {"x": "y z"}}]}, "'y z' must be"),

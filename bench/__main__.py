@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import crowd, handshake, steps, transfers
 from bench.builder import Builder
 from bench.builds import WARM, group_of, interleaved, of_job
-from bench.client import Client, take_cli, timed
+from bench.client import LABEL, Client, take_cli, timed
 from bench.figures import Figure
 from bench.images import Images
 from bench.peers import (
@@ -112,7 +112,8 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
 
 def forget(client: Client) -> None:
     """Remove the images that were built; the build cache is pruned like any other."""
-    built = client.docker("image", "ls", "--quiet", "--filter", "reference=bench*").stdout.split()
+    ours = f"label={LABEL[1]}"
+    built = client.docker("image", "ls", "--quiet", "--filter", ours).stdout.split()
     if built:
         client.docker("image", "rm", "--force", *sorted(set(built)))
 

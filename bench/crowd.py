@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.client import Client
+from bench.client import LABEL, Client
 from bench.figures import Figure
 from bench.workloads import Workload
 
@@ -44,7 +44,7 @@ def builds(workload: Workload, clients: list[Client], rounds: int) -> list[Figur
         workload.change("source")
         text = dockerfile.read_text()
         dockerfile.write_text(f"{text}ARG NUMBER\nRUN echo ${{NUMBER}} >number\n")
-        build = ["build", "--quiet", *workload.options(), str(workload.folder)]
+        build = ["build", "--quiet", *LABEL, *workload.options(), str(workload.folder)]
         for client in clients:
             commands = [
                 [*build, "--build-arg", f"NUMBER={n}", "--tag", f"bench:{n}"] for n in range(BUILDS)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.client import Client, in_turns
+from bench.client import LABEL, Client, in_turns
 from bench.figures import Figure
 
 _PROBE = Path(__file__).parent / "probe"
@@ -61,7 +61,7 @@ def inside_a_step(
             for client in in_turns(clients, number):
                 arguments = {**values, "NUMBER": secrets.token_hex(4)}
                 options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-                result = client.docker("build", "--progress=plain", *options, str(_PROBE))
+                result = client.docker("build", "--progress=plain", *LABEL, *options, str(_PROBE))
                 for what, rate in re.findall(
                     r" (download|upload|write)=([0-9.]+)$",
                     result.stdout + result.stderr,

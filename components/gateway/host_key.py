@@ -43,8 +43,9 @@ class HostKey:
             opts=scope.merged(
                 protect=keep,
                 additional_secret_outputs=["stdout"],
-                # A change of the command's text must not make a new key.
-                ignore_changes=["create", "environment", "interpreter", "logging"],
+                # Neither another text of the command nor a default that the plugin adds or drops
+                # may make a new key.
+                ignore_changes=["*"],
             ),
         )
         text = generated.stdout

@@ -39,8 +39,15 @@ def declare_certificates(scope: Scope, server: pulumi.Output[str], generation: i
         logging=command.local.Logging.NONE,
         opts=scope.merged(
             additional_secret_outputs=["stdout"],
-            # A reworded script must not replace the certificates.
-            ignore_changes=["create", "environment", "interpreter", "logging"],
+            # Neither a reworded script nor a default that the plugin adds or drops may replace the
+            # certificates.
+            ignore_changes=[
+                "addPreviousOutputInEnv",
+                "create",
+                "environment",
+                "interpreter",
+                "logging",
+            ],
         ),
     )
 

@@ -60,6 +60,19 @@ def test_a_failing_command_says_what_it_printed(up: Callable[..., Result]) -> No
     assert "Traceback" not in result.stdout
 
 
+def test_a_command_has_no_defaults_and_its_earlier_output(up: Callable[..., Result]) -> None:
+    """pulumi-command 1.2.1 takes a missing addPreviousOutputInEnv for true and leaves it out."""
+    passed(up("command.local.Command('c', create='echo one')"))
+    output = passed(
+        up(
+            "c = command.local.Command('c', create='echo after $PULUMI_COMMAND_STDOUT')\n"
+            "pulumi.export('both', pulumi.Output.format("
+            "'{0}, {1}', c.stdout, c.add_previous_output_in_env.apply(str)))"
+        )
+    )
+    assert "after one, None" in output
+
+
 def test_containers_settle_replace_and_update_as_upstream_does(up: Callable[..., Result]) -> None:
     name = f"plugins-{secrets.token_hex(3)}"
 

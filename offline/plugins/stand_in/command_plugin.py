@@ -24,7 +24,7 @@ class Command(Kind):
         "dir": Input(replaces=False),
         "interpreter": Input(replaces=False),
         "logging": Input(replaces=False),
-        "addPreviousOutputInEnv": Input(replaces=False, default=True),
+        "addPreviousOutputInEnv": Input(replaces=False),
         "triggers": Input(replaces=True),
     }
     computed = ("stdout", "stderr")
@@ -50,7 +50,7 @@ class Command(Kind):
         if not command:
             return {**inputs, "stdout": "", "stderr": ""}
         environment = {**os.environ, **(inputs.get("environment") or {})}
-        if inputs.get("addPreviousOutputInEnv") and before:
+        if before and inputs.get("addPreviousOutputInEnv") is not False:
             environment["PULUMI_COMMAND_STDOUT"] = before.get("stdout") or ""
             environment["PULUMI_COMMAND_STDERR"] = before.get("stderr") or ""
         logging = inputs.get("logging") or "stdoutAndStderr"

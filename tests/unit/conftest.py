@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
     "host": "unix:///var/run/docker.sock",
     "keys": [{"name": "ada", "publicKey": KEY + " ada@laptop"}],
     "daemonImage": "docker:29.7.2-dind-rootless",
-    "gatewayImage": "lscr.io/linuxserver/openssh-server:10.3_p1-r1-ls238",
+    "gatewayImage": "lscr.io/linuxserver/openssh-server:10.3_p1-r2-ls243",
 }
 
 

@@ -70,7 +70,7 @@ def test_the_registry_has_the_settings_of_its_host_and_their_defaults(schema: An
         "size": "20GB",
         "age": "30d",
         "certificates": 1,
-        "image": "registry:3.0.0",
+        "image": "registry:3.1.1",
     }
 
 

@@ -204,5 +204,5 @@ def test_rules_are_for_builders_and_registries_wherever_they_are_declared() -> N
         Resource(CONTAINER, "builder-daemon", inputs, parent=nested)
     )
     store = f"urn:pulumi:dev::p::my:Platform${REGISTRY}::registry"
-    opened = {"ports": [{"internal": 5000}], "envs": [ASKS], "image": "registry:3.0.0"}
+    opened = {"ports": [{"internal": 5000}], "envs": [ASKS], "image": "registry:3.1.1"}
     assert not output(Resource(CONTAINER, "registry-store", opened, parent=store))

@@ -45,7 +45,7 @@ images: ## pin the images by their current digests, and show what changed
 sbom: ## write what runs, package by package, to .state/sbom (CycloneDX)
 	@scripts/sbom
 
-audit: ## look for known vulnerabilities in the program's Python packages
+audit: ## look for known vulnerabilities in the program's Python packages and in the images
 	@scripts/audit
 
 test: ## run lint, type checks, unit and engine tests, with all their set-up

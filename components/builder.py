@@ -9,6 +9,7 @@ import pulumi
 import pulumi_command as command
 import pulumi_docker as docker
 
+from components.advisories import warnings
 from components.arguments import BuilderArgs
 from components.cache import Cache
 from components.daemon import Daemon
@@ -72,6 +73,7 @@ class DockerBuilder(pulumi.ComponentResource):
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:DockerBuilder", name, given.arguments, opts)
         self._warn_of_expired_keys(settings)
+        self._warn_of_holes(settings)
         scope = Scope.of(
             name,
             given.complete.apply(lambda settings: DockerHost(settings.host, settings.host_key)),
@@ -101,6 +103,11 @@ class DockerBuilder(pulumi.ComponentResource):
                     "has passed; next: remove it from keys, or give it a later day",
                     resource=self,
                 )
+
+    def _warn_of_holes(self, settings: Settings) -> None:
+        images = {"daemonImage": settings.daemon_image, "gatewayImage": settings.gateway_image}
+        for warning in warnings(images):
+            pulumi.log.warn(warning, resource=self)
 
     def _declare_on_host(
         self,

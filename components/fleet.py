@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import pulumi
 from pydantic.alias_generators import to_camel
 
+from components.advisories import warnings
 from components.arguments import BuilderArgs, FleetArgs, FleetBuilder
 from components.builder import DockerBuilder
 from components.docker_host import DockerHost
@@ -93,6 +94,9 @@ def declare_builders(
     The result has them by the host's name. Builders on one ssh:// host are created one after the
     other: sshd's default MaxStartups (sshd_config(5)) refuses some of more than ten logins at once.
     """
+    if given.known.hosts:
+        for warning in warnings({"buildkitImage": given.known.buildkit_image}):
+            pulumi.log.warn(warning, resource=opts.parent if opts else None)
     builders: dict[str, DockerBuilder] = {}
     last: dict[str, DockerBuilder] = {}
     for host, arguments in _arguments(given):

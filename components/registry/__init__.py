@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from components.advisories import warnings
 from components.arguments import RegistryArgs, RegistryClient
 from components.docker_host import DockerHost
 from components.registry.certificates import declare_certificates
@@ -102,6 +103,8 @@ class Registry(pulumi.ComponentResource):
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:Registry", name, given.arguments, opts)
         self._settings = given.known
+        for warning in warnings({"registryImage": given.known.image}):
+            pulumi.log.warn(warning, resource=self)
         self._scope = Scope.of(
             name,
             given.complete.apply(lambda settings: DockerHost(settings.host, settings.host_key)),

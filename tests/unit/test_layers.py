@@ -7,7 +7,7 @@ import ast
 from tests.unit.conftest import ROOT
 
 FLOORS = (
-    {"layout", "ssh_key", "arguments"},
+    {"layout", "ssh_key", "arguments", "advisories"},
     {"settings", "docker_host", "host_facts"},
     {"scope"},
     {"transport", "cache", "registry_access"},

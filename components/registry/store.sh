@@ -140,7 +140,7 @@ rm -rf "$trash"
 : >"$work/asked.before"
 mkfifo "$work/log"
 follow <"$work/log" &
-"$(command -v registry || command -v docker-registry)" serve "$STORE_CONFIG" >"$work/log" &
+registry serve "$STORE_CONFIG" >"$work/log" &
 server=$!
 trap 'kill -CONT "$server"; kill -TERM "$server"; wait "$server"; exit 0' TERM INT
 grace=$((STORE_AGE / 10))

@@ -29,6 +29,8 @@ OLDER_DAEMON_IMAGE = os.environ.get("TEST_OLDER_DAEMON_IMAGE", "")
 GATEWAY_IMAGE = os.environ.get("TEST_GATEWAY_IMAGE", "")
 GUARD_IMAGE = os.environ.get("TEST_GUARD_IMAGE", "")
 BASE_IMAGE = os.environ.get("TEST_BASE_IMAGE", "")
+BUILDKIT_IMAGE = os.environ.get("TEST_BUILDKIT_IMAGE", "")
+REGISTRY_IMAGE = os.environ.get("TEST_REGISTRY_IMAGE", "")
 
 # Not set on most machines; the output of plugins must reach the engine without it.
 os.environ.pop("PYTHONUNBUFFERED", None)
@@ -403,6 +405,13 @@ class Builder:
         passed(run("docker", "save", "--output", str(archive), image))
         passed(self.docker("load", "--input", str(archive)))
         archive.unlink()
+
+    def provide(self, image: str) -> None:
+        """Load an image that no registry has, and pull any other."""
+        if image.startswith("localhost/"):
+            self.load(image)
+        else:
+            passed(self.docker("pull", image))
 
     def load_base(self) -> None:
         """Load the base image of the tests' builds, if the builder cannot pull it."""

@@ -10,9 +10,17 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from tests.engine.conftest import AS_ROOT, PROJECT, ROOT, Builder, NewBuilder, passed, run, until
-
-REGISTRY = "localhost/registry:2.8.3"
+from tests.engine.conftest import (
+    AS_ROOT,
+    PROJECT,
+    REGISTRY_IMAGE,
+    ROOT,
+    Builder,
+    NewBuilder,
+    passed,
+    run,
+    until,
+)
 
 
 def test_a_preview_comes_before_anything_is_there(new_builder: NewBuilder) -> None:
@@ -37,16 +45,17 @@ def test_a_second_build_is_all_cached_and_cache_mounts_are_warm(builder: Builder
 
 
 def test_push_to_a_registry_and_pull_back(builder: Builder) -> None:
-    if run("docker", "image", "inspect", REGISTRY).returncode == 0:
-        builder.load(REGISTRY)
-        registry = REGISTRY
-    else:
-        registry = "registry:2.8.3"
-        passed(builder.docker("pull", registry))
+    builder.provide(REGISTRY_IMAGE)
     builder.build("localhost:5000/built:1")
     passed(
         builder.docker(
-            "run", "--detach", "--name", "registry", "--publish", "127.0.0.1:5000:5000", registry
+            "run",
+            "--detach",
+            "--name",
+            "registry",
+            "--publish",
+            "127.0.0.1:5000:5000",
+            REGISTRY_IMAGE,
         )
     )
     try:

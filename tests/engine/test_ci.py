@@ -28,6 +28,7 @@ from client.stack import Stack
 from tests.engine.conftest import (
     BASE_IMAGE,
     DAEMON_IMAGE,
+    REGISTRY_IMAGE,
     Builder,
     NewBuilder,
     make_key,
@@ -39,7 +40,6 @@ from tests.engine.conftest import (
 PASSWORD = "pushes-only-in-tests"
 HTPASSWD = "robot:$2b$05$pAVG4LPbn/j/ZwTpghRqD.EK/5/aMTzZAvzn7nNnz/DKtm1L/tDVC\n"
 IMAGE = "localhost:5000/team/app"
-REGISTRY_IMAGE = "localhost/registry:2.8.3"
 
 
 @dataclass
@@ -265,11 +265,7 @@ def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Ite
     builder.add_key("ci", role="build")
     builder.up()
     builder.load_base()
-    image = REGISTRY_IMAGE
-    if run("docker", "image", "inspect", image).returncode == 0:
-        builder.load(image)
-    else:
-        image = "registry:2.8.3"
+    builder.provide(REGISTRY_IMAGE)
     folder = tmp_path_factory.mktemp("ci")
     (folder / "htpasswd").write_text(HTPASSWD)
     passed(
@@ -285,7 +281,7 @@ def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Ite
             "REGISTRY_AUTH_HTPASSWD_REALM=tests",
             "--env",
             "REGISTRY_AUTH_HTPASSWD_PATH=/htpasswd",
-            image,
+            REGISTRY_IMAGE,
         )
     )
     passed(builder.docker("cp", str(folder / "htpasswd"), "registry:/htpasswd"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import urllib.request
@@ -16,7 +15,9 @@ import pytest
 from client import assign
 from tests.engine.conftest import (
     BASE_IMAGE,
+    BUILDKIT_IMAGE,
     PING,
+    REGISTRY_IMAGE,
     Builder,
     Result,
     docker_config,
@@ -28,8 +29,6 @@ from tests.engine.conftest import (
 )
 from tests.engine.hosts import Host, Hosts, hosts_in
 
-REGISTRY_IMAGE = os.environ.get("TEST_REGISTRY_IMAGE", "localhost/registry:2.8.3")
-BUILDKIT_IMAGE = os.environ.get("TEST_BUILDKIT_IMAGE", "localhost/buildkit:v0.17.3")
 PLATFORMS = {"one": ["linux/amd64"], "two": ["linux/386"]}
 
 

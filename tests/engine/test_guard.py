@@ -20,6 +20,7 @@ import pytest
 from bench.client import put_ssh
 from tests.engine.conftest import (
     BASE_IMAGE,
+    REGISTRY_IMAGE,
     ROOT,
     Builder,
     NewBuilder,
@@ -31,7 +32,6 @@ from tests.engine.conftest import (
 )
 from tests.engine.laptop import Laptop
 
-REGISTRY = "localhost/registry:2.8.3"
 REFUSED = "is not allowed: a key of role build may build, pull, push, tag and read"
 
 Docker = Callable[..., Result]
@@ -91,12 +91,7 @@ def docker(request: pytest.FixtureRequest, builder: Builder, buildx: Path) -> It
 @pytest.fixture(scope="module")
 def registry(builder: Builder) -> Iterator[str]:
     """A registry on the builder's own loopback address."""
-    image = REGISTRY
-    if run("docker", "image", "inspect", image).returncode == 0:
-        builder.load(image)
-    else:
-        image = "registry:2.8.3"
-        passed(builder.docker("pull", image))
+    builder.provide(REGISTRY_IMAGE)
     passed(
         builder.docker(
             "run",
@@ -107,7 +102,7 @@ def registry(builder: Builder) -> Iterator[str]:
             "SECRET=hidden",
             "--publish",
             "127.0.0.1:5000:5000",
-            image,
+            REGISTRY_IMAGE,
         )
     )
     yield "localhost:5000"

@@ -15,6 +15,7 @@ import yaml
 from tests.engine.conftest import (
     DAEMON_IMAGE,
     GATEWAY_IMAGE,
+    REGISTRY_IMAGE,
     ROOT,
     Result,
     free_port,
@@ -22,7 +23,6 @@ from tests.engine.conftest import (
     passed,
     run,
 )
-from tests.engine.test_fleet import REGISTRY_IMAGE
 
 
 class YamlProgram:

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import ROOT, Builder, Result, free_port, passed, run, until
+from tests.engine.conftest import (
+    REGISTRY_IMAGE,
+    ROOT,
+    Builder,
+    Result,
+    free_port,
+    passed,
+    run,
+    until,
+)
 
 STACK = """\
 config:
@@ -48,11 +57,6 @@ class Engine:
         return output.split("digest: ")[1].split()[0]
 
 
-def registry_image() -> str:
-    local = run("docker", "image", "inspect", "localhost/registry:2.8.3").returncode == 0
-    return "localhost/registry:2.8.3" if local else "registry:2.8.3"
-
-
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     """This machine's engine; images that were pushed to its registry are removed here too."""
@@ -66,7 +70,7 @@ def engine() -> Iterator[Engine]:
             name,
             "--publish",
             f"127.0.0.1:{port}:5000",
-            registry_image(),
+            REGISTRY_IMAGE,
         )
     )
     address = f"127.0.0.1:{port}"
@@ -82,10 +86,8 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def builders_engine(builder: Builder) -> Engine:
     """The engine of the daemon's image, which is newer; its registry runs in it."""
-    image = registry_image()
-    if image.startswith("localhost/"):
-        builder.load(image)
-    passed(builder.docker("run", "--detach", "--publish", "127.0.0.1:5000:5000", image))
+    builder.provide(REGISTRY_IMAGE)
+    passed(builder.docker("run", "--detach", "--publish", "127.0.0.1:5000:5000", REGISTRY_IMAGE))
     return Engine("127.0.0.1:5000", builder.docker_env())
 
 

@@ -196,7 +196,7 @@ APPLIED: dict[str, tuple[Callable[[Any], Any], Callable[[dict[str, Any]], Any]]]
 # Covered by their own test, or detected only by Pulumi.
 ELSEWHERE = {"envs", "labels", "uploads", "mustRun"}
 PULUMI_ALONE = {"attach", "destroyGraceSeconds", "logs", "removeVolumes", "rm", "start", "wait"}
-PULUMI_ALONE |= {"waitTimeout"}
+PULUMI_ALONE |= {"waitTimeout", "containerReadRefreshTimeoutMilliseconds"}
 
 
 def test_the_provider_applies_every_input_of_a_container(

@@ -38,6 +38,17 @@ class PrivateNetworks(Enum):
     """They do not."""
 
 
+class ImageStore(Enum):
+    """Where the daemon keeps images and build cache."""
+
+    KEEP = "keep"
+    """What the cache was written with; for a new builder containerd with Docker 29 and newer."""
+    CONTAINERD = "containerd"
+    """With attestations, cache exports and images for several platforms."""
+    OVERLAY2 = "overlay2"
+    """Without these."""
+
+
 class Role(Enum):
     """What a key may do."""
 
@@ -51,11 +62,12 @@ if TYPE_CHECKING:
     AnyTransport = Transport | Literal["socket", "tls"]
     AnyIsolation = Isolation | Literal["unprivileged", "privileged"]
     AnyPrivateNetworks = PrivateNetworks | Literal["allow", "block"]
+    AnyImageStore = ImageStore | Literal["keep", "containerd", "overlay2"]
     AnyRole = Role | Literal["admin", "build"]
 else:
     # The analyzer knows enums, and no unions.
     AnyTransport, AnyIsolation = Transport, Isolation
-    AnyPrivateNetworks, AnyRole = PrivateNetworks, Role
+    AnyPrivateNetworks, AnyImageStore, AnyRole = PrivateNetworks, ImageStore, Role
 
 
 class Key(TypedDict, total=False):
@@ -173,6 +185,11 @@ class SharedArgs(TypedDict, total=False):
     guard_image: str
     """Image for the guard, which runs if a key has the role build; must behave like
     python:<version>-alpine, 3.11 or newer."""
+    image_store: AnyImageStore
+    """Where the daemon keeps images and build cache: containerd (it has attestations, cache exports
+    and images for several platforms), overlay2 (it has none of these), or keep (what the cache was
+    written with; for a new builder containerd with Docker 29 and newer, else overlay2). After a
+    change the other store stays on the disk, unused."""
     cache_size: str
     """How large the build cache may get before the least recently used part is deleted: a size such
     as 50GB, or a share of the disk such as 40%."""

@@ -11,7 +11,6 @@ where AppArmor restricts them."""
 
 DATA_DIRECTORY = "/home/rootless/.local/share/docker"
 """Where the rootless image keeps its data (the rootful image uses /var/lib/docker)."""
-STORAGE_DRIVER = "overlay2"
 DAEMON_SOCKETS = "/run/user"
 """Where the volume with the sockets is mounted. A new volume gets mode 1777 from this folder of the
 image, so that the daemon's user (1000) can write to it."""

@@ -1,4 +1,4 @@
-"""The cache: its volume, its limits, and the check that a daemon of this image can use it."""
+"""The cache: its volume, limits and image store, and the check that the daemon can use it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
-from components.layout import DATA_DIRECTORY, STORAGE_DRIVER
+from components.layout import DATA_DIRECTORY
 from components.scope import Scope
 from components.settings import Settings
 
@@ -76,10 +76,12 @@ class Cache:
 
     volume: docker.Volume
     policy: pulumi.Output[CachePolicy]
+    image_store: pulumi.Output[str]
+    """Where the daemon keeps images and build cache: containerd or overlay2."""
 
     @classmethod
     def declare(cls, scope: Scope, settings: Settings, *, image: docker.RemoteImage) -> Cache:
-        """Declare the volume and check it against the daemon's image.
+        """Declare the volume and check it against the daemon's image and the setting `imageStore`.
 
         With `keepCache`, no update, rename or destroy deletes the volume.
         """
@@ -88,6 +90,18 @@ class Cache:
         checked = scope.having(aliases=[pulumi.Alias(name=f"{scope.name}-disk")]).script(
             "cache-check",
             (Path(__file__).parent / "check.sh").read_text(),
-            [volume.name, DATA_DIRECTORY, image.image_id, settings.daemon_image, STORAGE_DRIVER],
+            [
+                volume.name,
+                DATA_DIRECTORY,
+                image.image_id,
+                settings.daemon_image,
+                settings.image_store,
+            ],
         )
-        return cls(volume, checked.stdout.apply(lambda size: CachePolicy.of(settings, int(size))))
+        # In states of earlier releases, which knew overlay2 only, it is the size alone.
+        size_and_store = checked.stdout.apply(lambda text: [*text.split(), "overlay2"][:2])
+        return cls(
+            volume,
+            size_and_store.apply(lambda parts: CachePolicy.of(settings, int(parts[0]))),
+            size_and_store.apply(lambda parts: parts[1]),
+        )

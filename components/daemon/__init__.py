@@ -14,7 +14,7 @@ from components.cache import Cache, CachePolicy
 from components.daemon.isolation import Isolation
 from components.daemon.limits import Limits
 from components.host_facts import HostFacts, while_unknown_keep
-from components.layout import DAEMON_ALIAS, DAEMON_SOCKET, DATA_DIRECTORY, STORAGE_DRIVER
+from components.layout import DAEMON_ALIAS, DAEMON_SOCKET, DATA_DIRECTORY
 from components.registry_access import RegistryAccess
 from components.scope import LOG_ROTATION, Scope, memory, mount, on_network, upload
 from components.settings import Settings
@@ -48,23 +48,28 @@ _BUILDX_DIRECTORIES = {
     "activity": _OF_USER,
     "refs": _OF_USER,
 }
+# In daemon.json, by image store. The driver has its name, so that no daemon falls back to another
+# one where the kernel lacks it.
+_IMAGE_STORES: dict[str, dict[str, object]] = {
+    "containerd": {"features": {"containerd-snapshotter": True}, "storage-driver": "overlayfs"},
+    "overlay2": {"storage-driver": "overlay2"},
+}
 _ISOLATION_LABEL = "docker-build-machine.isolation"
 _STOP_SECONDS = 30
 _MIB = 1024 * 1024
 
 
-def daemon_json(settings: Settings, policy: CachePolicy, mirror: str) -> str:
+def daemon_json(settings: Settings, policy: CachePolicy, image_store: str, mirror: str) -> str:
     """The daemon's configuration file, with this host:port as Docker Hub's mirror where it is one.
 
-    It sets the storage driver, because releases change the default (29 and newer would use another
-    one on a new disk, moby#51654).
+    It names the image store, because its default depends on the release and on what is on the disk.
     """
     configuration: dict[str, object] = {
         "builder": {"gc": policy.garbage_collection()},
         "log-driver": "json-file",
         "log-opts": LOG_ROTATION,
         "mtu": _MTU,
-        "storage-driver": STORAGE_DRIVER,
+        **_IMAGE_STORES[image_store],
     }
     if settings.insecure_registries:
         configuration["insecure-registries"] = list(settings.insecure_registries)
@@ -105,7 +110,7 @@ class Daemon:
         )
         scope = scope.after(*transport.ready, *isolation.checked)
         mirror: pulumi.Input[str] = registry.mirror if registry else ""
-        config = pulumi.Output.all(cache.policy, mirror).apply(
+        config = pulumi.Output.all(cache.policy, cache.image_store, mirror).apply(
             lambda parts: daemon_json(settings, *parts)
         )
         words = [*transport.dockerd, f"--config-file={_CONFIG_FILE}"]

@@ -55,6 +55,7 @@ class Settings(Model):
     daemon_image: ImageReference = default("daemonImage")
     gateway_image: ImageReference = default("gatewayImage")
     guard_image: ImageReference = default("guardImage")
+    image_store: Literal["keep", "containerd", "overlay2"] = default("imageStore")
     cache_size: Annotated[DiskSpaceText, at_least_space("1GB")] = default("cacheSize")
     min_free_space: Annotated[DiskSpaceText, at_least_space("100MB")] = default("minFreeSpace")
     keep_cache: bool = default("keepCache")

@@ -35,6 +35,12 @@ CERTIFICATES = "".join(
 )
 LOOK = "docker=29.7.2\nkernel=6.12.1\narchitecture=x86_64\ntun=usable\n"
 DISK = 100_000_000_000
+# What the commands with these roles print on the mocks' host.
+PRINTED = {
+    "-host-key": f"{KEY}\n{PRIVATE_KEY}",
+    "-cache-check": f"{DISK}\ncontainerd\n",
+    "-certificates": CERTIFICATES,
+}
 CONFIG: dict[str, Any] = {
     "host": "unix:///var/run/docker.sock",
     "keys": [{"name": "ada", "publicKey": KEY + " ada@laptop"}],
@@ -74,13 +80,8 @@ class _Mocks(pulumi.runtime.Mocks):
         if args.typ == "docker:index/remoteImage:RemoteImage":
             outputs["imageId"] = f"sha256:{args.name}"
         if args.typ == "command:local:Command":
-            printed = {
-                "-host-key": f"{KEY}\n{PRIVATE_KEY}",
-                "-cache-check": f"{DISK}\n",
-                "-certificates": CERTIFICATES,
-            }
             name = args.name.rstrip("-0123456789")
-            output = [text for role, text in printed.items() if name.endswith(role)]
+            output = [text for role, text in PRINTED.items() if name.endswith(role)]
             outputs["stdout"] = output[0] if output else "daemon 29.7.2"
         return f"{args.name}-id", outputs
 

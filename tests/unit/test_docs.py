@@ -247,6 +247,7 @@ WRONG: dict[str, str] = {
     "hostKeys": "[1, 1]",
     "hosts": '[{"name": "eu1", "host": "ssh://ops@eu1.example"}]',
     "imageAge": "14",
+    "imageStore": "vfs",
     "insecureRegistries": '["http://registry:5000"]',
     "isolation": "rootless",
     "keepCache": "maybe",

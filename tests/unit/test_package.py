@@ -81,7 +81,13 @@ def test_a_setting_with_few_values_is_an_enum_of_them(schema: Any) -> None:
         for name, field in fields.items()
         if get_origin(field.annotation) is Literal
     }
-    assert set(listed) == {"transport", "isolation", "private_networks", "role"}
+    assert set(listed) == {
+        "transport",
+        "isolation",
+        "private_networks",
+        "image_store",
+        "role",
+    }
     enums = {name: about for name, about in schema["types"].items() if "enum" in about}
     assert {frozenset(member["value"] for member in about["enum"]) for about in enums.values()} == {
         frozenset(values) for values in listed.values()

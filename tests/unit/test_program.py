@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from components.guard import archive
 from tests.unit import conftest as mocked
-from tests.unit.conftest import KEY, OTHER_KEY, PRIVATE_KEY, Registered, Run
+from tests.unit.conftest import DISK, KEY, OTHER_KEY, PRIVATE_KEY, Registered, Run
 
 Program = Callable[..., Run]
 
@@ -246,11 +247,33 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused(run_program: Program) -> N
         run_program(cacheSize="95GB")
 
 
-def test_the_daemon_keeps_its_storage_driver_whatever_its_release(run_program: Program) -> None:
+@pytest.mark.parametrize(
+    ("checked", "driver", "features"),
+    [
+        ("containerd\n", "overlayfs", {"containerd-snapshotter": True}),
+        ("overlay2\n", "overlay2", None),
+        # What earlier releases printed, which stays in their states.
+        ("", "overlay2", None),
+    ],
+)
+def test_the_daemon_names_its_image_store_whatever_its_release(
+    run_program: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    checked: str,
+    driver: str,
+    features: Any,
+) -> None:
+    monkeypatch.setitem(mocked.PRINTED, "-cache-check", f"{DISK}\n{checked}")
     config = daemon_json(run_program(insecureRegistries=["registry:5000"]))
-    assert config["storage-driver"] == "overlay2"
+    assert (config["storage-driver"], config.get("features")) == (driver, features)
     assert config["insecure-registries"] == ["registry:5000"]
     assert "hosts" not in config
+
+
+def test_the_check_of_the_cache_gets_the_image_store(run_program: Program) -> None:
+    for settings, last in (({}, "keep"), ({"imageStore": "overlay2"}, "overlay2")):
+        check = run_program(**settings)["builder-cache-check"].inputs["create"]
+        assert shlex.split(check)[-1] == last
 
 
 @pytest.mark.parametrize("transport", ["socket", "tls"])

@@ -102,6 +102,10 @@ def problems(**settings: Any) -> str:
             {"privateNetworksExcept": ["10.0.0.1/8"]},
             "privateNetworksExcept[0] = '10.0.0.1/8' must be an address or a CIDR range",
         ),
+        (
+            {"imageStore": "vfs"},
+            "imageStore = 'vfs' must be 'keep', 'containerd' or 'overlay2'",
+        ),
         ({"cacheSize": "lots"}, "cacheSize = 'lots' must be a size such as 50GB"),
         ({"cacheSize": "10MB"}, "cacheSize = '10MB' must be at least 1GB"),
         ({"cacheSize": ""}, "cacheSize = '' must be a size"),

@@ -1,7 +1,7 @@
 # One command for each job; scripts/ does the work. STACK=<team> chooses the stack for commands that work
 # on one stack; the other commands refuse it.
 .DEFAULT_GOAL := help
-.PHONY: help up team preview drift kit ci status backup restore down purge images sbom audit test trials bench
+.PHONY: help up team preview drift kit ci status backup restore free down purge images sbom audit test trials bench
 
 help: ## list all commands
 	@sed -n 's/^\([a-z]*\): ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ backup: ## write the cache to a file: make backup FILE=cache.tar
 
 restore: ## replace the cache by the one in such a file: make restore FILE=cache.tar
 	@scripts/restore
+
+free: ## delete what is in the image store that is not in use (imageStore)
+	@scripts/free
 
 down: ## remove the builder; the cache stays, unless keepCache is false
 	@scripts/down

@@ -19,7 +19,7 @@ from humanize import naturalsize, naturaltime
 from client.history import Build, recent_builds
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker, HostError
-from components.layout import DATA_DIRECTORY
+from components.layout import DATA_DIRECTORY, IMAGE_STORE_VARIABLE
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
@@ -87,6 +87,10 @@ class Status:
     cache: int
     cache_cap: int
     images: int
+    image_store: str
+    """containerd or overlay2."""
+    idle_store: str
+    """The one that is on the disk too and not in use, empty for none."""
     limits: str
     """Whether the limits of single containers work, and why not."""
     disk: int
@@ -197,6 +201,7 @@ def gather(stack: Stack) -> Status:
         (line := json.loads(text))["Type"]: Size.parse(line["Size"]).bytes
         for text in in_daemon("docker", "system", "df", "--format", "{{json .}}").splitlines()
     }
+    store, idle_store = _stores(inspected["daemon"], in_daemon)
     disk = in_daemon("df", "-Pk", DATA_DIRECTORY).split()[-6:]
     configuration = in_daemon("cat", "/etc/docker-build-machine/daemon.json")
     gc = json.loads(configuration or "{}").get("builder", {}).get("gc", {})
@@ -220,6 +225,8 @@ def gather(stack: Stack) -> Status:
         cache=usage.get("Build Cache", 0),
         cache_cap=int(str(gc.get("defaultKeepStorage", "0B")).removesuffix("B")),
         images=usage.get("Images", 0),
+        image_store=store,
+        idle_store=idle_store,
         limits=_limits(stack, in_daemon, notices),
         disk=int(disk[1]) * 1024 if disk else 0,
         disk_free=int(disk[3]) * 1024 if disk else 0,
@@ -292,6 +299,16 @@ def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[K
     ]
 
 
+def _stores(daemon: dict[str, Any], in_daemon: Any) -> tuple[str, str]:
+    """The image store in use, and the one that a change of `imageStore` left on the disk."""
+    variables = dict(entry.split("=", 1) for entry in daemon["Config"]["Env"])
+    # Daemons of earlier releases, which knew overlay2 only, have no such variable.
+    store = variables.get(IMAGE_STORE_VARIABLE, "overlay2")
+    # dockerd.sh puts the BuildKit folder of the other store aside.
+    aside = in_daemon("sh", "-c", f"cd {DATA_DIRECTORY} && echo buildkit.*").strip()
+    return store, aside.removeprefix("buildkit.").replace("*", "")
+
+
 def _limits(stack: Stack, in_daemon: Any, notices: list[str]) -> str:
     """Whether limits of single containers work; a notice where they could and do not."""
     driver, _, version = (
@@ -335,6 +352,7 @@ def as_text(status: Status) -> str:
     rows = [
         ("cache", f"{naturalsize(status.cache)} of {naturalsize(status.cache_cap)}{share}"),
         ("images", naturalsize(status.images)),
+        ("store", store_text(status)),
         ("limits", status.limits),
         ("disk", f"{naturalsize(status.disk_free)} of {naturalsize(status.disk)} free"),
         ("builds", f"{status.running} now; {builds_text(status)}"),
@@ -354,6 +372,16 @@ def as_text(status: Status) -> str:
     rows.append(("parts", ", ".join(f"{role} {is_}" for role, is_ in status.containers.items())))
     rows += [("look at", notice) for notice in status.notices]
     return "\n".join([f"{status.builder}: {up}", *(f"  {name:9} {text}" for name, text in rows)])
+
+
+def store_text(status: Status) -> str:
+    """The image store, and what is left of another one."""
+    if not status.idle_store:
+        return status.image_store
+    return (
+        f"{status.image_store}; {status.idle_store} is on the disk too, unused; to delete it: "
+        "make free"
+    )
 
 
 def builds_text(status: Status) -> str:

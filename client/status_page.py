@@ -11,7 +11,7 @@ import humanize
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from client.history import Build
-from client.status import Status, ago, timestamp
+from client.status import Status, ago, store_text, timestamp
 
 _BUILDS = 50
 _FILTERS: dict[str, Callable[..., object]] = {
@@ -22,6 +22,7 @@ _FILTERS: dict[str, Callable[..., object]] = {
     "span": lambda seconds: humanize.precisedelta(
         datetime.timedelta(seconds=seconds), minimum_unit="minutes", format="%d"
     ),
+    "store": store_text,
     "timestamp": timestamp,
 }
 

@@ -129,7 +129,7 @@ class DockerBuilder(pulumi.ComponentResource):
             if settings.transport == "tls"
             else Transport.over_socket(checked)
         )
-        cache = Cache.declare(checked, settings, image=daemon_image)
+        cache = Cache.declare(checked, settings, image=daemon_image, facts=preflight.facts)
         daemon = Daemon.declare(
             checked,
             settings,

@@ -42,6 +42,8 @@ class HostFacts:
     acks: str = ""
     """Whether TCP can be made to acknowledge at once (tcp_pingpong_thresh, Linux 6.7): tunable or
     fixed."""
+    store: str = ""
+    """The image store of the builder that is there, containerd or overlay2; empty for none."""
     conflicts: str = ""
     """Number of the builder's ports and volumes that belong to something else."""
 
@@ -59,8 +61,12 @@ class HostFacts:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The facts as environment variables, without `processes`, which changes at each boot."""
-        facts = {name: value for name, value in asdict(self).items() if name != "processes"}
+        """The facts as environment variables.
+
+        Without `processes`, which changes at each boot, and `store`, which the update changes.
+        """
+        left_out = {"processes", "store"}
+        facts = {name: value for name, value in asdict(self).items() if name not in left_out}
         return {f"HOST_{name.upper()}": value for name, value in facts.items()}
 
 

@@ -11,6 +11,8 @@ where AppArmor restricts them."""
 
 DATA_DIRECTORY = "/home/rootless/.local/share/docker"
 """Where the rootless image keeps its data (the rootful image uses /var/lib/docker)."""
+IMAGE_STORE_VARIABLE = "BUILDER_IMAGE_STORE"
+"""Environment variable with the image store that the daemon uses: containerd or overlay2."""
 DAEMON_SOCKETS = "/run/user"
 """Where the volume with the sockets is mounted. A new volume gets mode 1777 from this folder of the
 image, so that the daemon's user (1000) can write to it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.layout import IMAGE_STORE_VARIABLE
 from review.plan import NETWORK, BuilderPlan, Step
 
 _REMADE = {
@@ -51,6 +52,7 @@ def effects_of(plan: BuilderPlan) -> Effects:
             *_cache(plan),
             *_host(plan),
             *_daemon(plan, drains),
+            *_image_store(plan),
             *(sentence for role, sentence in _REMADE.items() if role in gone),
             *_other_containers(plan),
             *_host_keys(plan),
@@ -124,6 +126,22 @@ def _daemon(plan: BuilderPlan, drains: bool) -> list[str]:
     return [
         f"recreates the daemon: builds in flight get {time} to end{waiting}, then they fail; "
         "the cache stays"
+    ]
+
+
+def _image_store(plan: BuilderPlan) -> list[str]:
+    if "daemon" not in plan.steps:
+        return []
+    variables = plan.steps["daemon"].before.get("envs") or []
+    stores = [text for text in variables if text.startswith(f"{IMAGE_STORE_VARIABLE}=")]
+    # The daemons of earlier releases, which knew overlay2 only, have no such variable.
+    old = stores[0].partition("=")[2] if stores else "overlay2"
+    new = plan.component.after.get("imageStore", "keep")
+    if not variables or new in ("keep", old):
+        return []
+    return [
+        f"changes the image store from {old} to {new}: the cache is COLD, and images in {old} are "
+        f"not seen; they stay on the disk until make free, and are back after a change back"
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pulumi
 import pulumi_docker as docker
 
+from components.host_facts import HostFacts
 from components.layout import DATA_DIRECTORY
 from components.scope import Scope
 from components.settings import Settings
@@ -80,13 +81,22 @@ class Cache:
     """Where the daemon keeps images and build cache: containerd or overlay2."""
 
     @classmethod
-    def declare(cls, scope: Scope, settings: Settings, *, image: docker.RemoteImage) -> Cache:
+    def declare(
+        cls,
+        scope: Scope,
+        settings: Settings,
+        *,
+        image: docker.RemoteImage,
+        facts: pulumi.Output[HostFacts],
+    ) -> Cache:
         """Declare the volume and check it against the daemon's image and the setting `imageStore`.
 
         With `keepCache`, no update, rename or destroy deletes the volume.
         """
         keep = settings.keep_cache
         volume = scope.having(protect=keep, retain_on_delete=keep).volume("cache")
+        if pulumi.runtime.is_dry_run():
+            facts.apply(lambda facts: _warn_of_change(scope, settings, facts.store, volume))
         checked = scope.having(aliases=[pulumi.Alias(name=f"{scope.name}-disk")]).script(
             "cache-check",
             (Path(__file__).parent / "check.sh").read_text(),
@@ -104,4 +114,17 @@ class Cache:
             volume,
             size_and_store.apply(lambda parts: CachePolicy.of(settings, int(parts[0]))),
             size_and_store.apply(lambda parts: parts[1]),
+        )
+
+
+def _warn_of_change(scope: Scope, settings: Settings, old: str, volume: docker.Volume) -> None:
+    """Warn when the daemon in use, with the image store `old`, gets another one."""
+    new = settings.image_store
+    if old and new not in ("keep", old):
+        pulumi.log.warn(
+            f"imageStore changes from {old} to {new}: builds begin with a cold cache and without "
+            f"the images in {old}. These stay on the disk, beyond cacheSize, and are in use again "
+            f"after a change back. Next, to free them once {new} works: make free, or "
+            f"scripts/cache free {scope.prefix}",
+            resource=volume,
         )

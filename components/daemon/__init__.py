@@ -14,7 +14,12 @@ from components.cache import Cache, CachePolicy
 from components.daemon.isolation import Isolation
 from components.daemon.limits import Limits
 from components.host_facts import HostFacts, while_unknown_keep
-from components.layout import DAEMON_ALIAS, DAEMON_SOCKET, DATA_DIRECTORY
+from components.layout import (
+    DAEMON_ALIAS,
+    DAEMON_SOCKET,
+    DATA_DIRECTORY,
+    IMAGE_STORE_VARIABLE,
+)
 from components.registry_access import RegistryAccess
 from components.scope import LOG_ROTATION, Scope, memory, mount, on_network, upload
 from components.settings import Settings
@@ -165,6 +170,7 @@ class Daemon:
                     f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
                     f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cidr={_CIDR}",
                     f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
+                    cache.image_store.apply(lambda store: f"{IMAGE_STORE_VARIABLE}={store}"),
                     *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                     *isolation.egress.envs,
                 ],

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Comes before the real dockerd on PATH and runs in the daemon's namespaces: decides how many processes
-# containers and build steps may have, and gives dockerd the control groups that `cgroups setup` made.
+# containers and build steps may have, gives dockerd the control groups that `cgroups setup` made, and the
+# BuildKit folder of its image store.
 set -eu
 
 # The smallest of the setting and the limits of host and container. The daemon keeps a reserve, because
@@ -29,6 +30,21 @@ if [ -n "${BUILDER_CGROUPS:-}" ]; then
 		echo "cgroups: limits of single containers do not work: $output" >&2
 	fi
 fi
+
+# BuildKit has the keys of its cache in one file for all image stores, and drops at each start those that its
+# store lacks. So the folder of the other store is put aside.
+(
+	cd @data@
+	case $BUILDER_IMAGE_STORE in
+	containerd) other=overlay2 made_by_it=buildkit/containerd-overlayfs ;;
+	*) other=containerd made_by_it=buildkit/snapshots.db ;;
+	esac
+	own=buildkit.$BUILDER_IMAGE_STORE aside=buildkit.$other
+	if [ -d "$own" ] || { [ -d buildkit ] && [ ! -d "$aside" ] && [ ! -e "$made_by_it" ]; }; then
+		[ ! -d buildkit ] || mv buildkit "$aside"
+		[ ! -d "$own" ] || mv "$own" buildkit
+	fi
+)
 IFS=:
 for folder in $PATH; do
 	[ "$folder/dockerd" = "$0" ] || ! [ -x "$folder/dockerd" ] || exec "$folder/dockerd" "$@"

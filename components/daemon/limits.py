@@ -9,6 +9,7 @@ from pathlib import Path
 import pulumi_docker as docker
 
 from components.host_facts import HostFacts
+from components.layout import DATA_DIRECTORY
 from components.scope import upload
 from components.settings import Settings
 
@@ -42,6 +43,7 @@ class Limits:
             .read_text()
             .replace("@processes@", str(settings.processes))
             .replace("@reserve@", str(_RESERVE))
+            .replace("@data@", DATA_DIRECTORY)
             for name in ("cgroups", "dockerd", "runc")
         )
         return cls(

@@ -73,7 +73,7 @@ older() {
 	}'
 }
 
-exists=''
+exists='' store=''
 if [ "$verb" != prepare ]; then
 	if ! docker_version=$(docker version --format '{{.Server.Version}}' 2>&1); then
 		warn "Docker does not answer (DOCKER_HOST=${DOCKER_HOST:-default}): $docker_version"
@@ -82,6 +82,9 @@ if [ "$verb" != prepare ]; then
 		exit
 	fi
 	exists=$(docker container ls --all --quiet --filter "name=^/$prefix-daemon\$" --filter "label=$owner_label=$owner")
+	# Daemons of earlier releases, which knew overlay2 only, have no such variable.
+	[ -z "$exists" ] || store=$(docker container inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$exists" |
+		awk -F = '$1 == "BUILDER_IMAGE_STORE" { store = $2 } END { print store ? store : "overlay2" }')
 	if older "$docker_version" "$oldest_docker"; then
 		shortfall "Docker $docker_version is too old; $oldest_docker or newer is needed: upgrade docker.io or docker-ce"
 	fi
@@ -312,6 +315,7 @@ fact disk "$disk"
 fact inodes "$inodes"
 fact clock "$clock"
 fact acks "$([ -e /proc/sys/net/ipv4/tcp_pingpong_thresh ] && echo tunable || echo fixed)"
+fact store "$store"
 fact conflicts "$conflicts"
 
 [ "$verb" = check ] || exit 0

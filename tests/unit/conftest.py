@@ -132,7 +132,7 @@ def _run_main() -> None:
 def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Run]:
     """Run __main__.py with CONFIG and the given settings; None removes a setting."""
 
-    def run(**settings: Any) -> Run:
+    def run(*, preview: bool = False, **settings: Any) -> Run:
         config = {k: v for k, v in {**CONFIG, **settings}.items() if v is not None}
         text = {
             f"docker-build-machine:{name}": value if isinstance(value, str) else json.dumps(value)
@@ -142,7 +142,7 @@ def run_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[...
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.syspath_prepend(str(ROOT))
         result = Run()
-        record(_run_main, result)
+        record(_run_main, result, preview=preview)
         return result
 
     return run

@@ -40,6 +40,8 @@ def shown(**changes: Any) -> status.Status:
         "cache": 2 * 10**9,
         "cache_cap": 8 * 10**9,
         "images": 0,
+        "image_store": "containerd",
+        "idle_store": "",
         "disk": 10**11,
         "limits": "containers keep to theirs",
         "disk_free": 4 * 10**10,
@@ -148,6 +150,14 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
 def test_a_builder_without_builds_and_keys_has_a_page_too() -> None:
     assert "no builds" in page(shown(cache_cap=0, disk=0))
     assert "none remembered" in status.as_text(shown())
+
+
+def test_what_a_change_of_the_image_store_left_is_shown() -> None:
+    left = shown(image_store="containerd", idle_store="overlay2")
+    text = "containerd; overlay2 is on the disk too, unused; to delete it: make free"
+    assert f"store     {text}" in status.as_text(left)
+    assert f"Image store: {text}" in page(left)
+    assert "Image store: containerd<" in page(shown())
 
 
 def test_the_text_tells_the_same() -> None:

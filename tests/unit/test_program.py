@@ -270,6 +270,29 @@ def test_the_daemon_names_its_image_store_whatever_its_release(
     assert "hosts" not in config
 
 
+@pytest.mark.parametrize(
+    ("there", "setting", "told"),
+    [
+        ("overlay2", "containerd", "imageStore changes from overlay2 to containerd: "),
+        ("containerd", "overlay2", "imageStore changes from containerd to overlay2: "),
+        ("containerd", "containerd", ""),
+        ("overlay2", "keep", ""),
+        ("", "overlay2", ""),
+    ],
+)
+def test_a_preview_warns_of_a_change_of_the_image_store(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch, there: str, setting: str, told: str
+) -> None:
+    monkeypatch.setattr(mocked, "LOOK", f"{mocked.LOOK}store={there}\n")
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, **_: warned.append(text))
+    run_program(preview=True, imageStore=setting)
+    assert len(warned) == bool(told)
+    assert all(
+        text.startswith(told) and "scripts/cache free dev-builder" in text for text in warned
+    )
+
+
 def test_the_check_of_the_cache_gets_the_image_store(run_program: Program) -> None:
     for settings, last in (({}, "keep"), ({"imageStore": "overlay2"}, "overlay2")):
         check = run_program(**settings)["builder-cache-check"].inputs["create"]

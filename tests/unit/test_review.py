@@ -145,6 +145,26 @@ def test_a_daemon_that_goes_without_the_drain_cuts_its_builds() -> None:
     assert (cut.drains, drained.drains) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("variables", "setting", "told"),
+    [
+        (["A=b", "BUILDER_IMAGE_STORE=containerd"], "overlay2", "from containerd to overlay2"),
+        # The daemon of an earlier release.
+        (["A=b"], "containerd", "from overlay2 to containerd"),
+        (["BUILDER_IMAGE_STORE=containerd"], "containerd", ""),
+        (["BUILDER_IMAGE_STORE=containerd"], "keep", ""),
+        (["A=b"], "keep", ""),
+    ],
+)
+def test_a_change_of_the_image_store_is_told(variables: list[str], setting: str, told: str) -> None:
+    daemon = step("replace", CONTAINER, "daemon", {"envs": variables}, {"envs": []})
+    settings = {"keys": [ADA], "drainTime": "5m"}
+    changed = plan(settings, {**settings, "imageStore": setting}, daemon)
+    found = [text for text in effects_of(changed.builders[0]).sentences if "image store" in text]
+    assert len(found) == bool(told)
+    assert all(f"changes the image store {told}: the cache is COLD" in text for text in found)
+
+
 def git(folder: Path, *arguments: str) -> None:
     subprocess.run(
         ["git", "-c", "user.name=t", "-c", "user.email=t@t.example", *arguments],

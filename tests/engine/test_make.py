@@ -85,7 +85,10 @@ def test_a_word_that_is_about_no_stack_refuses_one(clone: Clone, word: str) -> N
 
 @pytest.mark.parametrize(
     "word",
-    ["up", "preview", "drift", "kit", "ci", "status", "backup", "restore", "down", "purge", "sbom"],
+    [
+        *("up", "preview", "drift", "kit", "ci", "status", "backup", "restore", "free"),
+        *("down", "purge", "sbom"),
+    ],
 )
 def test_a_stack_that_is_not_there_is_refused(clone: Clone, word: str) -> None:
     arguments = {

@@ -141,7 +141,9 @@ ATTACKS = [
     ),
     Attack(
         "read what other clients of the same builder have in its cache",
-        "ls /host/home/rootless/.local/share/docker/overlay2 | grep . && echo REACHED",
+        "cd /host/home/rootless/.local/share/docker && "
+        "ls overlay2 containerd/daemon/*overlayfs/snapshots 2>/dev/null | grep -q '^[0-9a-f]' && "
+        "echo REACHED",
         stands="one stack is one trust domain",
     ),
 ]

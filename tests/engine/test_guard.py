@@ -193,6 +193,8 @@ def test_a_build_key_builds_pushes_pulls_and_reads(
         ("build", "--network=host", "{context}"),
         ("buildx", "build", "--network=host", "{context}"),
         ("buildx", "build", "--allow=security.insecure", "{context}"),
+        ("build", "--cgroup-parent=/x", "{context}"),
+        ("buildx", "build", "--cgroup-parent=/x", "{context}"),
     ],
     ids=" ".join,
 )

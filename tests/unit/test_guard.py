@@ -530,7 +530,10 @@ def test_it_does_not_matter_how_bytes_arrive() -> None:
     """Seeded: chunked bodies and protobuf messages, whole and in pieces."""
     chance = random.Random(11)
     good_body = b"5\r\nhello\r\n1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\nrest"
-    good_message = b"\x0a\x03abc\x10\x96\x01\x4a\x01x\x3d1234\x41" + b"8" * 8
+    good_message = (
+        b"\x0a\x03abc\x10\x96\x01\x12\x0a\x0a\x01k\x1a\x05\x22\x03abc"
+        b"\x4a\x01x\x3d1234\x41" + b"8" * 8
+    )
 
     def read_body(parts: list[bytes]) -> tuple[int, bool] | None:
         body, kept, total = Body(chunked=True), b"", 0
@@ -544,17 +547,20 @@ def test_it_does_not_matter_how_bytes_arrive() -> None:
             total += taken
         return total, body.done
 
-    def read_message(parts: list[bytes]) -> dict[int, int] | None:
-        fields = Fields()
+    def read_message(parts: list[bytes]) -> object:
+        fields = Fields((2, 1), (2, 3, 4))
         try:
             for part in parts:
                 fields.feed(part)
             fields.end()
         except ValueError:
             return None
-        return fields.lengths
+        return fields.lengths, fields.texts
 
-    assert read_message([good_message]) == {1: 3, 2: 0, 9: 1, 7: 0, 8: 0}
+    assert read_message([good_message]) == (
+        {(1,): 3, (2,): 10, (2, 1): 1, (2, 3): 5, (2, 3, 4): 3, (9,): 1, (7,): 0, (8,): 0},
+        {(2, 1): {b"k"}, (2, 3, 4): {b"abc"}},
+    )
     for _ in range(4_000):
         for good, read in ((good_body, read_body), (good_message, read_message)):
             data = mutated(chance, good) if chance.randrange(4) else good
@@ -601,9 +607,82 @@ def test_no_entitlement_comes_through_however_it_is_written(data: bytes) -> None
             feed(message, data, step)
 
 
-def test_a_build_without_entitlements_comes_through_at_any_size() -> None:
-    data = solve(b"\x0a\x01a", b"\x12" + b"\x80\x80\x40" + b"\x4a" * 0x100000, b"\x2a\x01s")
-    message = Message(CONTROL + "Solve")
+def field(number: int, *content: bytes | str) -> bytes:
+    """A field of a message: its number, below 16, its length, below 128, and its content."""
+    value = b"".join(part.encode() if isinstance(part, str) else part for part in content)
+    return bytes((number << 3 | 2, len(value))) + value
+
+
+def definition(*meta: bytes) -> bytes:
+    """Definition.def, Op.exec, ExecOp.meta with this content, behind a step that copies."""
+    copy, run = field(4, field(2, b"\x08\x01")), field(2, field(1, *meta))
+    return field(1, copy) + field(1, field(1, field(1, "sha256:00")), run)
+
+
+RUN = (field(1, "true"), field(3, "/"))
+LIMITLESS = field(10, "/")
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "steps", "inputs"),
+    [(CONTROL + "Solve", 7, 2, 10), (BRIDGE + "Solve", 3, 1, 13)],
+    ids=["by the client", "by its frontend"],
+)
+def test_no_cgroup_parent_comes_through_however_it_is_written(
+    call: str, options: int, steps: int, inputs: int
+) -> None:
+    for content in (
+        field(options, field(1, "cgroup-parent"), field(2, "/x")),
+        field(options, field(2, "/x"), field(1, "cgroup-parent")),
+        field(options, field(1, "cgroup-parent"), field(1, "target")),
+        field(options, field(1, "target")) + field(options, field(1, "cgroup-parent")),
+        # The length in a longer encoding.
+        field(options, b"\x0a\x8d\x00cgroup-parent"),
+        field(steps, definition(*RUN, LIMITLESS)),
+        field(steps, definition(LIMITLESS, field(10))),
+        field(steps, definition(*RUN), definition(LIMITLESS)),
+        field(steps, definition(*RUN)) + field(steps, definition(LIMITLESS)),
+        field(inputs, field(1, "base"), field(2, definition(LIMITLESS))),
+        field(inputs, field(2, definition(LIMITLESS)), field(1, "base")),
+        # Messages in a message: cut short, or longer than the message that they are in.
+        field(steps, b"\x0a"),
+        field(steps, b"\x0a\x05a"),
+        field(steps, b"\x0a\x02\x12\x04") + b"\x0a\x02\x52\x00",
+        field(steps, b"\x0a\x02\x12\x80") + b"\x00",
+    ):
+        data = solve(content)
+        for step in (1, 7, len(data)):
+            message = Message(call)
+            with pytest.raises(Refused):
+                feed(message, data, step)
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "steps", "inputs"),
+    [(CONTROL + "Solve", 7, 2, 10), (BRIDGE + "Solve", 3, 1, 13)],
+    ids=["by the client", "by its frontend"],
+)
+def test_steps_and_options_that_only_look_like_a_cgroup_parent_come_through(
+    call: str, options: int, steps: int, inputs: int
+) -> None:
+    data = solve(
+        field(options, field(1, "build-arg:a"), field(2, "cgroup-parent")),
+        field(options, field(1, "label:cgroup-parent"), field(2, LIMITLESS)),
+        field(steps, definition(*RUN)),
+        field(steps, field(2, field(2, field(1, LIMITLESS)))),
+        field(inputs, field(1, "base"), field(2, definition(*RUN))),
+        field(inputs, field(1, LIMITLESS), field(2)),
+    )
+    for step in (1, 7, len(data)):
+        feed(Message(call), data, step)
+
+
+@pytest.mark.parametrize("call", [CONTROL + "Solve", BRIDGE + "Solve"])
+def test_a_build_without_entitlements_comes_through_at_any_size(call: str) -> None:
+    data = solve(b"\x0a\x01a", b"\x22" + b"\x80\x80\x40" + b"\x4a" * 0x100000, b"\x2a\x01s")
+    if call == BRIDGE + "Solve":
+        data = solve(b"\x12\x01a", b"\x22" + b"\x80\x80\x40" + b"\x0a" * 0x100000)
+    message = Message(call)
     feed(message, data, 16384)
 
 

@@ -7,10 +7,11 @@ and gateway.proto, which dockerd serves on POST /grpc.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote_plus
 
-from .protobuf import Fields
+from .protobuf import Fields, Path
 
 _ROLE = (
     "a key of role build may build, pull, push, tag and read; next: use a key of role admin, or "
@@ -124,7 +125,6 @@ _CALLS = frozenset(
                 "Ping",
                 "ResolveImageConfig",
                 "ResolveSourceMeta",
-                "Solve",
                 "ReadFile",
                 "ReadDir",
                 "StatFile",
@@ -142,26 +142,53 @@ _CALLS = frozenset(
 
 # BuildKit's own limit, DefaultMaxRecvMsgSize.
 _LARGEST_MESSAGE = 16 * 1024 * 1024
-# SolveRequest.Entitlements (network.host, security.insecure): without it BuildKit itself refuses
-# steps that need it.
-_ENTITLEMENTS = 9
-# BuildHistoryRequest.Ref is random; only the client that started the build knows it.
-_REF = 2
 
 
-def _check_solve(fields: Fields, ended: bool) -> None:
-    if _ENTITLEMENTS in fields.lengths:
-        raise Refused("a build with entitlements (network.host, security.insecure)")
+@dataclass(frozen=True)
+class _Rules:
+    """Rules of one message; a path has the numbers of the fields that lead to a field."""
+
+    forbidden: dict[Path, str]
+    """Each field that may not be there, and the name of what has it."""
+    options: Path = ()
+    """The names of a frontend's options: the keys of a map."""
+    required: Path = ()
+
+    def check(self, fields: Fields, ended: bool) -> None:
+        """Check the fields that have arrived. Raises Refused."""
+        for path, what in self.forbidden.items():
+            if path in fields.lengths:
+                raise Refused(what)
+        if b"cgroup-parent" in fields.texts.get(self.options, ()):
+            raise Refused(_WITH_CGROUP_PARENT)
+        if ended and self.required and not fields.lengths.get(self.required):
+            raise Refused("the history of all builds")
 
 
-def _check_history(fields: Fields, ended: bool) -> None:
-    if ended and not fields.lengths.get(_REF):
-        raise Refused("the history of all builds")
-
-
-_MESSAGES = {
-    _CONTROL + "Solve": _check_solve,
-    _CONTROL + "ListenBuildHistory": _check_history,
+_WITH_CGROUP_PARENT = "a build with --cgroup-parent"
+# Definition.def, Op.exec, ExecOp.meta, Meta.cgroupParent (ops.proto). A frontend that runs in a
+# container sends its own definitions past the guard, but a rootless BuildKit ignores this field.
+_CGROUP_PARENT = (1, 2, 1, 10)
+_RULES = {
+    _CONTROL + "Solve": _Rules(
+        {
+            # Entitlements: without it BuildKit itself refuses steps that need it.
+            (9,): "a build with entitlements (network.host, security.insecure)",
+            # Definition, and the values of the map FrontendInputs.
+            (2, *_CGROUP_PARENT): _WITH_CGROUP_PARENT,
+            (10, 2, *_CGROUP_PARENT): _WITH_CGROUP_PARENT,
+        },
+        options=(7, 1),
+    ),
+    _BRIDGE + "Solve": _Rules(
+        {
+            (1, *_CGROUP_PARENT): _WITH_CGROUP_PARENT,
+            (13, 2, *_CGROUP_PARENT): _WITH_CGROUP_PARENT,
+        },
+        options=(3, 1),
+    ),
+    # Ref is random.
+    _CONTROL + "ListenBuildHistory": _Rules({}, required=(2,)),
 }
 
 
@@ -169,10 +196,10 @@ class Message:
     """The single message of a gRPC call whose content is checked as its bytes arrive."""
 
     def __init__(self, call: str) -> None:
-        self._check = _MESSAGES[call]
+        self._rules = _RULES[call]
         self._prefix = b""
         self._left = 0
-        self._fields = Fields()
+        self._fields = Fields(*self._rules.forbidden, self._rules.options)
 
     def feed(self, data: bytes) -> None:
         """Check the next bytes before they are passed on. Raises Refused."""
@@ -195,12 +222,12 @@ class Message:
                 self._fields.end()
         except ValueError as error:
             raise Refused(f"an invalid protobuf message ({error})") from None
-        self._check(self._fields, not self._left)
+        self._rules.check(self._fields, not self._left)
 
 
 def check_call(path: str) -> Message | None:
     """Check a gRPC method; return the check of its message, if it has one. Raises Refused."""
-    if path in _MESSAGES:
+    if path in _RULES:
         return Message(path)
     if path not in _CALLS:
         raise Refused(f"the BuildKit call {path[:120]}")

@@ -495,3 +495,24 @@ def builder(new_builder: NewBuilder) -> Builder:
     ready.up()
     ready.load_base()
     return ready
+
+
+@pytest.fixture(scope="module")
+def registry(builder: Builder) -> Iterator[str]:
+    """A registry on the builder's own loopback address."""
+    builder.provide(REGISTRY_IMAGE)
+    passed(
+        builder.docker(
+            "run",
+            "--detach",
+            "--name",
+            "registry",
+            "--env",
+            "SECRET=hidden",
+            "--publish",
+            "127.0.0.1:5000:5000",
+            REGISTRY_IMAGE,
+        )
+    )
+    yield "localhost:5000"
+    builder.docker("rm", "--force", "--volumes", "registry")

@@ -20,7 +20,6 @@ import pytest
 from bench.client import put_ssh
 from tests.engine.conftest import (
     BASE_IMAGE,
-    REGISTRY_IMAGE,
     ROOT,
     Builder,
     NewBuilder,
@@ -86,27 +85,6 @@ def docker(request: pytest.FixtureRequest, builder: Builder, buildx: Path) -> It
         yield lambda *words, **options: plain(
             *words, env={"DOCKER_HOST": f"unix://{path}", **options.pop("env", {})}, **options
         )
-
-
-@pytest.fixture(scope="module")
-def registry(builder: Builder) -> Iterator[str]:
-    """A registry on the builder's own loopback address."""
-    builder.provide(REGISTRY_IMAGE)
-    passed(
-        builder.docker(
-            "run",
-            "--detach",
-            "--name",
-            "registry",
-            "--env",
-            "SECRET=hidden",
-            "--publish",
-            "127.0.0.1:5000:5000",
-            REGISTRY_IMAGE,
-        )
-    )
-    yield "localhost:5000"
-    builder.docker("rm", "--force", "--volumes", "registry")
 
 
 def test_a_build_key_builds_pushes_pulls_and_reads(

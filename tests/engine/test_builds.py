@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import shutil
+import socket
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from components.guard.program.http2 import PREFACE, Frame, encode_headers
 from tests.engine.conftest import (
     BASE_IMAGE,
     REGISTRY,
@@ -23,6 +25,7 @@ from tests.engine.conftest import (
     free_port,
     passed,
     run,
+    until,
 )
 from tests.engine.figures import LONG
 from tests.engine.laptop import Laptop
@@ -37,11 +40,11 @@ DOCKERFILE = f"""\
 ARG BASE={BASE_IMAGE}
 FROM ${{BASE}} AS made
 COPY greeting /
-RUN date +%s%N >/made
+RUN cat /proc/sys/kernel/random/uuid >/made
 
 FROM ${{BASE}}
 COPY --from=made /made /greeting /
-RUN date +%s%N >/finished
+RUN cat /proc/sys/kernel/random/uuid >/finished
 """
 # Without a step that runs, which a host that emulates nothing cannot do for another platform.
 COPIES = "FROM scratch\nCOPY greeting /\n"
@@ -213,7 +216,7 @@ def test_provenance_in_full_is_with_the_image(client: Client) -> None:
     [(kind, provenance)] = attestations(client.archive("docker save proven")).items()
     assert kind.startswith("https://slsa.dev/provenance/")
     # Only mode=max has the steps.
-    assert "date +%s%N >/made" in json.dumps(provenance)
+    assert "random/uuid >/made" in json.dumps(provenance)
 
 
 def test_an_sbom_by_a_scanner_of_ones_own_is_with_the_image(client: Client) -> None:
@@ -308,7 +311,9 @@ def test_history_has_the_build(client: Client) -> None:
     build = client.build_id()
     history = "docker buildx history"
     assert "Build Steps:" in client.sh(f"{history} inspect {build}")
-    assert "RUN date +%s%N >/made" in client.sh(f"{history} logs {build} 2>&1")
+    assert "RUN cat /proc/sys/kernel/random/uuid >/made" in client.sh(
+        f"{history} logs {build} 2>&1"
+    )
     client.sh(f"{history} export --output exported {build}")
     assert "oci-layout" in client.archive("gunzip -c exported").getnames()
     if client.way != "build key":
@@ -319,6 +324,70 @@ def test_history_has_the_build(client: Client) -> None:
         refused = client.try_sh(f"{history} {words}")
         assert refused.returncode != 0
         assert REFUSED in refused.stderr
+
+
+def content_info(digest: str) -> bytes:
+    """BuildKit's call Content/Info, as HTTP/2 frames."""
+    message = b"\x0a" + bytes([len(digest)]) + digest.encode()
+    head = [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/containerd.services.content.v1.Content/Info"),
+        (b":authority", b"docker"),
+        (b"content-type", b"application/grpc"),
+        (b"te", b"trailers"),
+    ]
+    return (
+        PREFACE
+        + Frame(4, 0, 0, b"").encode()
+        + Frame(1, 4, 1, encode_headers(head)).encode()
+        + Frame(0, 1, 1, b"\x00" + len(message).to_bytes(4, "big") + message).encode()
+    )
+
+
+def answer(path: Path, sent: bytes, last: bytes) -> str:
+    """What comes from a socket for these bytes, up to the last ones or to the end."""
+    heard = b""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(30)
+        asking.connect(str(path))
+        asking.sendall(sent)
+        while last not in heard and (more := asking.recv(65536)):
+            heard += more
+    return heard.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("key", "role", "finds"),
+    [("ada", "docker", True), ("ci", "guard", False)],
+    ids=["admin", "build"],
+)
+def test_only_an_admin_finds_the_build_of_an_image(
+    builder: Builder,
+    laptops: dict[str, Laptop],
+    tmp_path: Path,
+    key: str,
+    role: str,
+    finds: bool,
+) -> None:
+    """Who finds it may read the build's log."""
+    folder = f"/home/rootless/private-{role}"
+    laptops["kit"].put(write_project(tmp_path / "project"), folder)
+    build = Client(laptops["kit"], "kit", folder).build_id("--tag private")
+    laptop = laptops["kit" if key == "ada" else "build key"]
+    look = "docker image inspect --format '{{.Id}} {{json .Identity.Build}}' private"
+    digest, _, inspected = passed(laptop.sh(look)).partition(" ")
+    path = builder.folder / f"{role}-raw.sock"
+    images = b"GET /v1.55/images/json?manifests=1&identity=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with builder.connection(f"-L{path}:/run/builder/{role}.sock", key=key):
+        assert until(path.exists)
+        answers = [
+            inspected,
+            answer(path, images, last=b"no last bytes"),
+            answer(path, content_info(digest), last=b"createdAt"),
+        ]
+    assert [build in text for text in answers] == [finds] * 3
+    assert ('"Ref":"xxxxx' in inspected) != finds
 
 
 def test_imagetools_copies_and_inspects(client: Client, near_registry: str) -> None:

@@ -14,10 +14,19 @@ import hpack
 import pytest
 
 from components.guard.program.http1 import MAX_HEAD, Body, Malformed, parse_head
-from components.guard.program.http2 import MAX_HEADERS, PREFACE, Frame
+from components.guard.program.http2 import (
+    MAX_HEADERS,
+    PREFACE,
+    Broken,
+    Calls,
+    Frame,
+    path_of,
+)
+from components.guard.program.names import Hidden
 from components.guard.program.protobuf import Fields
 from components.guard.program.relay import serve
 from components.guard.program.rules import Kind, Message, Refused, check, check_call
+from components.guard.program.stream import Stream
 from tests.mutations import mutated
 
 CONTROL = "/moby.buildkit.v1.Control/"
@@ -971,6 +980,7 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade
         [GrpcClient().call(CONTROL + "Info", {":path2": "a"})],
         [GrpcClient().call(CONTROL + "Info", {"content-type": "application/json"})],
         [GrpcClient().call(CONTROL + "Info", {":method": "GET"})],
+        [GrpcClient().call(CONTROL + "Info", {"grpc-encoding": "gzip"})],
         [GrpcClient().call(CONTROL + "Info", {"Upper": "a"})],
         [GrpcClient().call(CONTROL + "Info", {"a": "b\r\nc"})],
         [GrpcClient().call(CONTROL + "Info", {"connection": "close"})],
@@ -1013,3 +1023,83 @@ def test_frames_by_chance_bring_no_refused_call_to_the_daemon(tmp_path: Path) ->
             for f in reached
             if f.type == DATA and f.stream in solved
         )
+
+
+NAME = b"l82ktu7fslil8w3d9j869bdfi"
+INSPECTED = b'{"Id":"a","Identity":{"Build":[{"Ref":"%b","CreatedAt":"2"},{"Ref":"%b"}]}}'
+LABELLED = b"\n(moby/build.ref.%b\x12\x02{}*i\n\x1econtainerd.io/gc.ref.content.0"
+
+
+@pytest.mark.parametrize("answer", [INSPECTED % (NAME, NAME), LABELLED % NAME])
+def test_no_name_of_a_build_is_shown_however_it_arrives(answer: bytes) -> None:
+    """Seeded: whole and in pieces."""
+    chance, hidden = random.Random(13), answer.replace(NAME, b"x" * len(NAME))
+    assert Hidden()(answer) == hidden
+    for _ in range(2_000):
+        hide = Hidden()
+        parts = pieces(chance, b"before" + answer + b"after")
+        assert b"".join(map(hide, parts)) == b"before" + hidden + b"after", parts
+    assert (
+        b"".join(map(Hidden(), (b'"Reference":"a","', b'ref":"b"'))) == b'"Reference":"a","ref":"b"'
+    )
+
+
+@pytest.mark.parametrize("path", ["images/json?identity=1", "v1.55/images/a/b:1/json", "info"])
+def test_images_are_shown_without_names_of_builds(tmp_path: Path, path: str) -> None:
+    body = INSPECTED % (NAME, NAME)
+    for framed in (
+        b"Content-Length: %d\r\n\r\n%b" % (len(body), body),
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+    ):
+        answer = b"HTTP/1.1 200 OK\r\n" + framed
+        heard, _ = raw(tmp_path, f"GET /{path} HTTP/1.1\r\nHost: a\r\n\r\n".encode(), answer)
+        assert heard == (answer if path == "info" else answer.replace(NAME, b"x" * len(NAME)))
+
+
+CONTENT = "/containerd.services.content.v1.Content/"
+
+
+async def answered(
+    call: str, content: list[bytes], *, reset: bool = False
+) -> tuple[list[Frame], list[Frame]]:
+    """What the daemon sends for a call, and what its client gets."""
+    (client, ours), (theirs, daemon) = socket.socketpair(), socket.socketpair()
+    calls = Calls(Stream(ours), Stream(theirs), lambda reason: None)
+    client.sendall(PREFACE + GrpcClient().call(call) + data(1, solve()))
+    if reset:
+        client.sendall(Frame(RST_STREAM, 0, 1, bytes(4)).encode())
+    client.shutdown(socket.SHUT_WR)
+    await calls.from_client()
+    sent = [Frame(DATA, 0, 1, part) for part in content]
+    daemon.sendall(b"".join(frame.encode() for frame in sent))
+    daemon.shutdown(socket.SHUT_WR)
+    await calls.from_daemon()
+    heard = b""
+    while part := client.recv(65536):
+        heard += part
+    for connected in (client, ours, theirs, daemon):
+        connected.close()
+    return sent, frames(heard)
+
+
+def test_content_is_described_without_names_of_builds() -> None:
+    whole = LABELLED % NAME
+    parts = [whole[:20], whole[20:22], whole[22:]]
+    sent, got = asyncio.run(answered(CONTENT + "Info", parts))
+    assert b"".join(frame.payload for frame in got) == whole.replace(NAME, b"x" * len(NAME))
+    assert [len(frame.payload) for frame in got] == [len(frame.payload) for frame in sent]
+    sent, got = asyncio.run(answered(CONTENT + "Read", parts))
+    assert got == sent
+
+
+def test_a_call_that_the_client_has_reset_is_answered_with_nothing() -> None:
+    sent, got = asyncio.run(answered(CONTENT + "Info", [LABELLED % NAME], reset=True))
+    assert [frame.payload for frame in got] == [bytes(len(frame.payload)) for frame in sent]
+
+
+def test_an_answer_is_not_compressed_by_a_header_that_is_there_twice() -> None:
+    head = [(b":method", b"POST"), (b":path", b"/a"), (b"content-type", b"application/grpc")]
+    assert path_of([*head, (b"grpc-encoding", b"identity")]) == "/a"
+    for encodings in ([b"gzip"], [b"gzip", b"identity"], [b"identity", b"gzip"]):
+        with pytest.raises(Broken):
+            path_of([*head, *[(b"grpc-encoding", encoding) for encoding in encodings]])

@@ -16,7 +16,8 @@ from urllib.parse import quote
 import hpack
 from hpack.struct import NeverIndexedHeaderTuple
 
-from .rules import Message, Refused, check_call
+from .names import Hidden
+from .rules import Message, Refused, check_call, names_builds
 from .stream import Stream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -36,6 +37,7 @@ _PERMISSION_DENIED = 7
 _NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(rb"[\t -~]*")
 _PSEUDO = {b":method", b":scheme", b":path", b":authority"}
+_ONCE = {b"content-type", b"grpc-encoding"}
 _OF_HTTP1 = {b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"proxy-connection"}
 
 
@@ -99,13 +101,16 @@ def path_of(headers: list[tuple[bytes, bytes]]) -> str:
             raise Broken("a pseudo header is unknown or follows other headers")
         if not (pseudo or _NAME.fullmatch(name)) or not _VALUE.fullmatch(value):
             raise Broken("a header is not printable ASCII in lower case")
-        if name in _OF_HTTP1 or (name in values and (pseudo or name == b"content-type")):
+        if name in _OF_HTTP1 or (name in values and (pseudo or name in _ONCE)):
             raise Broken(f"the header {name.decode()} is out of place")
         values[name] = value
     if values.get(b":method") != b"POST" or b":path" not in values:
         raise Broken("a call is not POST with a path")
     if not values.get(b"content-type", b"").startswith(b"application/grpc"):
         raise Broken("a call is not gRPC")
+    # The daemon compresses its answer as the client compresses its call.
+    if values.get(b"grpc-encoding", b"identity") != b"identity":
+        raise Broken("a call is compressed")
     return values[b":path"].decode()
 
 
@@ -114,6 +119,8 @@ class _Call:
     """One call that was passed on to the daemon."""
 
     message: Message | None
+    hidden: Hidden | None
+    """Set if the daemon's answer names builds."""
     client_ended: bool = False
     daemon_ended: bool = False
 
@@ -133,7 +140,7 @@ class Calls:
     async def from_daemon(self) -> None:
         """Pass on the daemon's frames until its connection ends. Raises Ended, Broken."""
         while frame := await read_frame(self._daemon, (1 << 24) - 1):
-            data = frame.encode()
+            data = self._shown(frame).encode()
             last = frame
             while frame.type in (_HEADERS, _PUSH_PROMISE) and not last.flags & _END_HEADERS:
                 following = await read_frame(self._daemon, (1 << 24) - 1)
@@ -148,6 +155,16 @@ class Calls:
             elif frame.type in (_DATA, _HEADERS) and frame.flags & _END_STREAM:
                 self._ended(frame.stream, of_client=False)
         self._client.end()
+
+    def _shown(self, frame: Frame) -> Frame:
+        """The daemon's frame without names of builds."""
+        if frame.type != _DATA:
+            return frame
+        call = self._open.get(frame.stream)
+        if call is None:
+            # The client has reset the call, and only counts the bytes of what is still answered.
+            return replace(frame, payload=bytes(len(frame.payload)))
+        return replace(frame, payload=call.hidden(frame.payload)) if call.hidden else frame
 
     async def from_client(self) -> None:
         """Check and pass on the client's frames until its connection ends. Raises Ended, Broken."""
@@ -205,7 +222,8 @@ class Calls:
         except Refused as refused:
             await self._refuse(frame.stream, str(refused), ended)
             return
-        self._open[frame.stream] = _Call(message, client_ended=ended)
+        hidden = Hidden() if names_builds(path) else None
+        self._open[frame.stream] = _Call(message, hidden, client_ended=ended)
         flags = _END_HEADERS | (frame.flags & _END_STREAM)
         encoded = replace(frame, flags=flags, payload=encode_headers(headers))
         await self._daemon.send(encoded.encode())

@@ -12,7 +12,8 @@ from typing import Any
 
 from .http1 import MAX_HEAD, Malformed, Request, Response, parse_head, parse_response
 from .http2 import PREFACE, Broken, Calls
-from .rules import Kind, Refused, check
+from .names import Hidden
+from .rules import Kind, Refused, check, names_builds
 from .stream import READ, Ended, Stream
 
 HEAD_SECONDS = 30
@@ -183,9 +184,10 @@ async def _receive(request: Request, client: Stream, daemon: Stream) -> Response
         await client.send(head)
         if response.status == 101 or response.status >= 200:
             break
+    hidden = Hidden() if names_builds(request.path) else bytes
     while not response.body.done:
         if count := response.body.take(daemon.buffer):
-            await client.send(daemon.drop(count))
+            await client.send(hidden(daemon.drop(count)))
         elif daemon.ended:
             break
         else:

@@ -187,7 +187,7 @@ _RULES = {
         },
         options=(3, 1),
     ),
-    # Ref is random.
+    # Ref, the name of a build: random, and hidden where the daemon tells it (names.py).
     _CONTROL + "ListenBuildHistory": _Rules({}, required=(2,)),
 }
 
@@ -223,6 +223,11 @@ class Message:
         except ValueError as error:
             raise Refused(f"an invalid protobuf message ({error})") from None
         self._rules.check(self._fields, not self._left)
+
+
+def names_builds(path: str) -> bool:
+    """Whether the daemon's answer to this request or call can name builds (names.py)."""
+    return path == _CONTENT + "Info" or ("/images/" in path and path.endswith("/json"))
 
 
 def check_call(path: str) -> Message | None:

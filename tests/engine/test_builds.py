@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 import socket
 import tarfile
@@ -378,7 +379,7 @@ def test_only_an_admin_finds_the_build_of_an_image(
     look = "docker image inspect --format '{{.Id}} {{json .Identity.Build}}' private"
     digest, _, inspected = passed(laptop.sh(look)).partition(" ")
     path = builder.folder / f"{role}-raw.sock"
-    images = b"GET /v1.55/images/json?manifests=1&identity=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    images = b"GET /v1.55/images/json?manifests=1&identity=1 HTTP/1.0\r\n\r\n"
     with builder.connection(f"-L{path}:/run/builder/{role}.sock", key=key):
         assert until(path.exists)
         answers = [
@@ -388,6 +389,18 @@ def test_only_an_admin_finds_the_build_of_an_image(
         ]
     assert [build in text for text in answers] == [finds] * 3
     assert ('"Ref":"xxxxx' in inspected) != finds
+
+
+def test_a_cgroup_parent_moves_no_step(laptops: dict[str, Laptop]) -> None:
+    """So it is with a frontend in a container too, whose steps the guard does not see."""
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN cat /proc/self/cgroup >/groups\n"
+
+    def groups(options: str) -> str:
+        build = f"docker build --no-cache {options} --output - - | tar -xOf - groups"
+        # Each step has a name of its own.
+        return re.sub("[a-z0-9]{25}", "STEP", passed(laptops["kit"].sh(build, input=dockerfile)))
+
+    assert groups("--cgroup-parent=/x") == groups("--cgroup-parent=x.slice:docker:") == groups("")
 
 
 def test_imagetools_copies_and_inspects(client: Client, near_registry: str) -> None:

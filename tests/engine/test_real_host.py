@@ -414,6 +414,18 @@ def test_a_container_keeps_to_its_cpus(builder: Builder) -> None:
     assert int(output.split("nr_throttled ")[1].split()[0]) > 0
 
 
+def test_a_cgroup_parent_takes_no_step_out_of_the_limits(builder: Builder) -> None:
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN echo it is in $(cat /proc/self/cgroup)\n"
+
+    def group(*options: str) -> str:
+        words = ("build", "--no-cache", "--progress=plain", *options, "-")
+        output = builder.docker(*words, input=dockerfile).stderr
+        # Each step has a name of its own.
+        return re.sub("[a-z0-9]{25}", "STEP", re.findall("it is in (0::.*)", output)[0])
+
+    assert group("--cgroup-parent=/beyond") == group("--cgroup-parent=beyond.slice") == group()
+
+
 def test_limits_are_changed_while_a_container_runs(builder: Builder) -> None:
     name = passed(builder.docker("run", "--detach", "--memory=64m", BASE_IMAGE, "sleep", "600"))
     passed(builder.docker("update", "--memory=96m", "--memory-swap=96m", name.strip()))

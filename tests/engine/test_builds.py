@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from components.guard.program.http2 import PREFACE, Frame, encode_headers
+from tests.engine.buildkit_calls import OPENING, call, errors, field, step
 from tests.engine.conftest import (
     BASE_IMAGE,
     REGISTRY,
@@ -59,6 +59,8 @@ printf '{{"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "{SPDX}
 	>"$BUILDKIT_SCAN_DESTINATION/greeting.spdx.json"
 """
 SCANNER = f'FROM {BASE_IMAGE}\nCOPY --chmod=755 scan /\nENTRYPOINT ["/scan"]\n'
+# Bytes, in base64, of what a frontend hears.
+LONGEST = 12_000
 BAKE = """\
 group "default" {
   targets = ["whole", "part"]
@@ -327,25 +329,6 @@ def test_history_has_the_build(client: Client) -> None:
         assert REFUSED in refused.stderr
 
 
-def content_info(digest: str) -> bytes:
-    """BuildKit's call Content/Info, as HTTP/2 frames."""
-    message = b"\x0a" + bytes([len(digest)]) + digest.encode()
-    head = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", b"/containerd.services.content.v1.Content/Info"),
-        (b":authority", b"docker"),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-    ]
-    return (
-        PREFACE
-        + Frame(4, 0, 0, b"").encode()
-        + Frame(1, 4, 1, encode_headers(head)).encode()
-        + Frame(0, 1, 1, b"\x00" + len(message).to_bytes(4, "big") + message).encode()
-    )
-
-
 def answer(path: Path, sent: bytes, last: bytes) -> str:
     """What comes from a socket for these bytes, up to the last ones or to the end."""
     heard = b""
@@ -380,27 +363,71 @@ def test_only_an_admin_finds_the_build_of_an_image(
     digest, _, inspected = passed(laptop.sh(look)).partition(" ")
     path = builder.folder / f"{role}-raw.sock"
     images = b"GET /v1.55/images/json?manifests=1&identity=1 HTTP/1.0\r\n\r\n"
+    info = "/containerd.services.content.v1.Content/Info"
     with builder.connection(f"-L{path}:/run/builder/{role}.sock", key=key):
         assert until(path.exists)
         answers = [
             inspected,
             answer(path, images, last=b"no last bytes"),
-            answer(path, content_info(digest), last=b"createdAt"),
+            answer(path, OPENING + call(info, field(1, digest)), last=b"createdAt"),
         ]
     assert [build in text for text in answers] == [finds] * 3
     assert ('"Ref":"xxxxx' in inspected) != finds
 
 
-def test_a_cgroup_parent_moves_no_step(laptops: dict[str, Laptop]) -> None:
-    """So it is with a frontend in a container too, whose steps the guard does not see."""
-    dockerfile = f"FROM {BASE_IMAGE}\nRUN cat /proc/self/cgroup >/groups\n"
+# A frontend that sends the file of calls, waits for the ends of four answers (HEADERS that end a
+# stream), and returns what it heard as an error with a fixed length.
+FRONTEND = f"""\
+FROM {BASE_IMAGE}
+COPY calls return /
+COPY --chmod=755 <<"end" /talk
+#!/bin/sh
+exec 3<&0
+cat <&3 >/heard &
+cat /calls
+ended() {{ od -An -v -tx1 /heard | tr -d ' \\n' | grep -o 0105000000 | wc -l; }}
+until [ "$(ended)" -ge 4 ]; do sleep 0.2; done
+size=$(($(wc -c </return) + {LONGEST}))
+{{ cat /return; base64 -w 0 /heard; printf '%{LONGEST}s' ''; }} | head -c "$size"
+sleep 2
+end
+ENTRYPOINT ["/talk"]
+"""
 
-    def groups(options: str) -> str:
-        build = f"docker build --no-cache {options} --output - - | tar -xOf - groups"
-        # Each step has a name of its own.
-        return re.sub("[a-z0-9]{25}", "STEP", passed(laptops["kit"].sh(build, input=dockerfile)))
 
-    assert groups("--cgroup-parent=/x") == groups("--cgroup-parent=x.slice:docker:") == groups("")
+def test_a_frontend_in_a_container_gets_nothing_that_the_guard_refuses(
+    laptops: dict[str, Laptop], tmp_path: Path
+) -> None:
+    """It talks to BuildKit itself, so the guard does not see its steps."""
+    bridge = "/moby.buildkit.v1.frontend.LLBBridge/"
+    look = "echo it is in $(cat /proc/self/cgroup)"
+    steps = {
+        1: step(BASE_IMAGE, look),
+        3: step(BASE_IMAGE, look, "/x"),
+        5: step(BASE_IMAGE, look, "x.slice:docker:"),
+        7: step(BASE_IMAGE, look, host_network=True),
+    }
+    solves = b"".join(call(bridge + "Solve", steps[number], number) for number in steps)
+    # ReturnRequest.error.message
+    failed = call(bridge + "Return", field(2, b"\x08\x02", field(2, b" " * LONGEST)), 9)
+    for name, content in (
+        ("calls", OPENING + solves),
+        ("return", failed[:-LONGEST]),
+        ("Dockerfile", FRONTEND.encode()),
+    ):
+        (tmp_path / name).write_bytes(content)
+    laptop = laptops["build key"]
+    laptop.put(tmp_path, "/home/rootless/frontend")
+    passed(laptop.sh("docker build --tag frontend ~/frontend"))
+    build = laptop.sh("docker build --progress=plain -", input="# syntax=frontend\n").stderr
+    groups = re.findall("it is in ([^$].*)", build)
+    # Each step has a name of its own.
+    assert len(groups) == 3
+    assert len({re.sub("[a-z0-9]{25}", "STEP", group) for group in groups}) == 1
+    [heard] = re.findall("failed to solve: ([A-Za-z0-9+/=]+)", build)
+    refused = errors(base64.b64decode(heard))
+    assert [*refused] == [7]
+    assert "network.host is not allowed" in refused[7]
 
 
 def test_imagetools_copies_and_inspects(client: Client, near_registry: str) -> None:

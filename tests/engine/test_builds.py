@@ -19,7 +19,7 @@ import pytest
 from tests.engine.buildkit_calls import OPENING, call, errors, field, step
 from tests.engine.conftest import (
     BASE_IMAGE,
-    REGISTRY,
+    REGISTRY_IMAGE,
     Builder,
     NewBuilder,
     Result,
@@ -180,9 +180,8 @@ def files(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def near_registry(builder: Builder) -> Iterator[str]:
     """A registry that only clients reach."""
     name, address = f"{builder.stack}-registry", f"127.0.0.1:{free_port()}"
-    here = run("docker", "image", "inspect", REGISTRY).returncode == 0
-    image = REGISTRY if here else "registry:2.8.3"
-    passed(run("docker", "run", "--detach", "--name", name, "--publish", f"{address}:5000", image))
+    publish = ("--publish", f"{address}:5000")
+    passed(run("docker", "run", "--detach", "--name", name, *publish, REGISTRY_IMAGE))
     yield address.replace("127.0.0.1", "localhost")
     run("docker", "rm", "--force", "--volumes", name)
 

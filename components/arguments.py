@@ -147,8 +147,9 @@ class SharedArgs(TypedDict, total=False):
 
     prepare: bool
     """Whether `pulumi up` may set up what is missing on a host, as root or with sudo without a
-    password, if that needs no restart: kernel modules, /dev/net/tun, user namespaces. It prints
-    what it ran; a preview prints what it would run."""
+    password, if that needs no restart: kernel modules, /dev/net/tun, user namespaces, emulation
+    of `platforms` (Debian and Ubuntu). It prints what it ran; a preview prints what it would
+    run."""
     ssh_address: str
     """Address of the Docker host on which the gateway listens."""
     ssh_port: int

@@ -224,12 +224,33 @@ aarch64) native=linux/arm64,linux/arm/v7,linux/arm/v6 ;;
 armv7l) native=linux/arm/v7,linux/arm/v6 ;;
 *) native=linux/$machine ;;
 esac
+# emulates ARCHITECTURE: whether the kernel starts QEMU for programs of this architecture, also in a
+# container that has no QEMU: with the flag F it opened QEMU's file when that was registered.
+emulates() {
+	for entry in "/proc/sys/fs/binfmt_misc/qemu-$1" "/proc/sys/fs/binfmt_misc/qemu-$1-static"; do
+		if grep -qsx enabled "$entry" && grep -q '^flags:.*F' "$entry"; then return; fi
+	done
+	return 1
+}
+emulated=
 for platform in $(printf %s "$platforms" | tr , ' '); do
 	case ,$native, in *",$platform,"*) continue ;; esac
-	emulated=${platform#linux/}
-	case $emulated in amd64*) emulated=x86_64 ;; arm64*) emulated=aarch64 ;; *) emulated=${emulated%%/*} ;; esac
-	[ -e "/proc/sys/fs/binfmt_misc/qemu-$emulated" ] ||
-		shortfall "platforms has $platform, but the host is $machine and has no emulation for it: correct platforms, or apt-get install qemu-user-static binfmt-support"
+	qemu=${platform#linux/}
+	case $qemu in
+	386) qemu=i386 ;;
+	amd64*) qemu=x86_64 ;;
+	arm64*) qemu=aarch64 ;;
+	loong64) qemu=loongarch64 ;;
+	mips64le) qemu=mips64el ;;
+	*) qemu=${qemu%%/*} ;;
+	esac
+	# Debian 13 registers QEMU by systemd-binfmt, at each boot too; older releases by binfmt-support.
+	registered="grep -qs \"^flags:.*F\" /proc/sys/fs/binfmt_misc/qemu-$qemu"
+	install="apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 qemu-user-static binfmt-support && { $registered || systemctl restart systemd-binfmt; } && $registered"
+	emulates "$qemu" ||
+		fix "platforms has $platform, but the host is $machine and does not emulate it" "$install" \
+			'or correct platforms; without apt-get: docker run --rm --privileged tonistiigi/binfmt --install all, after each boot' || continue
+	emulated=$emulated${emulated:+,}$platform
 done
 
 clock=right
@@ -311,6 +332,7 @@ fact apparmor "$apparmor"
 fact tun "$tun"
 fact fuse "$([ -c /dev/fuse ] && echo present || echo missing)"
 fact overlay "$overlay"
+fact emulated "$emulated"
 fact disk "$disk"
 fact inodes "$inodes"
 fact clock "$clock"

@@ -233,8 +233,10 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
         assert shortfall in result.stderr, result.stderr
 
 
-def preflight_where(folder: Path, verb: str, *setting: str) -> Result:
+def preflight_where(folder: Path, verb: str, *setting: str, platforms: str = "'' false") -> Result:
     """preflight.sh in its own mount namespace, after the shell commands of `setting`.
+
+    `platforms` are the arguments PLATFORMS and PREPARE.
 
     Stand-in programs in `folder` record the changes that it would make to this machine's kernel.
     """
@@ -242,7 +244,7 @@ def preflight_where(folder: Path, verb: str, *setting: str) -> Result:
         if not (folder / name).exists():
             (folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{folder}/called\n')
             (folder / name).chmod(0o755)
-    words = "o nobody-builder 127.0.0.1 1 '' false" if verb == "look" else ""
+    words = "" if verb == "prepare" else f"o nobody-builder 127.0.0.1 1 {platforms}"
     inside = (f"export PATH={folder}:$PATH", *setting, f"sh -s -- {verb} {words}")
     script = (ROOT / "components" / "host" / "preflight.sh").read_text()
     return run(*AS_ROOT, "unshare", "--mount", "sh", "-euc", " && ".join(inside), input=script)
@@ -319,3 +321,55 @@ def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_pat
     report = preflight_where(tmp_path, "prepare", *setting)
     assert "to the daemon's container only: syntax error" in report.stderr
     assert "prepared: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in report.stderr
+
+
+BINFMT = "/proc/sys/fs/binfmt_misc"
+
+
+@pytest.mark.parametrize(
+    ("entry", "flags", "state", "emulated"),
+    [
+        ("qemu-riscv64", "POF", "enabled", True),
+        ("qemu-riscv64-static", "F", "enabled", True),
+        # Without F, a container would have to have QEMU.
+        ("qemu-riscv64", "OC", "enabled", False),
+        ("qemu-riscv64", "POF", "disabled", False),
+        ("qemu-riscv32", "POF", "enabled", False),
+    ],
+)
+def test_a_declared_platform_must_be_emulated_for_containers_too(
+    tmp_path: Path, entry: str, flags: str, state: str, emulated: bool
+) -> None:
+    (tmp_path / "entry").write_text(f"{state}\ninterpreter /q\nflags: {flags}\noffset 0\n")
+    setting = (f"mount -t tmpfs none {BINFMT}", f"cp {tmp_path}/entry {BINFMT}/{entry}")
+    look = preflight_where(tmp_path, "look", *setting, platforms="linux/riscv64 false")
+    assert f"emulated={'linux/riscv64' if emulated else ''}\n" in look.stdout
+    lacking = "platforms has linux/riscv64, but the host is "
+    assert (lacking in look.stderr) != emulated
+    if not emulated:
+        assert " and does not emulate it: apt-get update -qq && " in look.stderr
+
+
+@pytest.mark.parametrize("registers", ["apt-get", "systemctl", ""])
+def test_prepare_sets_up_emulation(tmp_path: Path, registers: str) -> None:
+    """Debian's packages register QEMU at once, or systemd does when it reads their files."""
+    for name in ("apt-get", "systemctl"):
+        register = f"printf 'enabled\\nflags: POF\\n' >{BINFMT}/qemu-riscv64"
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/called\n'
+            f"{register if name == registers else ':'}\n"
+        )
+        (tmp_path / name).chmod(0o755)
+    empty = f"mount -t tmpfs none {BINFMT}"
+    shown = preflight_where(tmp_path, "look", empty, platforms="linux/riscv64 true")
+    assert "does not emulate it: prepare will run: apt-get update" in shown.stderr
+    assert "emulated=linux/riscv64\n" in shown.stdout
+    assert not (tmp_path / "called").exists()
+
+    prepared = preflight_where(tmp_path, "check", empty, platforms="linux/riscv64 true")
+    called = (tmp_path / "called").read_text()
+    assert "qemu-user-static binfmt-support\n" in called
+    assert ("systemctl restart systemd-binfmt" in called) == (registers != "apt-get")
+    assert (prepared.returncode == 0) == bool(registers)
+    assert ("does not emulate it: prepared: apt-get" in prepared.stderr) == bool(registers)
+    assert f"emulated={'linux/riscv64' if registers else ''}\n" in prepared.stdout

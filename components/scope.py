@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,13 +228,14 @@ class Scope:
         script: str,
         arguments: list[pulumi.Input[str]],
         *,
-        data: str = "",
+        data: Mapping[str, str] | None = None,
         triggers: list[pulumi.Input[str]] | None = None,
         only_triggered: bool = False,
     ) -> command.local.Command:
         """Run the text of a shell script on the host, and again whenever an argument changes.
 
-        The script gets `data`, which may be too long for an argument, in the variable `data`.
+        The script gets the values of `data`, which may be too long for arguments, in variables of
+        these names.
         With `only_triggered` it runs again only when one of `triggers` changes.
         This is not a pulumi_command.remote.Command, which would need a private key of its own; ssh
         uses the same agent, configuration and pinned key as the provider.
@@ -243,7 +245,8 @@ class Scope:
             create=pulumi.Output.all(self.host, *arguments).apply(
                 lambda parts: parts[0].shell(*parts[1:])
             ),
-            stdin=(f"data={shlex.quote(data)}\n" if data else "") + script,
+            stdin="".join(f"{name}={shlex.quote(text)}\n" for name, text in (data or {}).items())
+            + script,
             update=":" if only_triggered else None,
             triggers=triggers,
             logging=command.local.Logging.STDERR,

@@ -13,6 +13,7 @@ import pulumi_docker as docker
 from components.cache import Cache, CachePolicy
 from components.daemon.isolation import Isolation
 from components.daemon.limits import Limits
+from components.daemon.rootless import MTU, Rootless
 from components.host_facts import HostFacts, while_unknown_keep
 from components.layout import (
     DAEMON_ALIAS,
@@ -25,16 +26,6 @@ from components.scope import LOG_ROTATION, Scope, memory, mount, on_network, upl
 from components.settings import Settings
 from components.transport import Transport
 
-# The rootless network carries DNS queries, and all packets if there is no uplink. slirp4netns is
-# the only such driver in the official image. It copies one packet at a time and terminates
-# connections, so packets of this size never leave the host; the throughput is four times that of an
-# MTU of 1500 (docs/speed.md). The bridge of build steps has the same MTU.
-_NETWORK_DRIVER = "slirp4netns"
-_MTU = 65520
-# The rootless network's addresses, from a range that no real network uses (RFC 2544). With the
-# default of slirp4netns, 10.0.2.0/24, builds could not reach hosts in real networks with that
-# range, such as VirtualBox's.
-_CIDR = "198.18.0.0/24"
 # For pid files and similar; empty after every start.
 _STATE_DIRECTORY = "/run/xdg"
 _CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
@@ -73,7 +64,7 @@ def daemon_json(settings: Settings, policy: CachePolicy, image_store: str, mirro
         "builder": {"gc": policy.garbage_collection()},
         "log-driver": "json-file",
         "log-opts": LOG_ROTATION,
-        "mtu": _MTU,
+        "mtu": MTU,
         **_IMAGE_STORES[image_store],
     }
     if settings.insecure_registries:
@@ -109,9 +100,15 @@ class Daemon:
         registry: RegistryAccess | None,
     ) -> Daemon:
         """Declare the daemon's container, with the checks and steps before it starts."""
-        limits = Limits.of(settings)
+        limits, rootless = Limits.of(settings), Rootless.read()
         isolation = Isolation.declare(
-            scope, settings, facts=facts, image=image, limits=limits, registry=registry
+            scope,
+            settings,
+            facts=facts,
+            image=image,
+            limits=limits,
+            rootless=rootless,
+            registry=registry,
         )
         scope = scope.after(*transport.ready, *isolation.checked)
         mirror: pulumi.Input[str] = registry.mirror if registry else ""
@@ -138,6 +135,7 @@ class Daemon:
                 *replacing,
                 isolation.label,
                 limits.label,
+                rootless.label,
                 *([registry.fingerprint] if registry else []),
             ],
             only_triggered=True,
@@ -147,7 +145,7 @@ class Daemon:
             .having(
                 # The provider would see a change at every update; the label changes in their place.
                 ignore_changes=["securityOpts"],
-                transforms=while_unknown_keep(facts, "labels").transforms,
+                transforms=while_unknown_keep(facts, "labels", "devices").transforms,
             )
             .service(
                 "daemon",
@@ -166,9 +164,7 @@ class Daemon:
                     f"DOCKER_HOST=unix://{DAEMON_SOCKET}",
                     f"DOCKER_CONFIG={_CLIENT_DIRECTORY}",
                     "DOCKER_TLS_CERTDIR=/certs",
-                    f"DOCKERD_ROOTLESS_ROOTLESSKIT_NET={_NETWORK_DRIVER}",
-                    f"DOCKERD_ROOTLESS_ROOTLESSKIT_MTU={_MTU}",
-                    f"DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS=--cidr={_CIDR}",
+                    *rootless.envs,
                     f"XDG_RUNTIME_DIR={_STATE_DIRECTORY}",
                     cache.image_store.apply(lambda store: f"{IMAGE_STORE_VARIABLE}={store}"),
                     *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
@@ -189,6 +185,7 @@ class Daemon:
                 uploads=[
                     upload(_CONFIG_FILE, config),
                     upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
+                    *rootless.uploads,
                     *limits.uploads,
                     *(registry.uploads(f"{_CONFIG_HOME}/docker/certs.d") if registry else []),
                     *isolation.egress.uploads,

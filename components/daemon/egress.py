@@ -9,7 +9,6 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from components.daemon.limits import Limits
 from components.registry_access import RegistryAccess
 from components.scope import upload
 from components.settings import Settings
@@ -38,8 +37,13 @@ class Egress:
     """Change whenever the other fields change."""
 
     @classmethod
-    def of(cls, settings: Settings, limits: Limits, registry: RegistryAccess | None) -> Egress:
-        """The inputs for these settings; blocked private networks leave the registry reachable."""
+    def of(
+        cls, settings: Settings, before: tuple[str, ...], registry: RegistryAccess | None
+    ) -> Egress:
+        """The inputs for these settings; blocked private networks leave the registry reachable.
+
+        The container's command starts with the words `before`, which run the rest as root.
+        """
         script = (Path(__file__).parent / "egress.sh").read_text()
         envs: list[pulumi.Input[str]] = [f"EGRESS_PRIVATE={settings.private_networks}"]
         if settings.private_networks == "block":
@@ -52,7 +56,7 @@ class Egress:
             {
                 "user": "0:0",
                 # docker-init reaps the script's background process, which becomes its child.
-                "entrypoints": [*limits.words, "sh", _SCRIPT, "start", *_COMMAND],
+                "entrypoints": [*before, "sh", _SCRIPT, "start", *_COMMAND],
             },
             [upload(_SCRIPT, script)],
             envs,

@@ -14,6 +14,7 @@ import pulumi_docker as docker
 
 from components.daemon.egress import Egress
 from components.daemon.limits import Limits
+from components.daemon.rootless import Rootless
 from components.host_facts import HostFacts, while_unknown_keep
 from components.layout import APPARMOR_PROFILE
 from components.registry_access import RegistryAccess
@@ -24,8 +25,11 @@ _SYSCALLS = Path(__file__).parent / "syscalls"
 # newuidmap and newgidmap need these to give the daemon its range of users and groups. The daemon
 # itself runs as an ordinary user without capabilities.
 _CAPABILITIES = ("CAP_SETUID", "CAP_SETGID")
-# The rootless network needs this device; the container has no other device of the host.
-_DEVICES = ("/dev/net/tun",)
+# The rootless network needs this device.
+_TUN = "/dev/net/tun"
+# For `docker run --device /dev/fuse`, on hosts that have it. The kernel lets every user of a user
+# namespace mount a file system of that kind there. The container has no other device of the host.
+_FUSE = "/dev/fuse"
 # The kernel lets a user namespace mount /proc only if no part of /proc is hidden.
 _SYSTEMPATHS = "systempaths=unconfined"
 # Privileged containers of the builder, such as buildx's, need a writable /sys. The kernel allows
@@ -82,6 +86,11 @@ def _apparmor(facts: HostFacts) -> str:
     return f"apparmor={APPARMOR_PROFILE if facts.apparmor == 'profile' else 'unconfined'}"
 
 
+def _devices(facts: HostFacts) -> list[str]:
+    """The host's devices in the container."""
+    return [_TUN, *([_FUSE] if facts.fuse == "present" else [])]
+
+
 @dataclass(frozen=True)
 class Isolation:
     """Inputs of the daemon's container, and a label that changes when they change."""
@@ -105,6 +114,7 @@ class Isolation:
         facts: pulumi.Output[HostFacts],
         image: docker.RemoteImage,
         limits: Limits,
+        rootless: Rootless,
         registry: RegistryAccess | None,
     ) -> Isolation:
         """Declare what this mode needs on the host, and the check that it works there."""
@@ -124,7 +134,7 @@ class Isolation:
         options = [
             "--cap-drop=ALL",
             *(f"--cap-add={name}" for name in _CAPABILITIES),
-            *(f"--device={path}" for path in _DEVICES),
+            f"--device={_TUN}",
         ]
         unless_unknown = scope.having(transforms=while_unknown_keep(facts, "create").transforms)
         checked = unless_unknown.script(
@@ -133,30 +143,34 @@ class Isolation:
             [
                 image.image_id,
                 settings.daemon_image,
+                rootless.network_driver,
                 sysfs.name,
                 _SYSFS_DIRECTORY,
                 *options,
                 apparmor.apply(lambda option: f"--security-opt={option}"),
                 f"--security-opt={_SYSTEMPATHS}",
             ],
-            data=profile,
+            data={"profile": profile, "rootlesskit": rootless.rootlesskit},
         )
-        egress = Egress.of(settings, limits, registry)
+        egress = Egress.of(settings, (*rootless.words, *limits.words), registry)
+        devices = facts.apply(_devices)
 
         def label(parts: list[str]) -> str:
-            apparmor, *outward = parts
+            devices, apparmor, *outward = parts
             security = [f"--security-opt={option}" for option in (apparmor, _SYSTEMPATHS)]
-            words = shlex.join([profile, *options, *security, *outward])
+            words = shlex.join([profile, *options, *devices, *security, *outward])
             return f"unprivileged {hashlib.sha256(words.encode()).hexdigest()[:12]}"
 
         return cls(
-            pulumi.Output.all(apparmor, *egress.words).apply(label),
+            pulumi.Output.all(devices, apparmor, *egress.words).apply(label),
             {
                 **egress.inputs,
                 "capabilities": docker.ContainerCapabilitiesArgs(
                     adds=[*_CAPABILITIES, *egress.capabilities, *limits.capabilities], drops=["ALL"]
                 ),
-                "devices": [docker.ContainerDeviceArgs(host_path=path) for path in _DEVICES],
+                "devices": devices.apply(
+                    lambda paths: [docker.ContainerDeviceArgs(host_path=path) for path in paths]
+                ),
                 "security_opts": [f"seccomp={profile}", apparmor, _SYSTEMPATHS],
             },
             egress,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,19 @@ def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: P
     others = [o for o in daemon["securityOpts"] if not o.startswith("seccomp=")]
     assert others == ["apparmor=unconfined", "systempaths=unconfined"]
     assert not {"pidMode", "sysctls", "groupAdds"} & set(daemon)
+
+
+def test_a_host_that_has_fuse_hands_it_on(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_program()
+    monkeypatch.setattr("tests.unit.conftest.LOOK", f"{LOOK}fuse=present\n")
+    run = run_program()
+    devices = [{"hostPath": "/dev/net/tun"}, {"hostPath": "/dev/fuse"}]
+    assert run["builder-daemon"].inputs["devices"] == devices
+    assert label(run) != label(before)
+    monkeypatch.setattr("tests.unit.conftest.LOOK", f"{LOOK}fuse=missing\n")
+    assert run_program()["builder-daemon"].inputs["devices"] == devices[:1]
 
 
 @pytest.mark.parametrize("isolation", ["unprivileged", "privileged"])
@@ -186,6 +201,7 @@ def test_root_has_its_part_and_the_daemon_starts_without_power(run_program: Prog
     script = "/usr/local/lib/daemon/egress"
     assert daemon["user"] == "0:0"
     assert daemon["entrypoints"] == [
+        *("sh", "/usr/local/lib/daemon/grants"),
         *("sh", "/usr/local/lib/daemon/cgroups", "setup"),
         *("sh", script, "start"),
         *("docker-init", "--", "dockerd-entrypoint.sh"),
@@ -252,3 +268,88 @@ def test_flags_that_rootlesskit_has_already_stay_when_limits_work() -> None:
         check=True,
     ).stdout
     assert shown.split() == ["--cidr=198.18.0.0/24", "--cgroupns"]
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("isolation", ["unprivileged", "privileged"])
+def test_rootlesskit_is_run_by_a_script_of_the_same_name(
+    run_program: Program, isolation: str
+) -> None:
+    daemon = run_program(isolation=isolation)["builder-daemon"].inputs
+    [script] = [u for u in daemon["uploads"] if u["file"] == "/usr/local/sbin/rootlesskit"]
+    assert script["permissions"] == "0755"
+    assert "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS=false" in daemon["envs"]
+
+
+@pytest.mark.parametrize(
+    ("has_slirp4netns", "given", "expected"),
+    [
+        (True, "--net=slirp4netns --mtu=65520", "--net=slirp4netns --mtu=65520"),
+        (False, "--net=slirp4netns --mtu=65520", "--net=gvisor-tap-vsock --mtu=65520"),
+        (False, "--net=pasta", "--net=pasta"),
+        (False, "--cgroupns sh x", "--cgroupns sh x"),
+        (True, "--detach-netns --net=slirp4netns dockerd", "--net=slirp4netns dockerd"),
+        (True, "--detach-netns=true a b", "a b"),
+    ],
+)
+def test_rootlesskit_gets_a_network_driver_that_the_image_has_and_a_namespace_of_its_own(
+    tmp_path: Path, has_slirp4netns: bool, given: str, expected: str
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    script = (ROOT / "components" / "daemon" / "rootlesskit.sh").read_text()
+    program(first / "rootlesskit", script)
+    program(second / "rootlesskit", '#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    if has_slirp4netns:
+        program(second / "slirp4netns", "#!/bin/sh\n")
+    sh = shutil.which("sh") or ""
+    path = {"PATH": f"{first}:{second}"}
+    # As the daemon's container runs it, and as the check of the image does.
+    for command in ([sh, str(first / "rootlesskit")], [sh, "-c", script, "rootlesskit"]):
+        path["PATH"] = f"{first}:{second}" if command[1] != "-c" else str(second)
+        shown = subprocess.run(
+            [*command, *given.split()], env=path, capture_output=True, text=True, check=True
+        )
+        assert shown.stdout.split() == expected.split()
+        assert ("has no slirp4netns" in shown.stderr) == ("gvisor" in expected)
+
+
+@pytest.mark.parametrize(
+    ("subids", "ids", "added"),
+    [
+        ("rootless:100000:65536", "0 0 4294967295", "rootless:165536:4294801759"),
+        # The user's last range counts, and ranges of others do not.
+        (
+            "rootless:100000:65536\ndockremap:165536:65536\nrootless:300000:10",
+            "0 0 4294967295",
+            "rootless:300010:4294667285",
+        ),
+        # A host in a user namespace has fewer ids.
+        ("rootless:100000:65536", "0 1000000 1000000", "rootless:165536:834464"),
+        ("rootless:100000:65536", "0 1000000 165536", ""),
+        ("rootless:100000:65536", "0 100000 65536", ""),
+        ("rootless:100000:65536\nrootless:165536:4294801759", "0 0 4294967295", ""),
+        ("other:100000:65536", "0 0 4294967295", ""),
+    ],
+)
+def test_builds_have_all_ids_that_the_container_has(
+    tmp_path: Path, subids: str, ids: str, added: str
+) -> None:
+    script = (ROOT / "components" / "daemon" / "grants.sh").read_text()
+    for name, text in (("subuid", subids), ("subgid", subids), ("uid_map", ids), ("gid_map", ids)):
+        (tmp_path / name).write_text(f"{text}\n")
+        where = "/etc" if name.startswith("sub") else "/proc/self"
+        assert f"{where}/{name}" in script
+        script = script.replace(f"{where}/{name}", f"{tmp_path}/{name}")
+    # The last test of the script is for a real device.
+    script = script.replace("/dev/fuse", f"{tmp_path}/fuse")
+    for _ in range(2):
+        subprocess.run(["sh", "-c", script, "grants", "true"], check=True)
+    for name in ("subuid", "subgid"):
+        lines = f"{subids}\n{added}".strip().splitlines()
+        assert (tmp_path / name).read_text().splitlines() == lines

@@ -19,14 +19,43 @@ make_group() {
 	done
 }
 
-verb='' bundle='' container=''
+# cap_limits FILE: lowers the limits that a container asks for itself (--ulimit) to the largest that runc
+# can set. FILE is the container's config.json, or the process.json of an exec.
+cap_limits() {
+	grep -q '"RLIMIT_' "$1" || return 0
+	# The awk program has the same limits as runc; its columns are those of proc(5).
+	capped=$(awk '
+		BEGIN {
+			type["Max processes"] = "NPROC"; type["Max open files"] = "NOFILE"; type["Max locked memory"] = "MEMLOCK"
+			while ((getline line <"/proc/self/limits") > 0) {
+				name = substr(line, 1, 26); sub(/ +$/, "", name); split(substr(line, 27), column, " ")
+				if (name in type && column[2] != "unlimited") most[type[name]] = column[2]
+			}
+		}
+		function least(number, limit) { return number + 0 > limit + 0 ? limit : number }
+		{
+			for (name in most)
+				if (match($0, "\"RLIMIT_" name "\",\"hard\":[0-9]+,\"soft\":[0-9]+")) {
+					split(substr($0, RSTART, RLENGTH), part, /[:,]/)
+					$0 = substr($0, 1, RSTART - 1) part[1] ",\"hard\":" least(part[3], most[name]) ",\"soft\":" \
+						least(part[5], most[name]) substr($0, RSTART + RLENGTH)
+				}
+			print
+		}' "$1")
+	printf '%s\n' "$capped" >"$1"
+}
+
+verb='' bundle='' process='' container=''
 for word; do
 	shift
 	case $word in
 	--systemd-cgroup) [ -z "${BUILDER_CGROUPS:-}" ] || continue ;;
 	create | run | exec) verb=$word ;;
 	esac
-	[ "$container" != --bundle ] || bundle=$word
+	case $container in
+	--bundle) bundle=$word ;;
+	--process) process=$word ;;
+	esac
 	container=$word
 	set -- "$@" "$word"
 done
@@ -34,6 +63,7 @@ done
 # container can always be stopped. The option is -p in dash and -u in Alpine's shell.
 # shellcheck disable=SC3045
 [ -z "$verb" ] || ulimit -p "$BUILDER_PROCESSES" 2>/dev/null || ulimit -u "$BUILDER_PROCESSES"
+for file in ${bundle:+"$bundle/config.json"} ${process:+"$process"}; do cap_limits "$file"; done
 case ${BUILDER_CGROUPS:+$verb} in create | run) make_group ;; esac
 IFS=:
 for folder in $PATH; do

@@ -353,3 +353,57 @@ def test_builds_have_all_ids_that_the_container_has(
     for name in ("subuid", "subgid"):
         lines = f"{subids}\n{added}".strip().splitlines()
         assert (tmp_path / name).read_text().splitlines() == lines
+
+
+RLIMITS = '{"rlimits":[{"type":"RLIMIT_CORE","hard":99999,"soft":99999}%s],"x":[{"soft":99999}]}'
+
+
+def rlimit(name: str, hard: int, soft: int) -> str:
+    return f',{{"type":"RLIMIT_{name}","hard":{hard},"soft":{soft}}}'
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (rlimit("NPROC", 2**64 - 1, 5000), rlimit("NPROC", 1000, 1000)),
+        (rlimit("NPROC", 5000, 500), rlimit("NPROC", 1000, 500)),
+        (rlimit("NPROC", 900, 500), rlimit("NPROC", 900, 500)),
+        (
+            rlimit("NOFILE", 9999, 9999) + rlimit("MEMLOCK", 2**64 - 1, 2**64 - 1),
+            rlimit("NOFILE", 64, 64) + rlimit("MEMLOCK", 65536, 65536),
+        ),
+        ("", ""),
+    ],
+)
+def test_a_container_gets_no_higher_limit_than_runc_can_set(
+    tmp_path: Path, given: str, expected: str
+) -> None:
+    """runc.sh with another program as runc, because Docker would have to make these files."""
+    first, second, bundle = tmp_path / "first", tmp_path / "second", tmp_path / "bundle"
+    for folder in (first, second, bundle):
+        folder.mkdir()
+    script = (ROOT / "components" / "daemon" / "runc.sh").read_text()
+    # As proc(5) has them; a limit that no container asks for stays.
+    limits = tmp_path / "limits"
+    limits.write_text(
+        f"{'Limit':<26}{'Soft Limit':<21}{'Hard Limit':<21}Units\n"
+        f"{'Max processes':<26}{'500':<21}{'1000':<21}processes\n"
+        f"{'Max open files':<26}{'64':<21}{'64':<21}files\n"
+        f"{'Max locked memory':<26}{'65536':<21}{'65536':<21}bytes\n"
+        f"{'Max core file size':<26}{'0':<21}{'0':<21}bytes\n"
+    )
+    assert "/proc/self/limits" in script
+    script = script.replace("/proc/self/limits", str(limits)).replace("ulimit -", ": ")
+    program(first / "runc", script)
+    program(second / "runc", '#!/bin/sh\nprintf "%s " "$@"\n')
+    config, process = bundle / "config.json", tmp_path / "process.json"
+    for verb, words_of, written in (
+        ("create", ["--bundle", str(bundle)], config),
+        ("exec", ["--process", str(process)], process),
+    ):
+        written.write_text(RLIMITS % given)
+        words = ["runc", "--root", "/r", verb, *words_of, "name"]
+        path = {"PATH": f"{first}:{second}:{os.environ['PATH']}", "BUILDER_PROCESSES": "1000"}
+        shown = subprocess.run(words, env=path, capture_output=True, text=True, check=True)
+        assert shown.stdout.split() == words[1:]
+        assert written.read_text().strip() == RLIMITS % expected

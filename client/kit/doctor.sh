@@ -283,6 +283,7 @@ check_daemon() {
 	report ok versions "$versions"
 	check_cache
 	check_limits
+	check_rootless
 	check_disk
 }
 
@@ -310,6 +311,11 @@ check_limits() {
 		;;
 	esac
 	report warning limits "limits of single containers (docker run --memory, --cpus, --pids-limit; compose's mem_limit) do nothing there: $reason" 'limit the whole builder instead (settings memory, cpus, processes), or ask who runs it; docs/running.md says what limits of containers need'
+}
+
+# What the daemon of every builder lacks.
+check_rootless() {
+	report ok rootless "builds cannot make device nodes (docker run --device /dev/fuse gives that one) or mount disks (use mke2fs -d), and COPY drops the setuid bits of the context's files (use COPY --chmod=4755)"
 }
 
 check_disk() {

@@ -21,6 +21,7 @@ from tests.engine.conftest import (
     BASE_IMAGE,
     DAEMON_IMAGE,
     GUARD_IMAGE,
+    ROOT,
     Builder,
     NewBuilder,
     Result,
@@ -437,6 +438,18 @@ def test_a_false_runc_is_gone_with_a_restart(builders: dict[str, Builder], mode:
     passed(run("docker", "restart", builder.container("daemon")))
     assert "200 OK" in builder.ping().stdout
     passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))
+
+
+def test_only_a_privileged_daemon_lacks_users_above_65535(builders: dict[str, Builder]) -> None:
+    dockerfile = f"FROM {BASE_IMAGE}\nRUN touch /file && chown 70000:70000 /file\n"
+    outputs = {
+        mode: builder.docker("build", "--no-cache", "-", input=dockerfile)
+        for mode, builder in builders.items()
+    }
+    assert outputs["unprivileged"].returncode == 0
+    message = "Invalid argument"
+    assert message in outputs["privileged"].stderr
+    assert f"`{message}`" in (ROOT / "docs" / "migrating.md").read_text()
 
 
 def test_the_mode_of_a_builder_is_changed_and_its_cache_stays(builders: dict[str, Builder]) -> None:

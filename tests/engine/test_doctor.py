@@ -100,6 +100,7 @@ def test_all_is_well(builder: Builder, laptop: Laptop) -> None:
         "versions",
         "cache",
         "limits",
+        "rootless",
         "disk",
     ]
 

@@ -1,40 +1,28 @@
-"""The builds that a daemon remembers, from BuildKit's history.
+"""The builds that a daemon remembers: BuildKit's records, their steps and what defined them.
 
-`docker buildx history ls` is no help: it counts BuildKit's own steps too (2 of 7 are cached where
-both RUN lines of a Dockerfile are), and it needs an image of Docker 28, where `buildx dial-stdio`
-needs one of 26. So this reads BuildKit's API; the numbers of the fields are those of moby/buildkit,
-api/services/control/control.proto.
+`docker buildx history` is no help: it counts BuildKit's own steps too (2 of 7 are cached where both
+RUN lines of a Dockerfile are), and it needs an image of Docker 28, where `buildx dial-stdio` needs
+one of 26.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
-import socket
-import subprocess
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import grpc
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.protobuf.unknown_fields import UnknownFieldSet
-from google.protobuf.wrappers_pb2 import StringValue
+from client.buildkit import BuildKit, seconds
 
-_CONTROL = "/moby.buildkit.v1.Control/"
-_EARLY_EXIT = b"\x18\x01"
-_EVENT_TYPE, _EVENT_RECORD = 1, 2
-_STARTED, _DELETED = 0, 2
-_REF, _ERROR, _CREATED, _COMPLETED = 1, 5, 6, 7
-_VERTEX, _VERTEX_NAME, _VERTEX_CACHED = 1, 3, 4
+_DELETED = 2
+_PROVENANCE = "https://slsa.dev/provenance/v1"
+_IMAGE = "docker-image://"
 # "[2/5] RUN make", "[linux/amd64 tests 2/5] COPY . ."; not what BuildKit does by itself, nor FROM.
 _STEP = re.compile(r"\[(?:.* )?\d+/\d+\] (?!FROM )")
+_CONTEXT = re.compile(r"\[internal\] load build context|\[context [^]]*\] load from client")
+_ARGUMENT = "build-arg:"
 _LIMIT = 50
-_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +36,285 @@ class Build:
     steps: int
     cached: int
     failed: bool
+    ref: str = ""
+    """BuildKit's name of it, 25 letters and digits."""
+    images: tuple[str, ...] = ()
+    """The names that its result got."""
+    commit: str = ""
+    """Of the client's git checkout; empty where the client's buildx did not tell."""
+    context: int | None = None
+    """Bytes that the client sent of its build context; None when nothing was sent or told."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What BuildKit remembers of a build besides its steps."""
+
+    ref: str
+    started: float
+    """Seconds since 1970."""
+    completed: float | None
+    """None while it runs."""
+    frontend: str
+    options: dict[str, str] = field(repr=False)
+    """What the client asked for (`filename`, `target`, `platform`, `no-cache`, `vcs:revision`, …).
+    """
+    arguments: dict[str, str] = field(repr=False)
+    """The build arguments. Their values may be secrets: compare them, and never show them."""
+    images: tuple[str, ...]
+    error: str | None = field(repr=False)
+    """None when the build succeeded; the text may contain values of build arguments."""
+    provenance: tuple[str, ...]
+    """The digests of its provenance, one for each platform; none of a build that failed."""
+
+    @classmethod
+    def parse(cls, event: Any) -> Record | None:
+        """The record of a BuildHistoryEvent; None for a deleted one."""
+        if event.type == _DELETED:
+            return None
+        record = event.record
+        attrs = {pair.key: pair.value for pair in record.attrs}
+        results = [record.result, *(entry.value for entry in record.results)]
+        attributes = [pair for exporter in record.exporters for pair in exporter.attrs]
+        return cls(
+            ref=record.ref,
+            started=seconds(record.created),
+            completed=seconds(record.completed) if record.HasField("completed") else None,
+            frontend=record.frontend,
+            options={k: v for k, v in attrs.items() if not k.startswith(_ARGUMENT)},
+            arguments={
+                k.removeprefix(_ARGUMENT): v for k, v in attrs.items() if k.startswith(_ARGUMENT)
+            },
+            images=tuple(
+                name
+                for pair in attributes
+                if pair.key == "name"
+                for name in pair.value.split(",")
+                if name
+            ),
+            error=record.error.message if record.HasField("error") else None,
+            provenance=tuple(
+                blob.digest
+                for result in results
+                for blob in result.attestations
+                if any(pair.value == _PROVENANCE for pair in blob.annotations)
+            ),
+        )
+
+    def masked(self, text: str) -> str:
+        """The text with the names of build arguments in place of their values."""
+        for name, value in sorted(self.arguments.items(), key=lambda item: -len(item[1])):
+            if value:
+                # A short value may be part of any word.
+                edge = r"\b" if len(value) < 4 and value.isalnum() else ""
+                text = re.sub(f"{edge}{re.escape(value)}{edge}", f"${name}", text)
+        return text
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a build (a vertex of BuildKit's graph), of the Dockerfile or BuildKit's own."""
+
+    digest: str
+    name: str = field(repr=False)
+    """As BuildKit shows it, with the values of build arguments."""
+    inputs: tuple[str, ...]
+    """The digests of the steps whose results it uses."""
+    started: float | None = None
+    """Seconds since 1970; None for a step that never ran."""
+    completed: float | None = None
+    cached: bool = False
+    failed: bool = False
+    bytes: int = 0
+    """Sent by the client, or by a registry."""
+
+    @property
+    def is_instruction(self) -> bool:
+        """Whether it is a step of the Dockerfile other than FROM."""
+        return bool(_STEP.match(self.name))
+
+    @property
+    def place(self) -> str:
+        """Stage and number, such as [tests 2/5]; empty for BuildKit's own steps."""
+        match = _STEP.match(self.name)
+        return match[0].strip() if match else ""
+
+
+def steps_of(answers: Any) -> list[Step]:
+    """The steps in StatusResponses, in BuildKit's order; a later word about a step adds to it."""
+    steps: dict[str, Step] = {}
+    sent: dict[tuple[str, str], int] = {}
+    for answer in answers:
+        for vertex in answer.vertexes:
+            before = steps.get(vertex.digest)
+            started = [seconds(vertex.started)] if vertex.HasField("started") else []
+            if before and before.started is not None:
+                started.append(before.started)
+            steps[vertex.digest] = Step(
+                vertex.digest,
+                vertex.name,
+                tuple(vertex.inputs),
+                min(started, default=None),
+                seconds(vertex.completed) if vertex.HasField("completed") else None,
+                vertex.cached or bool(before and before.cached),
+                bool(vertex.error) or bool(before and before.failed),
+            )
+        for status in answer.statuses:
+            key = (status.vertex, status.id)
+            sent[key] = max(sent.get(key, 0), status.current)
+    for (digest, _), size in sent.items():
+        if digest in steps:
+            steps[digest] = replace(steps[digest], bytes=steps[digest].bytes + size)
+    return list(steps.values())
+
+
+def summary(record: Record, steps: list[Step]) -> Build:
+    """The build of a record and its steps."""
+    # A retried or exported step has the name of the first; a build of several platforms has one of
+    # each name for each.
+    cached: dict[str, bool] = {}
+    for step in steps:
+        if step.is_instruction:
+            cached[step.name] = cached.get(step.name, False) or step.cached
+    contexts = [step.bytes for step in steps if _CONTEXT.match(step.name)]
+    return Build(
+        started=record.started,
+        seconds=None if record.completed is None else max(0.0, record.completed - record.started),
+        steps=len(cached),
+        cached=sum(cached.values()),
+        failed=record.error is not None,
+        ref=record.ref,
+        images=record.images,
+        commit=record.options.get("vcs:revision", ""),
+        context=sum(contexts) if contexts else None,
+    )
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What defines the result of a step, but for its inputs and the content of files."""
+
+    operation: dict[str, Any] = field(repr=False)
+    """The operation, without what BuildKit's cache ignores, and without the digest of an image."""
+    image: str = ""
+    """Name of the image, for a FROM."""
+    image_digest: str = ""
+    platform: str = ""
+    line: int = 0
+    """First line in the Dockerfile; 0 when unknown."""
+    text: str = ""
+    """Its lines in the Dockerfile, as one."""
+
+
+def definitions_of(provenance: bytes) -> dict[str, Definition]:
+    """The definitions in a provenance (SLSA 1), by the digest of their step."""
+    predicate = json.loads(provenance)
+    build = predicate["buildDefinition"]
+    configuration = build["internalParameters"].get("buildConfig", {})
+    source = predicate["runDetails"]["metadata"].get("buildkit_metadata", {}).get("source", {})
+    files = [
+        base64.b64decode(info.get("data", "")).decode(errors="replace").splitlines()
+        for info in source.get("infos", [])
+    ]
+    digests = {
+        _image_of(entry["uri"]): f"sha256:{entry['digest']['sha256']}"
+        for entry in build.get("resolvedDependencies", [])
+        if entry["uri"].startswith("pkg:docker/") and "sha256" in entry.get("digest", {})
+    }
+    operations = {entry["id"]: entry["op"] for entry in configuration.get("llbDefinition", [])}
+    return {
+        digest: _definition(
+            operations[name], source.get("locations", {}).get(name, {}), files, digests
+        )
+        for digest, name in configuration.get("digestMapping", {}).items()
+        if name in operations
+    }
+
+
+def _definition(
+    entry: dict[str, Any],
+    locations: dict[str, Any],
+    files: list[list[str]],
+    digests: dict[str, str],
+) -> Definition:
+    operation = json.loads(json.dumps(entry.get("Op", {})))
+    source = operation.get("source", {})
+    identifier = source.get("identifier", "")
+    image = image_digest = ""
+    if identifier.startswith(_IMAGE):
+        image, _, image_digest = identifier.removeprefix(_IMAGE).partition("@")
+        image_digest = image_digest or digests.get(_short(image), "")
+        source["identifier"] = _IMAGE + image
+    elif identifier.startswith("local://"):
+        # BuildKit's cache depends on the content of files, and not on which were sent.
+        operation = {"source": {"identifier": identifier}}
+    operation.get("exec", {}).get("meta", {}).pop("proxyEnv", None)
+    platform = entry.get("platform", {})
+    named = [platform.get(part) for part in ("OS", "Architecture", "Variant")]
+    first, text = 0, ""
+    for location in locations.get("locations", [])[:1]:
+        ranges = location["ranges"]
+        first = min(part["start"]["line"] for part in ranges)
+        lines = files[location.get("sourceIndex", 0)] if files else []
+        lines = lines[first - 1 : max(part["end"]["line"] for part in ranges)]
+        text = " ".join(" ".join(line.strip().removesuffix("\\") for line in lines).split())
+    return Definition(operation, image, image_digest, "/".join(filter(None, named)), first, text)
+
+
+def _image_of(purl: str) -> str:
+    """name:tag of a package URL such as pkg:docker/alpine@3.22?platform=linux%2Famd64."""
+    name, _, tag = purl.removeprefix("pkg:docker/").partition("?")[0].partition("@")
+    return f"{name}:{tag}" if tag else name
+
+
+def _short(image: str) -> str:
+    """An image's name as package URLs have it."""
+    return image.removeprefix("docker.io/").removeprefix("library/")
+
+
+@dataclass(frozen=True)
+class Details:
+    """A build that has ended, with its steps and their definitions."""
+
+    record: Record
+    steps: list[Step]
+    definitions: dict[str, Definition]
+    """By digest; empty for a build that failed, and for builds of a daemon before 29."""
+
+
+class History:
+    """The history of one daemon over an open connection."""
+
+    def __init__(self, buildkit: BuildKit) -> None:
+        self._buildkit = buildkit
+
+    def records(self) -> list[Record]:
+        """The builds at work and those that the daemon remembers, the oldest first."""
+        found: dict[str, Record] = {}
+        for event in self._buildkit.history():
+            if record := Record.parse(event):
+                found[record.ref] = record
+        return sorted(found.values(), key=lambda record: record.started)
+
+    def build(self, record: Record) -> Build:
+        """The record with its steps counted, unless it runs."""
+        return summary(record, [] if record.completed is None else self.steps(record))
+
+    def steps(self, record: Record) -> list[Step]:
+        """The steps of a build that has ended."""
+        return steps_of(self._buildkit.status(record.ref))
+
+    def details(self, record: Record) -> Details:
+        """All about a build that has ended."""
+        definitions: dict[str, Definition] = {}
+        for digest in record.provenance:
+            definitions |= definitions_of(self._buildkit.content(digest))
+        return Details(record, self.steps(record), definitions)
+
+    def cache_times(self) -> list[float]:
+        """When each result in the cache was made, in seconds since 1970."""
+        records = self._buildkit.disk_usage().records
+        return [seconds(entry.created) for entry in records if entry.type == "regular"]
 
 
 def recent_builds(dial: list[str]) -> list[Build]:
@@ -56,96 +323,7 @@ def recent_builds(dial: list[str]) -> list[Build]:
     Builds without steps are left out. `dial` is a command whose standard input and output are a
     connection to BuildKit. Raises OSError when there is none.
     """
-    with _connected(dial) as (address, complaints):
-        channel = grpc.insecure_channel(address, [("grpc.default_authority", "localhost")])
-        try:
-            events = _call(channel, "ListenBuildHistory", _EARLY_EXIT)
-            builds = dict(build for event in events for build in parse_event(event))
-            recent = sorted(builds.items(), key=lambda item: item[1].started)[-_LIMIT:]
-            counted = [
-                build
-                if build.seconds is None
-                # As a StatusRequest, whose first field is the text `ref`.
-                else with_steps(
-                    build, _call(channel, "Status", StringValue(value=ref).SerializeToString())
-                )
-                for ref, build in recent
-            ]
-        except grpc.RpcError as error:
-            why = complaints.read_text(errors="replace").strip()
-            raise OSError(why or str(error.details())) from None
-        finally:
-            channel.close()
-    return [build for build in counted if build.steps or build.seconds is None]
-
-
-def _call(channel: grpc.Channel, method: str, request: bytes) -> Iterator[bytes]:
-    stream = channel.unary_stream(
-        _CONTROL + method, request_serializer=lambda raw: raw, response_deserializer=lambda raw: raw
-    )
-    return iter(stream(request, timeout=_SECONDS))
-
-
-def parse_event(raw: bytes) -> Iterator[tuple[str, Build]]:
-    """The reference and the build of one BuildHistoryEvent; nothing of a deleted one."""
-    event = dict(_fields(raw))
-    if event.get(_EVENT_TYPE, _STARTED) == _DELETED:
-        return
-    record = dict(_fields(event.get(_EVENT_RECORD, b"")))
-    started = _seconds(record.get(_CREATED, b""))
-    seconds = max(0.0, _seconds(record[_COMPLETED]) - started) if _COMPLETED in record else None
-    yield record.get(_REF, b"").decode(), Build(started, seconds, 0, 0, _ERROR in record)
-
-
-def with_steps(build: Build, answers: Iterator[bytes]) -> Build:
-    """The build with the steps of these StatusResponses; a later word about a step adds to it."""
-    cached: dict[str, bool] = {}
-    for answer in answers:
-        for number, raw in _fields(answer):
-            if number == _VERTEX:
-                vertex = dict(_fields(raw))
-                name = vertex.get(_VERTEX_NAME, b"").decode(errors="replace")
-                if _STEP.match(name):
-                    cached[name] = cached.get(name, False) or bool(vertex.get(_VERTEX_CACHED))
-    return replace(build, steps=len(cached), cached=sum(cached.values()))
-
-
-def _fields(raw: bytes) -> list[tuple[int, Any]]:
-    """Number and value of each field of a message: an int, or bytes."""
-    return [(f.field_number, f.data) for f in UnknownFieldSet(Empty.FromString(raw))]
-
-
-def _seconds(raw: bytes) -> float:
-    time = Timestamp.FromString(raw)
-    return float(time.seconds + time.nanos / 1e9)
-
-
-@contextmanager
-def _connected(command: list[str]) -> Iterator[tuple[str, Path]]:
-    """The address of a socket whose one connection is the command's standard input and output.
-
-    The second value is the file with the command's standard error.
-    """
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
-        path, complaints = Path(folder, "socket"), Path(folder, "stderr")
-        complaints.touch()
-        server.bind(str(path))
-        server.listen(1)
-        started: list[subprocess.Popen[bytes]] = []
-
-        def start() -> None:
-            with suppress(OSError):  # closed before anything connected
-                client, _ = server.accept()
-                with client, complaints.open("w") as stderr:
-                    stream = client.fileno()
-                    started.append(
-                        subprocess.Popen(command, stdin=stream, stdout=stream, stderr=stderr)
-                    )
-
-        threading.Thread(target=start, daemon=True).start()
-        try:
-            yield f"unix:{path}", complaints
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
+    with BuildKit.connected(dial) as buildkit:
+        history = History(buildkit)
+        builds = [history.build(record) for record in history.records()[-_LIMIT:]]
+    return [build for build in builds if build.steps or build.seconds is None]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client import kit, status
-from client.history import Build, parse_event, recent_builds, with_steps
+from client.buildkit import MESSAGES
+from client.history import Build, Record, recent_builds, steps_of, summary
 from client.stack import Stack, StackError
 from client.status_page import page
 from tests.unit.conftest import KEY, OTHER_KEY
@@ -195,14 +195,20 @@ def field(number: int, value: int | bytes) -> bytes:
     return bytes([number << 3 | 2, len(value)]) + value
 
 
+def read(event: bytes) -> Record | None:
+    """The record of a BuildHistoryEvent as BuildKit sends it."""
+    return Record.parse(MESSAGES["BuildHistoryEvent"].FromString(event))
+
+
 def test_a_build_is_read_from_buildkit_s_history() -> None:
     record = field(1, b"ref") + field(6, field(1, 100)) + field(7, field(1, 102)) + b"\x7a\x00"
-    assert dict(parse_event(field(1, 1) + field(2, record))) == {
-        "ref": Build(100.0, 2.0, 0, 0, False)
-    }
-    assert not list(parse_event(field(1, 2) + field(2, record))), "a deleted one"
-    running = field(1, b"ref") + field(6, field(1, 100))
-    assert dict(parse_event(field(2, running)))["ref"].seconds is None
+    done = read(field(1, 1) + field(2, record))
+    assert done
+    assert summary(done, []) == Build(100.0, 2.0, 0, 0, False, ref="ref")
+    assert not read(field(1, 2) + field(2, record)), "a deleted one"
+    running = read(field(2, field(1, b"ref") + field(6, field(1, 100))))
+    assert running
+    assert summary(running, []).seconds is None
 
 
 def test_only_a_dockerfile_s_own_steps_count() -> None:
@@ -214,12 +220,14 @@ def test_only_a_dockerfile_s_own_steps_count() -> None:
         b"exporting to image": 0,
     }
 
-    def answers() -> Iterator[bytes]:
-        for name, cached in names.items():
-            yield field(1, field(3, name) + (field(4, 1) if cached else b""))
-        yield field(1, field(3, b"[2/3] RUN make"))
+    def vertex(name: bytes, cached: int) -> bytes:
+        return field(1, field(1, name) + field(3, name) + (field(4, 1) if cached else b""))
 
-    assert with_steps(Build(0, 1, 0, 0, False), answers()) == Build(0, 1, 2, 1, False)
+    answers = [*(vertex(*item) for item in names.items()), vertex(b"[2/3] RUN make", 0)]
+    steps = steps_of(map(MESSAGES["StatusResponse"].FromString, answers))
+    record = read(field(2, field(6, field(1, 0)) + field(7, field(1, 1))))
+    assert record
+    assert summary(record, steps) == Build(0, 1, 2, 1, False)
 
 
 def test_a_daemon_that_passes_no_api_through_says_why() -> None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 
-from client import assign, ci, fleet, kit, status
+from client import assign, builds, ci, fleet, kit, status
 from client.stack import Stack, StackError
 from components.docker_host import HostError
 
-VERBS = {"kit": kit, "ci": ci, "status": status, "fleet": fleet, "assign": assign}
+VERBS = {
+    "kit": kit,
+    "ci": ci,
+    "status": status,
+    "builds": builds,
+    "fleet": fleet,
+    "assign": assign,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

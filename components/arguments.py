@@ -209,6 +209,12 @@ class SharedArgs(TypedDict, total=False):
     keep_images: list[str]
     """Images that are never deleted, by name; * ? and [] match as in a shell, such as acme/base:*.
     The label docker-build-machine.keep protects an image, container or network too."""
+    history_age: str
+    """How long the daemon remembers each build, for `python -m client builds`: steps, logs and
+    provenance, about 0.2 MB for each build, beside cacheSize. A number and s, m, h, d or w."""
+    history_builds: int
+    """How many builds the daemon remembers however old they are, 1 to 100000. A build is forgotten
+    when it is older than historyAge and so many builds are newer."""
     drain_time: str
     """How long `pulumi up` waits for builds in flight before it replaces the daemon; new builds
     wait meanwhile. A number and s, m, h, d or w."""

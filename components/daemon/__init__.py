@@ -61,7 +61,14 @@ def daemon_json(settings: Settings, policy: CachePolicy, image_store: str, mirro
     It names the image store, because its default depends on the release and on what is on the disk.
     """
     configuration: dict[str, object] = {
-        "builder": {"gc": policy.garbage_collection()},
+        "builder": {
+            "gc": policy.garbage_collection(),
+            # A record is removed when it is beyond both limits. It is in the cache volume.
+            "history": {
+                "maxAge": f"{settings.history_age.seconds}s",
+                "maxEntries": settings.history_builds,
+            },
+        },
         "log-driver": "json-file",
         "log-opts": LOG_ROTATION,
         "mtu": MTU,

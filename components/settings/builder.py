@@ -62,6 +62,8 @@ class Settings(Model):
     leftover_age: Annotated[AgeText, at_least_age("10s")] = default("leftoverAge")
     image_age: Annotated[AgeText, at_least_age("10s")] = default("imageAge")
     keep_images: tuple[ImagePattern, ...] = default("keepImages")
+    history_age: Annotated[AgeText, at_least_age("10s")] = default("historyAge")
+    history_builds: Annotated[int, Field(ge=1, le=100_000)] = default("historyBuilds")
     drain_time: AgeText = default("drainTime")
     memory: Annotated[LimitText, at_least_size("512MB")] = default("memory")
     cpus: Cpus = default("cpus")

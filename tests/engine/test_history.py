@@ -16,7 +16,7 @@ import pytest
 
 from client import builds
 from client.stack import Stack
-from tests.engine.conftest import BASE_IMAGE, Builder, Result, docker_config, passed, run
+from tests.engine.conftest import BASE_IMAGE, Builder, Result, docker_config, passed, run, until
 
 SECRET = "p4ss" + secrets.token_hex(4)
 DOCKERFILE = f"""\
@@ -224,3 +224,22 @@ def test_a_cleared_cache_is_told_from_a_change(project: Project) -> None:
     assert project.causes() == chain("[base 2/2]", "cache cleared")
     # What the daemon had to tell the two apart is gone.
     assert project.causes(changed["ref"][:10]) == chain("[stage-1 1/3]", "cannot be told")
+
+
+def test_the_history_outlives_the_daemon_and_has_the_limits_of_the_settings(
+    project: Project,
+) -> None:
+    before = [build["ref"] for build in project.asked("list")]
+    project.builder.settings |= {"historyBuilds": 4, "historyAge": "10s"}
+    daemon = project.builder.container_id("daemon")
+    project.builder.up()
+    assert project.builder.container_id("daemon") != daemon
+
+    def kept() -> list[str]:
+        return [build["ref"] for build in project.asked("list") if build["ref"] in before]
+
+    # The daemon removes what is beyond both limits when it starts, and every two minutes.
+    assert until(lambda: len(kept()) < len(before))
+    assert len(kept()) >= 4
+    assert kept() == before[: len(kept())]
+    assert project.causes(before[0][:10]) == chain("[base 2/2]", "cache cleared")

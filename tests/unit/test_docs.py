@@ -242,6 +242,8 @@ WRONG: dict[str, str] = {
     "drainTime": "soon",
     "gatewayImage": "Gateway",
     "guardImage": "python:",
+    "historyAge": "long",
+    "historyBuilds": "0",
     "host": "build.example",
     "hostKey": "SHA256:abc",
     "hostKeys": "[1, 1]",

@@ -226,6 +226,14 @@ def test_garbage_collection_drops_what_was_uploaded_before_what_was_built(
     ]
 
 
+def test_the_daemon_remembers_builds_as_long_as_the_settings_say(run_program: Program) -> None:
+    def history(**settings: Any) -> Any:
+        return daemon_json(run_program(**settings))["builder"]["history"]
+
+    assert history() == {"maxAge": "604800s", "maxEntries": 500}
+    assert history(historyAge="2w", historyBuilds=9) == {"maxAge": "1209600s", "maxEntries": 9}
+
+
 def test_steps_and_containers_have_the_limit_on_processes(run_program: Program) -> None:
     files = uploads(run_program(processes=2000)["builder-daemon"])
     dockerd, runc = (files[f"/usr/local/sbin/{name}"] for name in ("dockerd", "runc"))

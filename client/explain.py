@@ -20,6 +20,8 @@ from client.history import Definition, Details, Record, Step
 # step runs.
 _SLACK = 0.5
 _COMPARED = 20
+# "[web 1/3] FROM alpine:3.22@sha256:00ff": all but the digest, the image, the digest.
+_FROM = re.compile(r"(\[.*\] FROM ([^@ ]+))(?:@(\S+))?$")
 
 
 class Cause(StrEnum):
@@ -142,7 +144,7 @@ class _Graph:
         if digest not in self._keys:
             step = self.steps.get(digest) or Step(digest, digest, ())
             known = None if self._by_name else self.details.definitions.get(digest)
-            own = [known.operation, known.platform] if known else step.name
+            own = [known.operation, known.platform] if known else _FROM.sub(r"\1", step.name)
             text = json.dumps([own, *(self.key(other) for other in step.inputs)], sort_keys=True)
             self._keys[digest] = hashlib.sha256(text.encode()).hexdigest()
         return self._keys[digest]
@@ -168,12 +170,28 @@ class _Graph:
         """Name and digest of each image on which the step is based, over any number of steps."""
         found: dict[str, str] = {}
         for other in self._inputs(step):
-            definition = self.definition(other)
-            if definition.image:
-                found[definition.image] = definition.image_digest
+            image, digest = self.image(other)
+            if image:
+                found[image] = digest
             if other.is_instruction:
                 found |= self.images(other)
         return found
+
+    def image(self, step: Step) -> tuple[str, str]:
+        """Name and digest of the image of a FROM; both are empty for other steps."""
+        if known := self.details.definitions.get(step.digest):
+            return known.image, known.image_digest
+        match = _FROM.match(step.name)
+        return (match[2], match[3] or "") if match else ("", "")
+
+    def takes_files(self, step: Step) -> bool:
+        """Whether it uses content that comes from the client or from an address."""
+        for other in self.sources(step):
+            known = self.details.definitions.get(other.digest)
+            named = "] load " in other.name or other.is_download
+            if not self.image(other)[0] and ("source" in known.operation if known else named):
+                return True
+        return False
 
     def label(self, step: Step) -> str:
         """Place and instruction, without values of build arguments."""
@@ -261,8 +279,7 @@ class _Explanation:
                 first, last = prior.started - _SLACK, ended + _SLACK
                 kept = any(first <= time <= last for time in self._made)
                 break
-        copied = [s for s in graph.sources(step) if not graph.definition(s).image]
-        files = [s for s in copied if not s.name.startswith("[") or "load" in s.name]
+        files = graph.takes_files(step)
         cleared = [c for c in self._clearings if ended < c.time < self._build.record.started]
         if files and kept:
             return Cause.FILE, _files(graph, step)
@@ -350,21 +367,25 @@ def _difference(graph: _Graph, step: Step, other: _Graph, old: Step) -> tuple[Ca
     arguments, earlier = graph.record.arguments, other.record.arguments
     passed = {n for n in {*arguments, *earlier} if arguments.get(n) != earlier.get(n)}
     bases = [
-        [one.definition(s).image for s in one.sources(of) if one.definition(s).image]
+        [name for s in one.sources(of) if (name := one.image(s)[0])]
         for one, of in ((other, old), (graph, step))
     ]
-    if new.platform != before.platform:
+    if new.platform and before.platform and new.platform != before.platform:
         return Cause.PLATFORM, f"another platform: {before.platform} → {new.platform}"
     if bases[0] != bases[1]:
         images = " → ".join(", ".join(names) or "none" for names in bases)
         return Cause.BASE, f"FROM names another image: {images}"
     if not (new.text and before.text):
         names = [other.record.masked(old.name), graph.record.masked(step.name)]
-        if names[0] == names[1] and passed:
-            return Cause.ARGUMENT, _named("build argument", passed)
-        if names[0] == names[1]:
-            return Cause.UNKNOWN, "its definition changed, but not in its name"
-        return Cause.INSTRUCTION, f"the instruction changed; it was: {names[0]}"
+        argument = _named("build argument", passed) if passed else ""
+        if names[0] != names[1]:
+            what = (
+                f"the instruction changed, or {argument}" if passed else "the instruction changed"
+            )
+            return Cause.INSTRUCTION, f"{what}; it was: {names[0]}"
+        if passed:
+            return Cause.ARGUMENT, argument
+        return Cause.UNKNOWN, "its definition changed, but not in its name"
     if new.text != before.text:
         return Cause.INSTRUCTION, f"the instruction changed; it was: {before.text}"
     variables = _variables(new) ^ _variables(before)

@@ -127,11 +127,13 @@ class Step:
     failed: bool = False
     bytes: int = 0
     """Sent by the client, or by a registry."""
+    is_download: bool = False
+    """Whether it only fetches what the step of the same name (ADD URL) then adds."""
 
     @property
     def is_instruction(self) -> bool:
         """Whether it is a step of the Dockerfile other than FROM."""
-        return bool(_STEP.match(self.name))
+        return bool(_STEP.match(self.name)) and not self.is_download
 
     @property
     def place(self) -> str:
@@ -165,7 +167,16 @@ def steps_of(answers: Any) -> list[Step]:
     for (digest, _), size in sent.items():
         if digest in steps:
             steps[digest] = replace(steps[digest], bytes=steps[digest].bytes + size)
-    return list(steps.values())
+    downloads = {
+        other
+        for step in steps.values()
+        for other in step.inputs
+        if other in steps and steps[other].name == step.name
+    }
+    return [
+        replace(step, is_download=True) if step.digest in downloads else step
+        for step in steps.values()
+    ]
 
 
 def summary(record: Record, steps: list[Step]) -> Build:

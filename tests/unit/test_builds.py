@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from client.buildkit import MESSAGES
 from client.builds import clearings, table, waterfall
 from client.explain import Cause, Clearing, comparable, explain
 from client.history import Build, Definition, Details, Record, Step, definitions_of, steps_of
@@ -66,6 +67,40 @@ def test_a_change_of_a_build_that_failed_is_found_by_names_alone() -> None:
     assert causes(new, [old], [], []) == [
         (Cause.INSTRUCTION, "the instruction changed; it was: [2/3] RUN one")
     ]
+
+
+def test_an_image_s_digest_is_found_by_names_alone() -> None:
+    """BuildKit writes no provenance for a build that failed."""
+    name = "[2/3] RUN one"
+    old, new = (
+        Details(
+            record(ref, at), [step(f"{FROM}@sha256:{ref}"), step(name, f"{FROM}@sha256:{ref}")], {}
+        )
+        for ref, at in (("a", 50), ("b", 100))
+    )
+    image = "docker.io/library/alpine:3.22"
+    assert causes(new, [old], [], []) == [
+        (Cause.BASE, f"the base image {image} has another digest: sha256:a → sha256:b")
+    ]
+
+
+def test_a_download_is_no_instruction_of_its_own() -> None:
+    """The download of an ADD is a step with the same name, and never cached."""
+    vertex = MESSAGES["Vertex"]
+    name = "[2/2] ADD https://a.example/b /b"
+    answer = MESSAGES["StatusResponse"](
+        vertexes=[
+            vertex(digest="add", name=name, inputs=["from", "download"], cached=True),
+            vertex(digest="download", name=name),
+        ]
+    )
+    steps = steps_of([answer])
+    assert [one.digest for one in steps if one.is_instruction] == ["add"]
+    ran = [replace(one, started=100.0, completed=101.0, cached=False) for one in steps]
+    before = [replace(one, started=50.0, completed=51.0) for one in ran]
+    assert causes(
+        Details(record(), ran, {}), [Details(record("a", 50), before, {})], [50.5], []
+    ) == [(Cause.FILE, "a file that it takes from the build context or an address changed")]
 
 
 def test_a_variable_of_the_dockerfile_is_told_from_a_build_argument() -> None:

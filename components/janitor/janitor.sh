@@ -5,7 +5,7 @@
 #                JANITOR_IMAGE_SECONDS
 #   by pressure  at once, while less than JANITOR_MIN_FREE bytes are free, in this order: leftovers,
 #                images older than JANITOR_LEFTOVER_SECONDS, cache beyond JANITOR_RESERVED bytes, all
-#                other images. With less than half of JANITOR_MIN_FREE free: leftovers, all images, then
+#                other images, records of all builds but the last 50. With less than half of JANITOR_MIN_FREE free: leftovers, all images, then
 #                that cache
 # Never removes: what a container uses, anything younger than a minute (5 seconds with less than half of
 # JANITOR_MIN_FREE free), named volumes, objects with the label docker-build-machine.keep, and images that
@@ -216,6 +216,17 @@ shrink_cache() {
 	case $freed in '' | 0B) ;; *) remove cache "$freed" true ;; esac
 }
 
+# forget_builds: removes what the daemon remembers of all builds but the last 50. Releases before 28 have no
+# command for it.
+forget_builds() {
+	docker buildx history rm --help >/dev/null 2>&1 || return 0
+	refs=$(query docker buildx history ls --format '{{.Ref}}' | tail -n +51)
+	[ -n "$refs" ] || return 0
+	# shellcheck disable=SC2086
+	run_removal docker buildx history rm $refs >/dev/null || return 0
+	for ref in $refs; do remove 'build record' "$ref" true; done
+}
+
 make_room() {
 	begin || return 0
 	# A job may still run or push what it built, but the next build must not fail for lack of space: remove
@@ -232,6 +243,7 @@ make_room() {
 		remove_images "$minimum_age" is_low
 		# Only now can the cache that these images shared be freed.
 		shrink_cache "$JANITOR_RESERVED"
+		! is_low || forget_builds
 	fi
 	report 'the disk is nearly full'
 	is_low || return 0

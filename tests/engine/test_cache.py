@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from components.layout import DATA_DIRECTORY
 from tests.engine.conftest import (
     AS_ROOT,
     BASE_IMAGE,
@@ -247,6 +248,16 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
     assert least > 0
     report = r"the disk is nearly full: removed image job:\d+ and \d+ more"
     assert re.search(report, janitor_log(builder)), janitor_log(builder)
+
+    def remembered() -> int:
+        listed = builder.in_daemon("docker", "buildx", "history", "ls", "--format", "{{.Ref}}")
+        return len(passed(listed).split())
+
+    fill = ("dd", "if=/dev/zero", f"of={DATA_DIRECTORY}/fill", "bs=1M")
+    passed(builder.in_daemon(*fill, f"count={free_mib(builder) - 200}"))
+    assert until(lambda: "nothing more can be removed" in janitor_log(builder), 90)
+    assert remembered() == 50, janitor_log(builder)
+    assert re.search(r"build record \w+", janitor_log(builder))
 
 
 def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(

@@ -36,16 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for show and why: its number in the list, 1 for the last, or the beginning of its id",
     )
     parser.add_argument("--last", type=int, default=_LISTED, help="how many to list (%(default)s)")
+    parser.add_argument(
+        "--host", metavar="NAME", help="which of the stack's hosts, if it has several"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
     """Print what was asked for."""
-    if stack.settings.get("hosts"):
-        raise StackError(
-            "builds are listed for stacks of one host, and this one has several; next: look at "
-            "each with docker exec --user rootless ALIAS-daemon docker buildx history ls"
-        )
+    stack = stack.on_host(options.host)
     host = HostDocker(stack.docker_host)
     into = ("exec", "--interactive", "--user", "1000:1000", f"{stack.alias}-daemon")
     dial = host.command_line(*into, "docker", "buildx", "dial-stdio")

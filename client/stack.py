@@ -55,6 +55,24 @@ class Stack:
         entries = self.outputs.get("builders") or [{}]
         return [replace(self, outputs={**self.outputs, **entry}) for entry in entries]
 
+    def on_host(self, name: str | None) -> Stack:
+        """The stack as the builder on this host alone would have it; None if there is one host.
+
+        Raises StackError when the name is missing, or no entry of `hosts` has it.
+        """
+        hosts = {entry["name"]: entry for entry in self.settings.get("hosts") or []}
+        if not hosts and name is None:
+            return self
+        if name not in hosts:
+            names = f"the hosts {', '.join(sorted(hosts))}" if hosts else "one host, without a name"
+            raise StackError(
+                f"--host {name or 'is missing'}: this stack has {names}; next: name one of them, "
+                "or leave --host out for a single host"
+            )
+        one = {"hosts": [], "host": hosts[name]["host"], "hostKey": hosts[name].get("hostKey")}
+        entry = next(entry for entry in self.outputs["builders"] if entry["name"] == name)
+        return Stack({**self.outputs, **entry}, {**self.settings, **one}, self.name)
+
     @property
     def docker_host(self) -> DockerHost:
         """Where the builder runs, with the host key that the settings pin."""

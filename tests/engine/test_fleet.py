@@ -117,6 +117,8 @@ def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host])
     assert fleet.reaches("two")
     assert before == fleet.container_id("one-daemon")
     assert "unchanged" in passed(fleet.pulumi("up", "--expect-no-changes"))
+    for name in PLATFORMS:
+        assert "  ok  " in passed(fleet.client("builds", "--host", name)), "the readiness build"
 
 
 def test_a_host_that_goes_down_later_stops_no_change_of_the_others(

@@ -13,6 +13,8 @@ from client.buildkit import MESSAGES
 from client.builds import clearings, table, waterfall
 from client.explain import Cause, Clearing, comparable, explain
 from client.history import Build, Definition, Details, Record, Step, definitions_of, steps_of
+from client.stack import Stack, StackError
+from components.docker_host import DockerHost
 
 FROM = "[1/3] FROM docker.io/library/alpine:3.22"
 
@@ -50,6 +52,22 @@ def build(ref: str, started: float, *steps: Step, **known: Any) -> Details:
 
 def causes(*arguments: Any) -> list[tuple[Cause, str]]:
     return [(reason.cause, reason.text) for reason in explain(*arguments)]
+
+
+def test_a_builder_of_several_is_chosen_by_its_host() -> None:
+    hosts = [{"name": "eu1", "host": "ssh://ops@eu1.example", "hostKey": "ssh-ed25519 AAAA"}]
+    builders = [{"name": "eu1", "sshAlias": "team-a-builder-eu1"}]
+    several = Stack({"sshAlias": "first", "builders": builders}, {"hosts": hosts})
+    one = several.on_host("eu1")
+    assert one.alias == "team-a-builder-eu1"
+    assert one.docker_host == DockerHost("ssh://ops@eu1.example", "ssh-ed25519 AAAA")
+    for name, problem in ((None, "is missing: this stack has the hosts eu1"), ("us1", "us1: this")):
+        with pytest.raises(StackError, match=f"--host {problem}"):
+            several.on_host(name)
+    single = Stack({"sshAlias": "first"}, {})
+    assert single.on_host(None) == single
+    with pytest.raises(StackError, match="--host eu1: this stack has one host"):
+        single.on_host("eu1")
 
 
 def test_values_of_build_arguments_are_masked_in_names_and_errors() -> None:

@@ -123,7 +123,7 @@ def table(builds: list[Build]) -> str:
         (
             str(number),
             _time(build.started),
-            ", ".join(map(_image, build.images)) or "-",
+            ", ".join(build.images) or "-",
             build.commit[:7] or "-",
             "-" if build.seconds is None else f"{build.seconds:.1f}",
             f"{build.cached} of {build.steps}" if build.seconds is not None else "-",
@@ -187,7 +187,7 @@ def headline(details: Details) -> str:
     parts = [
         f"build {short(details.record)}",
         _time(build.started) + " UTC",
-        ", ".join(map(_image, build.images)),
+        ", ".join(build.images),
         f"commit {build.commit[:7]}" if build.commit else "",
         f"{build.seconds or 0:.1f} s",
         f"{build.cached} of {build.steps} steps cached",
@@ -224,10 +224,6 @@ def _steps_json(details: Details) -> dict[str, object]:
             for step in _ran(details)
         ],
     }
-
-
-def _image(name: str) -> str:
-    return name.removeprefix("docker.io/").removeprefix("library/")
 
 
 def _time(at: float) -> str:

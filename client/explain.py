@@ -103,9 +103,7 @@ def _source(record: Record) -> tuple[str, ...]:
 
 
 def _untagged(image: str) -> str:
-    name = image.partition("@")[0]
-    name = re.sub(r":[^:/]*$", "", name)
-    return name.removeprefix("docker.io/").removeprefix("library/")
+    return re.sub(r":[^:/]*$", "", image.partition("@")[0])
 
 
 class _Graph:

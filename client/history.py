@@ -39,7 +39,7 @@ class Build:
     ref: str = ""
     """BuildKit's name of it, 25 letters and digits."""
     images: tuple[str, ...] = ()
-    """The names that its result got."""
+    """The names that its result got, without docker.io."""
     commit: str = ""
     """Of the client's git checkout; empty where the client's buildx did not tell."""
     context: int | None = None
@@ -86,7 +86,7 @@ class Record:
                 k.removeprefix(_ARGUMENT): v for k, v in attrs.items() if k.startswith(_ARGUMENT)
             },
             images=tuple(
-                name
+                _short(name)
                 for pair in attributes
                 if pair.key == "name"
                 for name in pair.value.split(",")
@@ -279,7 +279,7 @@ def _image_of(purl: str) -> str:
 
 
 def _short(image: str) -> str:
-    """An image's name as package URLs have it."""
+    """An image's name without what it has by default, as package URLs have it."""
     return image.removeprefix("docker.io/").removeprefix("library/")
 
 

@@ -175,7 +175,7 @@ def test_no_cache_for_one_stage_explains_that_stage_alone() -> None:
     ("change", "same"),
     [
         ({}, True),
-        ({"images": ("docker.io/library/app:2", "other:1")}, True),
+        ({"images": ("app:2", "other:1")}, True),
         ({"images": ("other:1",)}, False),
         ({"options": {"target": "tests"}}, False),
         ({"options": {"filename": "other"}}, False),
@@ -265,7 +265,7 @@ def test_the_list_says_which_builds_run_and_which_failed() -> None:
     rows = table(
         [
             Build(0, None, 0, 0, False, ref="running99"),
-            Build(0, 1.25, 3, 2, True, ref="failed9999", images=("docker.io/library/app:1",)),
+            Build(0, 1.25, 3, 2, True, ref="failed9999", images=("app:1",)),
         ]
     ).splitlines()
     assert rows[1].split() == ["1", "1970-01-01", "00:00:00", *"-----", "runs", "running9"]

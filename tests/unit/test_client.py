@@ -206,6 +206,10 @@ def test_a_build_is_read_from_buildkit_s_history() -> None:
     assert done
     assert summary(done, []) == Build(100.0, 2.0, 0, 0, False, ref="ref")
     assert not read(field(1, 2) + field(2, record)), "a deleted one"
+    exporter = field(2, field(1, b"name") + field(2, b"docker.io/library/a:1,b.example/c"))
+    named = read(field(2, field(1, b"ref") + field(4, exporter)))
+    assert named
+    assert named.images == ("a:1", "b.example/c"), "some clients and image stores write docker.io"
     running = read(field(2, field(1, b"ref") + field(6, field(1, 100))))
     assert running
     assert summary(running, []).seconds is None

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from client.history import Definition, Details, Record, Step
 
@@ -142,7 +143,12 @@ class _Graph:
         if digest not in self._keys:
             step = self.steps.get(digest) or Step(digest, digest, ())
             known = None if self._by_name else self.details.definitions.get(digest)
-            own = [known.operation, known.platform] if known else _FROM.sub(r"\1", step.name)
+            own: Any = _FROM.sub(r"\1", step.name)
+            if known:
+                own = [known.operation, known.platform]
+            elif step.is_instruction:
+                # A name does not show an argument that a step has as a variable only.
+                own = [own, self.record.arguments]
             text = json.dumps([own, *(self.key(other) for other in step.inputs)], sort_keys=True)
             self._keys[digest] = hashlib.sha256(text.encode()).hexdigest()
         return self._keys[digest]
@@ -167,12 +173,16 @@ class _Graph:
     def images(self, step: Step) -> dict[str, str]:
         """Name and digest of each image on which the step is based, over any number of steps."""
         found: dict[str, str] = {}
-        for other in self._inputs(step):
-            image, digest = self.image(other)
-            if image:
-                found[image] = digest
-            if other.is_instruction:
-                found |= self.images(other)
+        seen: set[str] = set()
+        left = list(step.inputs)
+        while left:
+            digest = left.pop()
+            if digest in self.steps and digest not in seen:
+                seen.add(digest)
+                left += self.steps[digest].inputs
+                image, image_digest = self.image(self.steps[digest])
+                if image:
+                    found[image] = image_digest
         return found
 
     def image(self, step: Step) -> tuple[str, str]:
@@ -212,8 +222,15 @@ class _Explanation:
     def __init__(
         self, build: Details, earlier: list[Details], made: list[float], clearings: list[Clearing]
     ) -> None:
-        self._build, self._earlier = build, [other for other in earlier if other.steps]
-        self._made, self._clearings = made, clearings
+        self._build, self._made, self._clearings = build, made, clearings
+        # The build and each earlier one, by what both have: definitions, or names alone.
+        graphs = {by_name: _Graph(build, by_name) for by_name in (False, True)}
+        self._pairs = [
+            (graphs[by_name], _Graph(other, by_name))
+            for other in earlier
+            if other.steps
+            for by_name in [not (build.definitions and other.definitions)]
+        ]
 
     def reasons(self) -> list[Reason]:
         graph = _Graph(self._build, not self._build.definitions)
@@ -241,23 +258,17 @@ class _Explanation:
         words = step.place.strip("[]").split()
         return stages == [""] or any(stage in words[:-1] for stage in stages)
 
-    def _graphs(self) -> Iterator[tuple[_Graph, _Graph]]:
-        """The build and each earlier one, by what both have: definitions, or names alone."""
-        for other in self._earlier:
-            by_name = not (self._build.definitions and other.definitions)
-            yield _Graph(self._build, by_name), _Graph(other, by_name)
-
     def _first(self, step: Step) -> tuple[Cause, str]:
         """Why a step ran although all that it builds on came from the cache."""
         remade: str = ""
-        for graph, other in self._graphs():
+        for graph, other in self._pairs:
             prior = other.by_key.get(graph.key(step.digest))
             if prior and prior.completed is not None and not prior.failed:
                 if base := _changed_images(graph.images(step), other.images(prior)):
                     return Cause.BASE, base
                 if remade:
                     return Cause.UNFINISHED, remade
-                return self._unused(step, graph)
+                return self._unused(step, graph, other.record.started)
             for needed in graph.before(step):
                 same = other.by_key.get(graph.key(needed.digest))
                 if same and same.started is not None and not same.cached and not remade:
@@ -267,46 +278,46 @@ class _Explanation:
                     )
         return self._changed(step)
 
-    def _unused(self, step: Step, graph: _Graph) -> tuple[Cause, str]:
-        """Why an earlier result of the same step was not used."""
-        ended, kept = 0.0, False
-        for here, other in self._graphs():
+    def _unused(self, step: Step, graph: _Graph, known: float) -> tuple[Cause, str]:
+        """Why a result of the same step was not used that was in the cache at the time `known`."""
+        is_kept = False
+        for here, other in self._pairs:
             prior = other.by_key.get(here.key(step.digest))
             if prior and prior.started is not None and prior.completed and not prior.cached:
-                ended = prior.completed
-                first, last = prior.started - _SLACK, ended + _SLACK
-                kept = any(first <= time <= last for time in self._made)
+                first, last = prior.started - _SLACK, prior.completed + _SLACK
+                is_kept = any(first <= time <= last for time in self._made)
                 break
-        files = graph.takes_files(step)
-        cleared = [c for c in self._clearings if ended < c.time < self._build.record.started]
-        if files and kept:
-            return Cause.FILE, _files(graph, step)
-        if files:
-            what = f"; the janitor removed cache: {cleared[-1].text}" if cleared else ""
+        cleared = [c.text for c in self._clearings if known < c.time < self._build.record.started]
+        janitor = f"; the janitor removed cache in between: {cleared[-1]}" if cleared else ""
+        if graph.takes_files(step):
+            files = _files(graph, step)
+            if is_kept:
+                return Cause.FILE, files
             return (
                 Cause.UNKNOWN,
-                f"{_files(graph, step)}, or its earlier result had been cleared from the cache; "
-                f"which of the two cannot be told, because that result is gone{what}",
+                f"{files}, or its earlier result had been cleared from the cache; which of the two "
+                f"cannot be told, because that result is gone{janitor}",
             )
-        if kept:
+        if is_kept:
             return Cause.UNKNOWN, "nothing that BuildKit records explains it"
-        if cleared:
-            return Cause.CLEARED, f"the janitor had removed its result: {cleared[-1].text}"
         return (
             Cause.CLEARED,
-            "its result was no longer in the cache: removed by the limit (cacheSize), by docker "
-            "builder prune, or with an image; the daemon does not record when",
+            "its result was no longer in the cache"
+            + (
+                janitor
+                or ": removed by the limit (cacheSize), by docker builder prune, or with an image; "
+                "the daemon does not record when"
+            ),
         )
 
     def _changed(self, step: Step) -> tuple[Cause, str]:
         """Why no earlier build had the step."""
-        pairs = list(self._graphs())
-        if not pairs:
+        if not self._pairs:
             return Cause.FIRST, "no earlier build of the same is remembered"
         platform = self._build.record.options.get("platform", "")
-        alike = [p for p in pairs if p[1].record.options.get("platform", "") == platform]
+        alike = [p for p in self._pairs if p[1].record.options.get("platform", "") == platform]
         if not alike:
-            others = {other.record.options.get("platform", "") for _, other in pairs}
+            others = {other.record.options.get("platform", "") for _, other in self._pairs}
             names = ", ".join(sorted(name or "the builder's own" for name in others))
             own = platform or "the builder's own"
             return Cause.PLATFORM, f"earlier builds were for another platform: {names}, not {own}"

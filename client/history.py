@@ -20,6 +20,7 @@ _PROVENANCE = "https://slsa.dev/provenance/v1"
 _IMAGE = "docker-image://"
 # "[2/5] RUN make", "[linux/amd64 tests 2/5] COPY . ."; not what BuildKit does by itself, nor FROM.
 _STEP = re.compile(r"\[(?:.* )?\d+/\d+\] (?!FROM )")
+_PLACE = re.compile(r"\[[^]]*\] ")
 _CONTEXT = re.compile(r"\[internal\] load build context|\[context [^]]*\] load from client")
 _ARGUMENT = "build-arg:"
 _LIMIT = 50
@@ -103,12 +104,16 @@ class Record:
 
     def masked(self, text: str) -> str:
         """The text with the names of build arguments in place of their values."""
+        # Stage and number of a step are not arguments.
+        match = _PLACE.match(text)
+        place = match[0] if match else ""
+        text = text.removeprefix(place)
         for name, value in sorted(self.arguments.items(), key=lambda item: -len(item[1])):
             if value:
                 # A short value may be part of any word.
                 edge = r"\b" if len(value) < 4 and value.isalnum() else ""
                 text = re.sub(f"{edge}{re.escape(value)}{edge}", f"${name}", text)
-        return text
+        return place + text
 
 
 @dataclass(frozen=True)

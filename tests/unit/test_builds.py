@@ -87,6 +87,13 @@ def test_a_change_of_a_build_that_failed_is_found_by_names_alone() -> None:
     ]
 
 
+def test_an_argument_that_no_name_shows_is_found_by_names_alone() -> None:
+    name = "[2/3] RUN one"
+    old = build("a", 50, step(name, FROM, at=50), arguments={"A": "1", "B": "1"})
+    new = build("b", 100, step(name, FROM), arguments={"A": "1", "B": "2"})
+    assert causes(new, [old], [51], []) == [(Cause.ARGUMENT, "the build argument B changed")]
+
+
 def test_an_image_s_digest_is_found_by_names_alone() -> None:
     """BuildKit writes no provenance for a build that failed."""
     name = "[2/3] RUN one"
@@ -152,7 +159,10 @@ def test_the_janitor_is_named_when_it_cleared_the_cache_between_two_builds() -> 
     name = "[2/3] RUN make"
     old, new = build("a", 50, step(name, FROM, at=50)), build("b", 100, step(name, FROM))
     [(cause, text)] = causes(new, [old], [], [Clearing(70, "at 70")])
-    assert (cause, text) == (Cause.CLEARED, "the janitor had removed its result: at 70")
+    assert (cause, text) == (
+        Cause.CLEARED,
+        "its result was no longer in the cache; the janitor removed cache in between: at 70",
+    )
     for outside in (40, 200):
         assert "janitor" not in causes(new, [old], [], [Clearing(outside, "")])[0][1]
 

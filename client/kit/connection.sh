@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# The verbs on, off, env, list and watch: the ssh connection that all share, the forwarded socket, and
+# The verbs on, off, env, builds, list and watch: the ssh connection that all share, the forwarded socket, and
 # the Docker context that leads docker to the builder. Sourced by builder.
 # shellcheck disable=SC2154  # builder sets home, name, folder and sock
 
@@ -253,6 +253,14 @@ off() {
 print_env() {
 	open_connection
 	printf 'export DOCKER_HOST=%s DOCKER_BUILDKIT=1\n' "$(quoted "$url")"
+}
+
+# With a key of role build the daemon refuses the list, and says so.
+list_builds() {
+	look_at_buildkit
+	at_least "${buildx_version#v}" 0 21 ||
+		fail "builds are listed by buildx 0.21 or newer; here is ${buildx_version:-no buildx}; next: install docker-buildx-plugin"
+	docker_here --context "$name" buildx --builder "$name" history ls
 }
 
 list() {

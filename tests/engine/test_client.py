@@ -364,6 +364,18 @@ def test_the_status_tells_what_was_built_and_who_came(builder: Builder, laptop: 
         assert " 1 now; of the last " in passed(builder.client("status"))
 
 
+def test_a_kit_lists_the_builds(builder: Builder, laptop: Laptop) -> None:
+    passed(laptop.sh("docker build --tag listed:1 -", input=DOCKERFILE))
+    [header, newest, *_] = passed(laptop.builder("builds")).splitlines()
+    assert header.startswith("BUILD ID")
+    listed = json.loads(passed(builder.client("builds", "--json", "--last", "1")))
+    assert newest.split()[0] == listed[0]["ref"]
+    with laptop.without(*laptop.buildx_plugins()):
+        without = laptop.builder("builds")
+    assert without.returncode == 1
+    assert "here is no buildx; next: install docker-buildx-plugin" in without.stderr
+
+
 def test_the_status_is_a_page_too_and_says_what_is_wrong(builder: Builder, tmp_path: Path) -> None:
     target = tmp_path / "status.html"
     passed(builder.client("status", "--html", str(target)))

@@ -157,7 +157,7 @@ def waterfall(details: Details) -> str:
         size = naturalsize(step.bytes) if step.bytes else ""
         lines.append(
             f"{start:7.1f} {length:7.1f} s |{bar[:_BAR].ljust(_BAR)}| {result:6} {size:>9} "
-            f"{_label(details, step)[:width]}".rstrip()
+            f"{details.label(step)[:width]}".rstrip()
         )
     if details.record.error:
         lines.append(f"error: {details.record.masked(details.record.error)}")
@@ -202,19 +202,12 @@ def _ran(details: Details) -> list[Step]:
     return sorted(ran, key=lambda step: (step.started or 0, step.completed or 0))
 
 
-def _label(details: Details, step: Step) -> str:
-    definition = details.definitions.get(step.digest)
-    if step.is_instruction and definition and definition.text:
-        return f"{step.place} {definition.text}"
-    return details.record.masked(step.name)
-
-
 def _steps_json(details: Details) -> dict[str, object]:
     return {
         **asdict(summary(details.record, details.steps)),
         "waterfall": [
             {
-                "step": _label(details, step),
+                "step": details.label(step),
                 "started": step.started,
                 "completed": step.completed,
                 "cached": step.cached,

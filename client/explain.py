@@ -201,11 +201,6 @@ class _Graph:
                 return True
         return False
 
-    def label(self, step: Step) -> str:
-        """Place and instruction, without values of build arguments."""
-        text = self.definition(step).text
-        return f"{step.place} {text}" if text else self.record.masked(step.name)
-
 
 def explain(
     build: Details, earlier: list[Details], made: list[float], clearings: list[Clearing]
@@ -247,7 +242,7 @@ class _Explanation:
             else:
                 cause, text = self._first(step)
             line = graph.definition(step).line
-            found[step.digest] = Reason(graph.label(step), line, cause, text)
+            found[step.digest] = Reason(self._build.label(step), line, cause, text)
         return list(found.values())
 
     def _is_uncached(self, step: Step) -> bool:

@@ -295,7 +295,14 @@ class Details:
     record: Record
     steps: list[Step]
     definitions: dict[str, Definition]
-    """By digest; empty for a build that failed, and for builds of a daemon before 29."""
+    """By digest; empty for a build that failed, and where the provenance has another form."""
+
+    def label(self, step: Step) -> str:
+        """Its name, with the instruction as in the Dockerfile; no values of build arguments."""
+        definition = self.definitions.get(step.digest)
+        if step.is_instruction and definition and definition.text:
+            return f"{step.place} {definition.text}"
+        return self.record.masked(step.name)
 
 
 class History:

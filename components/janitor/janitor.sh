@@ -217,9 +217,9 @@ shrink_cache() {
 }
 
 # forget_builds: removes what the daemon remembers of all builds but the last 50. Releases before 28 have no
-# command for it.
+# command for it, and print another help with exit code 0.
 forget_builds() {
-	docker buildx history rm --help >/dev/null 2>&1 || return 0
+	docker buildx history rm --help 2>&1 | grep -q 'buildx history rm' || return 0
 	refs=$(query docker buildx history ls --format '{{.Ref}}' | tail -n +51)
 	[ -n "$refs" ] || return 0
 	# shellcheck disable=SC2086

@@ -224,10 +224,11 @@ def test_a_janitor_that_cannot_reach_the_daemon_is_unhealthy(tidied: Builder) ->
     assert "works again" in janitor_log(tidied).splitlines()[-1]
 
 
+@pytest.mark.parametrize("store", ["containerd", "overlay2"] if LONG else ["containerd"])
 def test_builds_of_many_times_the_disk_never_fail_for_space(
-    new_builder: NewBuilder, new_disk: NewDisk
+    new_builder: NewBuilder, new_disk: NewDisk, store: str
 ) -> None:
-    builder = new_builder(cacheSize="40%", minFreeSpace="30%", keepImages=[PLAIN])
+    builder = new_builder(imageStore=store, cacheSize="40%", minFreeSpace="30%", keepImages=[PLAIN])
     builder.put_cache_on(new_disk(DISK_MIB))
     builder.up()
     load_plain(builder)
@@ -239,7 +240,7 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
             failed.append(result.stderr)
         least = min(least, free_mib(builder))
     record(
-        f"builds of {LAYER_MIB} MiB each on a disk of {DISK_MIB} MiB",
+        f"builds of {LAYER_MIB} MiB each on a disk of {DISK_MIB} MiB, {store}",
         int(BUILDS),
         failed=len(failed),
         least_MiB_free=least,

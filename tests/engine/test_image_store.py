@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from tests.engine.conftest import (
@@ -21,7 +24,7 @@ NOTE = "/home/rootless/.local/share/docker/docker-build-machine.note"
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
     """A new builder with the default store and a warm cache."""
-    new = new_builder()
+    new = new_builder(cacheSize="1GB")
     new.up()
     new.load_base()
     assert new.build().count("CACHED") == 0
@@ -51,6 +54,18 @@ def test_the_cache_is_warm_after_a_restart(builder: Builder) -> None:
     passed(run("docker", "restart", builder.container("daemon")))
     assert until(lambda: builder.docker("version").returncode == 0, 60)
     assert builder.build().count("CACHED") == 3
+
+
+def test_the_cache_stays_below_its_limit(builder: Builder) -> None:
+    def status() -> dict[str, Any]:
+        return dict(json.loads(builder.client("status", "--json").stdout))
+
+    for number in range(6):
+        step = f"RUN echo {number} >/number && dd if=/dev/zero of=/large bs=1M count=300"
+        passed(builder.docker("build", "--tag", "large", "-", input=f"FROM {BASE_IMAGE}\n{step}\n"))
+    assert status()["cache_cap"] == 10**9
+    # BuildKit leaves out what an image shares, here 315 MB, and looks at most once a minute.
+    assert until(lambda: status()["cache"] <= 1.32 * 10**9, 90), status()["cache"]
 
 
 def test_a_change_is_told_and_the_cache_is_warm_again_after_a_change_back(

@@ -50,8 +50,11 @@ def with_registry(stack: Stack, config: str | None, folder: Path) -> str | None:
         path.touch(mode=0o600)
         path.write_text(client[name])
     text = Path(config).read_text() + "\n" if config else ""
-    text += f'[registry."docker.io"]\n  mirrors = ["{client["mirror"]}"]\n'
-    for server in (client["store"], client["mirror"]):
+    # Registries of earlier releases have one mirror.
+    mirrors = {"docker.io": client["mirror"], **client.get("mirrored", {})}
+    for registry, mirror in mirrors.items():
+        text += f'[registry."{registry}"]\n  mirrors = ["{mirror}"]\n'
+    for server in (client["store"], *mirrors.values()):
         text += (
             f'[registry."{server}"]\n  ca = ["{folder}/ca"]\n'
             f'  [[registry."{server}".keypair]]\n'

@@ -101,19 +101,40 @@ class RevokedKey(TypedDict, total=False):
     """The certificate's identity (ssh-keygen(1), -I)."""
 
 
-class RegistryClient(TypedDict):
+class RegistryClient(TypedDict, total=False):
     """What a registry gives to its clients: its outputs of these names."""
 
-    store: pulumi.Input[str]
+    store: Required[pulumi.Input[str]]
     """host:port of the store."""
-    mirror: pulumi.Input[str]
+    mirror: Required[pulumi.Input[str]]
     """host:port of the mirror of Docker Hub."""
-    ca: pulumi.Input[str]
+    mirrored: pulumi.Input[dict[str, str]]
+    """host:port of each mirror of another registry, by that registry's name."""
+    ca: Required[pulumi.Input[str]]
     """Certificate of the registry's CA, in PEM."""
-    certificate: pulumi.Input[str]
+    certificate: Required[pulumi.Input[str]]
     """The clients' certificate, in PEM."""
-    key: pulumi.Input[str]
+    key: Required[pulumi.Input[str]]
     """Its private key, in PEM; a secret."""
+
+
+class RegistryMirror(TypedDict, total=False):
+    """A mirror of one more registry than Docker Hub, beside the store."""
+
+    registry: Required[str]
+    """With which the names of its images begin, such as ghcr.io."""
+    port: Required[int]
+    """Port of the mirror on the host, 1 to 65535."""
+    upstream: str
+    """What the mirror asks for what it does not have: https://host[:port]. Left out: https:// and
+    the registry."""
+    user: pulumi.Input[str]
+    """Name with which the mirror logs in there. Empty: it does not log in."""
+    token: pulumi.Input[str]
+    """Access token or password of that user; a secret."""
+    check: str
+    """A repository there that `pulumi up` asks for, to check the login, such as acme/base. Empty:
+    the login is not checked."""
 
 
 class Host(TypedDict, total=False):
@@ -302,6 +323,14 @@ class RegistryArgs(TypedDict, total=False):
     """Port of the mirror, through which builders pull images of Docker Hub, 1 to 65535."""
     upstream: str
     """What the mirror asks for what it does not have: https://host[:port]."""
+    user: pulumi.Input[str]
+    """Name with which the mirror logs in there. Empty: it does not log in."""
+    token: pulumi.Input[str]
+    """Access token or password of that user; a secret."""
+    mirrors: pulumi.Input[list[pulumi.Input[RegistryMirror]]]
+    """Mirrors of other registries than Docker Hub: a list of {registry, port} with optional
+    upstream, user, token and check. Builds use them; so does `docker pull` with containerd's image
+    store."""
     size: str
     """How large the store may get before the tags that were pushed the longest ago are deleted: a
     size such as 50GB."""

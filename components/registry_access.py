@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,7 +21,9 @@ class RegistryAccess:
     store: pulumi.Output[str]
     """host:port of the store, with which image names begin."""
     mirror: pulumi.Output[str]
-    """host:port of the mirror."""
+    """host:port of the mirror of Docker Hub."""
+    mirrored: pulumi.Output[dict[str, str]]
+    """host:port of each mirror of another registry, by that registry's name."""
     ca: pulumi.Output[str]
     """The CA's certificate; this and the next two are in PEM."""
     certificate: pulumi.Output[str]
@@ -32,21 +35,23 @@ class RegistryAccess:
 
         Raises ValueError when one of them is missing.
         """
-        names = [field.name for field in fields(cls)]
+        names = [field.name for field in fields(cls) if field.name != "mirrored"]
         if isinstance(given, Mapping) and (missing := sorted({*names} - given.keys())):
             raise ValueError(
                 f"registryClient has no {', '.join(missing)}; next: give it the outputs of a "
                 "Registry"
             )
 
-        def part(name: str) -> pulumi.Output[str]:
+        def part(name: str) -> pulumi.Output[Any]:
             if isinstance(given, Mapping):
-                return pulumi.Output.from_input(given[name])
-            return pulumi.Output.all(given).apply(lambda parts: str(parts[0][name]))
+                return pulumi.Output.from_input(given.get(name))
+            return pulumi.Output.all(given).apply(lambda parts: parts[0].get(name))
 
         return cls(
             store=pulumi.Output.unsecret(part("store")),
             mirror=pulumi.Output.unsecret(part("mirror")),
+            # Registries of earlier releases have none.
+            mirrored=pulumi.Output.unsecret(part("mirrored").apply(lambda mirrors: mirrors or {})),
             ca=pulumi.Output.unsecret(part("ca")),
             certificate=pulumi.Output.unsecret(part("certificate")),
             key=pulumi.Output.secret(part("key")),
@@ -54,24 +59,56 @@ class RegistryAccess:
 
     @property
     def fingerprint(self) -> pulumi.Output[str]:
-        """Fingerprint of the CA; it changes whenever any of the certificates changes."""
-        return self.ca.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:12])
+        """Changes whenever `uploads` change: with any of the certificates, and with the mirrors."""
+        return pulumi.Output.all(self.ca, self.mirrored).apply(
+            lambda parts: hashlib.sha256(
+                (parts[0] + (json.dumps(parts[1], sort_keys=True) if parts[1] else "")).encode()
+            ).hexdigest()[:12]
+        )
 
-    def uploads(self, folder: str) -> list[docker.ContainerUploadArgs]:
+    @property
+    def servers(self) -> pulumi.Output[str]:
+        """host:port of the store and of all mirrors, separated by a space."""
+        return pulumi.Output.all(self.store, self.mirror, self.mirrored).apply(
+            lambda parts: " ".join([*parts[:2], *parts[2].values()])
+        )
+
+    def uploads(self, folder: str) -> pulumi.Output[list[docker.ContainerUploadArgs]]:
         """The registry's files for a dockerd whose certs.d is `folder`.
 
         Everybody in the daemon's container can read them, because uploads belong to root and the
         daemon's user must read them. Build steps and containers have another root folder.
         """
-        files = {"ca.crt": self.ca, "client.cert": self.certificate, "client.key": self.key}
-        return [
-            *(
-                upload(pulumi.Output.format("{}/{}/{}", folder, server, name), text)
-                for server in (self.store, self.mirror)
-                for name, text in files.items()
-            ),
-            upload(f"{folder}/docker.io/hosts.toml", self.mirror.apply(lambda m: _hub(m, folder))),
-        ]
+        parts = pulumi.Output.all(
+            self.store, self.mirror, self.mirrored, self.ca, self.certificate, self.key
+        )
+
+        def files(parts: list[Any]) -> list[docker.ContainerUploadArgs]:
+            store, mirror, mirrors, *texts = parts
+            certificates = dict(zip(("ca.crt", "client.cert", "client.key"), texts, strict=True))
+            hub = f"{folder}/docker.io/hosts.toml"
+            return [
+                *(
+                    upload(f"{folder}/{server}/{name}", text)
+                    for server in (store, mirror)
+                    for name, text in certificates.items()
+                ),
+                upload(hub, _hosts("https://registry-1.docker.io", mirror, folder)),
+                *(
+                    upload(f"{folder}/{server}/{name}", text)
+                    for server in mirrors.values()
+                    for name, text in certificates.items()
+                ),
+                *(
+                    upload(
+                        f"{folder}/{registry}/hosts.toml",
+                        _hosts(f"https://{registry}", server, folder),
+                    )
+                    for registry, server in mirrors.items()
+                ),
+            ]
+
+        return parts.apply(files)
 
 
 def without_client(
@@ -86,14 +123,15 @@ def without_client(
     return {name: value for name, value in args.items() if name not in names}, client
 
 
-def _hub(mirror: str, certs_d: str) -> str:
-    """hosts.toml that makes BuildKit use the mirror for Docker Hub.
+def _hosts(registry: str, mirror: str, certs_d: str) -> str:
+    """hosts.toml that puts the mirror in front of this registry, which is asked if it fails.
 
-    With registry-mirrors only, the BuildKit of dockerd 28 sends a mirror the certificates in
-    certs.d for docker.io (moby's daemon/hosts.go). Older releases do not read or need this file.
+    BuildKit in dockerd 28 and newer reads it, and so does `docker pull` with containerd's image
+    store. With registry-mirrors only, that BuildKit would send a mirror the certificates in certs.d
+    for docker.io (moby's daemon/hosts.go).
     """
     folder = f"{certs_d}/{mirror}"
-    return f"""server = "https://registry-1.docker.io"
+    return f"""server = "{registry}"
 
 [host."https://{mirror}"]
 capabilities = ["pull", "resolve"]

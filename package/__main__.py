@@ -22,10 +22,11 @@ from components.settings import (  # noqa: E402
     Age,
     AuthorizedKey,
     FleetHost,
+    Mirror,
     RegistrySettings,
     Size,
 )
-from components.settings.model import Model  # noqa: E402
+from components.settings.model import Model, is_secret  # noqa: E402
 
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
 _NAME, _VERSION = _PROJECT["name"], _PROJECT["version"]
@@ -35,7 +36,11 @@ _SETTINGS: dict[type[ComponentResource], type[Model]] = {
     Fleet: StackSettings,
     Registry: RegistrySettings,
 }
-_TYPES: dict[str, type[Model]] = {"Key": AuthorizedKey, "Host": FleetHost}
+_TYPES: dict[str, type[Model]] = {
+    "Key": AuthorizedKey,
+    "Host": FleetHost,
+    "RegistryMirror": Mirror,
+}
 
 
 class _Provider(ComponentProvider):
@@ -84,6 +89,8 @@ def _add_defaults(properties: Any, model: type[Model]) -> None:
         # A schema allows defaults only for single values; an empty text is no default.
         if name in properties and isinstance(default, str | int) and default != "":
             properties[name]["default"] = default
+        if name in properties and is_secret(field):
+            properties[name]["secret"] = True
 
 
 def _one_line_each(schema: Any) -> Any:

@@ -189,14 +189,16 @@ class Daemon:
                     *transport.daemon_volumes,
                     *isolation.volumes,
                 ],
-                uploads=[
-                    upload(_CONFIG_FILE, config),
-                    upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
-                    *rootless.uploads,
-                    *limits.uploads,
-                    *(registry.uploads(f"{_CONFIG_HOME}/docker/certs.d") if registry else []),
-                    *isolation.egress.uploads,
-                ],
+                uploads=_between(
+                    [
+                        upload(_CONFIG_FILE, config),
+                        upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
+                        *rootless.uploads,
+                        *limits.uploads,
+                    ],
+                    registry,
+                    isolation.egress.uploads,
+                ),
                 cpus=cpus,
                 **on_network(transport.network, DAEMON_ALIAS),
                 **memory(settings.memory.bytes // _MIB or None),
@@ -206,6 +208,18 @@ class Daemon:
         if pulumi.runtime.is_dry_run():
             _show_notes(limits, facts, container)
         return cls(container, drain)
+
+
+def _between(
+    first: list[docker.ContainerUploadArgs],
+    registry: RegistryAccess | None,
+    last: list[docker.ContainerUploadArgs],
+) -> pulumi.Input[list[docker.ContainerUploadArgs]]:
+    """All uploads, with the registry's in the middle."""
+    if registry is None:
+        return [*first, *last]
+    files = registry.uploads(f"{_CONFIG_HOME}/docker/certs.d")
+    return files.apply(lambda files: [*first, *files, *last])
 
 
 def _show_notes(

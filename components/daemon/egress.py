@@ -49,8 +49,7 @@ class Egress:
         if settings.private_networks == "block":
             envs.append(f"EGRESS_OPEN={' '.join(settings.private_networks_except)}")
             if registry:
-                servers = pulumi.Output.format("{} {}", registry.store, registry.mirror)
-                envs.append(servers.apply("EGRESS_SERVERS={}".format))
+                envs.append(registry.servers.apply("EGRESS_SERVERS={}".format))
         return cls(
             ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SETPCAP"),
             {

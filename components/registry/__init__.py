@@ -3,6 +3,8 @@
 # No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
 import copy
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ _DATA_DIRECTORY = "/var/lib/registry"
 _DIRECTORY = "/etc/docker-build-machine/registry"
 _CONFIG_FILE = f"{_DIRECTORY}/config.json"
 _STORE_SCRIPT = "/usr/local/lib/registry/store"
+_UPSTREAM_SCRIPT = "/usr/local/lib/registry/upstream"
+_UPSTREAM_CONFIG = f"{_DIRECTORY}/upstream.json"
+_UPSTREAM_ADDRESS = "127.0.0.1:5002"
+# Asked for to check a login at Docker Hub; every mirror of Docker Hub has it.
+_HUB_REPOSITORY = "library/hello-world"
 _ENVIRONMENT = (
     # It overrides the file. A policy can read it here, but not in an upload, which is a secret.
     f"REGISTRY_HTTP_TLS_CLIENTCAS=[{_DIRECTORY}/ca.crt]",
@@ -37,10 +44,24 @@ _STOP_SECONDS = 30
 _MEMORY_MIB = 512
 
 
-def configuration(upstream: str | None = None, ttl: int = 0) -> str:
-    """distribution's configuration file: the store's, or with `upstream` the mirror's.
+@dataclass(frozen=True)
+class Upstream:
+    """What a mirror pulls from."""
 
-    The mirror keeps what it pulled for `ttl` seconds; releases before 3 ignore that and keep it for
+    url: str
+    user: str = ""
+    token: str = field(default="", repr=False)
+
+    def proxy(self, ttl: int) -> dict[str, str]:
+        """The section of distribution's configuration file."""
+        login = {"username": self.user, "password": self.token} if self.token else {}
+        return {"remoteurl": self.url, "ttl": f"{ttl}s", **login}
+
+
+def configuration(upstream: Upstream | None = None, ttl: int = 0) -> str:
+    """distribution's configuration file: the store's, or with `upstream` a mirror's.
+
+    A mirror keeps what it pulled for `ttl` seconds; releases before 3 ignore that and keep it for
     seven days. There is no cache of descriptors: it would list blobs that the store has deleted.
     """
     config: dict[str, Any] = {
@@ -59,14 +80,26 @@ def configuration(upstream: str | None = None, ttl: int = 0) -> str:
         "health": {"storagedriver": {"enabled": True, "interval": "10s", "threshold": 3}},
     }
     if upstream:
-        config["proxy"] = {"remoteurl": upstream, "ttl": f"{ttl}s"}
+        config["proxy"] = upstream.proxy(ttl)
         # Nothing expires without it; a proxy deletes nothing else.
         config["storage"]["delete"] = {"enabled": True}
     return json.dumps(config, indent=2) + "\n"
 
 
+def check_configuration(upstream: Upstream, ttl: int) -> str:
+    """The configuration file of the registry that upstream.sh starts: an empty mirror in memory."""
+    config = {
+        "version": "0.1",
+        "log": {"level": "error"},
+        "storage": {"inmemory": {}},
+        "http": {"addr": _UPSTREAM_ADDRESS},
+        "proxy": upstream.proxy(ttl),
+    }
+    return json.dumps(config, indent=2) + "\n"
+
+
 class Registry(pulumi.ComponentResource):
-    """Store and mirror on one host. Only clients with a certificate of its CA can connect.
+    """Store and mirrors on one host. Only clients with a certificate of its CA can connect.
 
     Both are caches: losing their volumes costs only time. A builder takes the outputs as its
     `registryClient`; they are known even while the host is down.
@@ -76,6 +109,8 @@ class Registry(pulumi.ComponentResource):
     """host:port of the store, as image names begin."""
     mirror: pulumi.Output[str]
     """host:port of the mirror of Docker Hub."""
+    mirrored: pulumi.Output[dict[str, str]]
+    """host:port of each mirror of another registry, by that registry's name."""
     ca: pulumi.Output[str]
     """Certificate of the CA that signed both servers' and the clients' certificates, in PEM."""
     certificate: pulumi.Output[str]
@@ -103,18 +138,26 @@ class Registry(pulumi.ComponentResource):
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:Registry", name, given.arguments, opts)
         self._settings = given.known
+        self._complete = given.complete
         for warning in warnings({"registryImage": given.known.image}):
             pulumi.log.warn(warning, resource=self)
         self._scope = Scope.of(
             name,
-            given.complete.apply(lambda settings: DockerHost(settings.host, settings.host_key)),
+            # The complete settings are a secret if the token is one.
+            pulumi.Output.unsecret(
+                given.complete.apply(lambda settings: DockerHost(settings.host, settings.host_key))
+            ),
             None if isinstance(given.arguments["host"], pulumi.Output) else given.known.host,
             self,
         )
-        server = given.complete.apply(lambda settings: settings.server)
+        server = pulumi.Output.unsecret(given.complete.apply(lambda settings: settings.server))
         self._certificates = declare_certificates(self._scope, server, given.known.certificates)
         self.store = server.apply(lambda server: f"{server}:{given.known.port}")
         self.mirror = server.apply(lambda server: f"{server}:{given.known.mirror_port}")
+        ports = {mirror.registry: mirror.port for mirror in given.known.mirrors}
+        self.mirrored = server.apply(
+            lambda server: {registry: f"{server}:{port}" for registry, port in ports.items()}
+        )
         self.ca = self._certificates.ca
         self.certificate = self._certificates.client
         self.key = self._certificates.client_key
@@ -128,6 +171,7 @@ class Registry(pulumi.ComponentResource):
         return {
             "store": self.store,
             "mirror": self.mirror,
+            "mirrored": self.mirrored,
             "ca": self.ca,
             "certificate": self.certificate,
             "key": self.key,
@@ -156,22 +200,68 @@ class Registry(pulumi.ComponentResource):
                 f"STORE_SIZE={size}",
             ],
         )
-        mirror = self._serve(
-            scope,
-            "mirror",
-            settings.mirror_port,
-            image=image,
-            network=scope.private_network(containers_talk=False),
-            config=configuration(settings.upstream, age),
-            scripts=[],
-            command=["serve", _CONFIG_FILE],
-            envs=[*_ENVIRONMENT],
-        )
+        network = scope.private_network(containers_talk=False)
+        mirrors = {
+            "mirror": self._mirror(
+                scope,
+                "mirror",
+                settings.mirror_port,
+                image,
+                network,
+                lambda given: Upstream(given.upstream, given.user, given.token),
+            )
+        }
+        checks = [_HUB_REPOSITORY]
+        for number, mirror in enumerate(settings.mirrors):
+            mirrors[mirror.role] = self._mirror(
+                scope, mirror.role, mirror.port, image, network, _upstream_of(number)
+            )
+            checks.append(mirror.check)
         scope.script(
             "readiness",
             HEALTH + (_FILES / "readiness.sh").read_text(),
-            [str(_READY_SECONDS), store.name, mirror.name],
-            triggers=[store.id, mirror.id],
+            [
+                str(_READY_SECONDS),
+                _UPSTREAM_SCRIPT,
+                store.name,
+                *(
+                    part
+                    for container, check in zip(mirrors.values(), checks, strict=True)
+                    for part in (container.name, check or "-")
+                ),
+            ],
+            triggers=[store.id, *(container.id for container in mirrors.values())],
+        )
+
+    def _mirror(
+        self,
+        scope: Scope,
+        role: str,
+        port: int,
+        image: docker.RemoteImage,
+        network: docker.Network,
+        upstream: Callable[[RegistrySettings], Upstream],
+    ) -> docker.Container:
+        """Declare a mirror on this port of the host."""
+        age = self._settings.age.seconds
+
+        def file(text: Callable[[Upstream, int], str]) -> pulumi.Output[str]:
+            complete = self._complete.apply(lambda settings: text(upstream(settings), age))
+            return pulumi.Output.secret(complete)
+
+        return self._serve(
+            scope,
+            role,
+            port,
+            image=image,
+            network=network,
+            config=file(configuration),
+            scripts=[
+                upload(_UPSTREAM_SCRIPT, (_FILES / "upstream.sh").read_text()),
+                upload(_UPSTREAM_CONFIG, file(check_configuration), "0600"),
+            ],
+            command=["serve", _CONFIG_FILE],
+            envs=[*_ENVIRONMENT],
         )
 
     def _serve(
@@ -182,11 +272,11 @@ class Registry(pulumi.ComponentResource):
         *,
         image: docker.RemoteImage,
         network: docker.Network,
-        config: str,
+        config: pulumi.Input[str],
         scripts: list[docker.ContainerUploadArgs],
         **inputs: Any,
     ) -> docker.Container:
-        """Declare one of the two containers, with a volume of its own, on this port of the host."""
+        """Declare one of the containers, with a volume of its own, on this port of the host."""
         certificates, address = self._certificates, self._settings.address
         files: dict[str, pulumi.Input[str]] = {
             "ca.crt": certificates.ca,
@@ -211,3 +301,13 @@ class Registry(pulumi.ComponentResource):
             **confined(),
             **inputs,
         )
+
+
+def _upstream_of(number: int) -> Callable[[RegistrySettings], Upstream]:
+    """What the mirror with this number in `mirrors` pulls from."""
+
+    def upstream(settings: RegistrySettings) -> Upstream:
+        mirror = settings.mirrors[number]
+        return Upstream(mirror.url, mirror.user, mirror.token)
+
+    return upstream

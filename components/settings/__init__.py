@@ -3,7 +3,7 @@
 from components.settings.builder import Settings
 from components.settings.given import Given
 from components.settings.keys import AuthorizedKey, Revocation
-from components.settings.registry import RegistrySettings
+from components.settings.registry import Mirror, RegistrySettings
 from components.settings.stack import FleetHost, StackSettings, load_settings
 from components.settings.values import Age, DiskSpace, Size
 
@@ -13,6 +13,7 @@ __all__ = [
     "DiskSpace",
     "FleetHost",
     "Given",
+    "Mirror",
     "RegistrySettings",
     "Revocation",
     "Settings",

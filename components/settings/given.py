@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import pulumi
 from pydantic.fields import FieldInfo
 
-from components.settings.model import Model, locate, model_in
+from components.settings.model import Model, is_secret, locate, model_in
 from components.settings.values import MayBeOutput, stand_in_key
 
 M = TypeVar("M", bound=Model)
@@ -26,7 +26,8 @@ class Given(Generic[M]):
     complete: pulumi.Output[M]
     """All settings. It fails, with all errors in its message, before anything is created."""
     arguments: dict[str, Any]
-    """All settings by their names in Pulumi.yaml, as plain values or Outputs."""
+    """All settings by their names in Pulumi.yaml, as plain values or Outputs; secrets are secret
+    Outputs."""
 
     @classmethod
     def of(cls, model: type[M], args: Mapping[str, Any]) -> Given[M]:
@@ -51,9 +52,10 @@ class Given(Generic[M]):
         if not replaced:
             return cls.all_known(known)
 
-        arguments = known.arguments
+        arguments = _with_secrets(model, known.arguments)
         for (*where, last), value in replaced.items():
-            _at(arguments, where)[last] = value
+            field = locate(model, [*where, last])[2]
+            _at(arguments, where)[last] = pulumi.Output.secret(value) if is_secret(field) else value
 
         def check(complete: dict[str, Any]) -> M:
             try:
@@ -66,7 +68,23 @@ class Given(Generic[M]):
     @classmethod
     def all_known(cls, settings: M) -> Given[M]:
         """Settings that are checked already and contain no Output."""
-        return cls(settings, pulumi.Output.from_input(settings), settings.arguments)
+        arguments = _with_secrets(type(settings), settings.arguments)
+        return cls(settings, pulumi.Output.from_input(settings), arguments)
+
+
+def _with_secrets(model: type[Model], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments; those that are secrets, at any depth, as secret Outputs."""
+
+    def wrapped(field: FieldInfo, value: Any) -> Any:
+        inside = model_in(field.annotation)
+        if is_secret(field):
+            return pulumi.Output.secret(value) if value else value
+        if inside and isinstance(value, list):
+            return [_with_secrets(inside, one) for one in value]
+        return _with_secrets(inside, value) if inside and isinstance(value, dict) else value
+
+    fields = model.fields()
+    return {name: wrapped(fields[name], value) for name, value in arguments.items()}
 
 
 def _plain(value: Any) -> Any:

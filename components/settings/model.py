@@ -13,6 +13,8 @@ import yaml
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
+from components.settings.values import Secret
+
 _DECLARED = yaml.safe_load((Path(__file__).parents[2] / "Pulumi.yaml").read_text())["config"]
 
 
@@ -116,9 +118,14 @@ def _shown(value: object) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # in other languages every number is a float
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    if "PRIVATE KEY" in text:
+    if "PRIVATE KEY" in text or '"token"' in text:
         return "(not shown)"
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def is_secret(field: FieldInfo | None) -> bool:
+    """Whether the field's value is shown nowhere."""
+    return field is not None and any(isinstance(mark, Secret) for mark in field.metadata)
 
 
 def model_in(annotation: Any) -> type[Model] | None:
@@ -188,6 +195,6 @@ def _explain(model: type[Model], error: Any) -> str:
         reason = f"must be {_TYPES[kind]}"
     else:
         reason = error["msg"][:1].lower() + error["msg"][1:]
-    if isinstance(value, dict | list | tuple):
+    if isinstance(value, dict | list | tuple) or is_secret(field):
         return f"{name} {reason}"
     return f"{name} = {_shown(value)} {reason}"

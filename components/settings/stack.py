@@ -135,11 +135,12 @@ class StackSettings(Settings):
                 f"registry.name = {name!r} must be {REACHABLE}; next: pulumi config set --path "
                 "registry.name <an address of that host>"
             )
-        ports = [self.registry.port, self.registry.mirror_port, beside.ssh_port]
-        if len(set(ports)) != len(ports):
+        ports = self.registry.ports
+        if len({*ports.values(), beside.ssh_port}) != len(ports) + 1:
+            shown = " and ".join(f"{name} = {port}" for name, port in ports.items())
             raise ValueError(
-                f"registry has port = {ports[0]} and mirrorPort = {ports[1]}, and its host has "
-                f"sshPort = {ports[2]}; they must differ"
+                f"registry has {shown}, and its host has sshPort = {beside.ssh_port}; they must "
+                "differ"
             )
         return self
 
@@ -201,6 +202,18 @@ def load_settings() -> Given[StackSettings]:
         if name.startswith(project)
     }
     try:
-        return Given.all_known(StackSettings.parse(raw))
+        settings = StackSettings.parse(raw)
+        if settings.registry and settings.registry.has_token and not _is_encrypted("registry"):
+            raise ValueError(
+                "registry has a token in clear in the stack's configuration; next: make a new "
+                "token, and pulumi config set --secret --path registry.token (of another mirror: "
+                "'registry.mirrors[0].token')"
+            )
     except ValueError as error:
         raise pulumi.RunError(str(error)) from None
+    return Given.all_known(settings)
+
+
+def _is_encrypted(setting: str) -> bool:
+    """Whether the setting, or something in it, was set as a secret."""
+    return f"{pulumi.get_project()}:{setting}" in pulumi.runtime.get_config_secret_keys_env()

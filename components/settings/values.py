@@ -31,6 +31,7 @@ _IMAGE = re.compile(
 )
 _HOST_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$")
 _REGISTRY = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$")
+_REPOSITORY = re.compile(r"^[a-z0-9]+(?:[._/-]+[a-z0-9]+)*$")
 _PLATFORM = re.compile(r"^linux/[a-z0-9]+(/v[0-9]+)?$")
 _WORD = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@:/+-]{0,127}$")
 _WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a letter or digit"
@@ -266,6 +267,18 @@ def _check_upstream(url: str) -> str:
     return url
 
 
+def _check_credential(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("must be one line of printable characters, without spaces at its ends")
+    return text
+
+
+def _check_repository(name: str) -> str:
+    if name and not _REPOSITORY.match(name):
+        raise ValueError("must be a repository without registry and tag, such as acme/base")
+    return name
+
+
 def _check_platform(platform: str) -> str:
     if not _PLATFORM.match(platform):
         raise ValueError("must be a platform as Docker writes it: linux/amd64, linux/arm64")
@@ -302,6 +315,11 @@ class MayBeOutput:
     """A valid value, another one for each number, until the Output is known."""
 
 
+@dataclass(frozen=True)
+class Secret:
+    """Marks a setting that is shown nowhere: not in errors, previews, outputs and clear state."""
+
+
 def stand_in_key(number: int) -> str:
     """A public key in form; nobody has the private one."""
     kind = b"ssh-ed25519"
@@ -330,6 +348,15 @@ Address = Annotated[str, AfterValidator(_check_address)]
 Network = Annotated[str, AfterValidator(_check_network)]
 RegistryName = Annotated[str, AfterValidator(_check_registry)]
 UpstreamUrl = Annotated[str, AfterValidator(_check_upstream)]
+UserName = Annotated[str, AfterValidator(_check_credential), MayBeOutput("not-known-yet-{}".format)]
+Token = Annotated[
+    str,
+    Field(repr=False),
+    AfterValidator(_check_credential),
+    MayBeOutput("not-known-yet-{}".format),
+    Secret(),
+]
+Repository = Annotated[str, AfterValidator(_check_repository)]
 Platform = Annotated[str, AfterValidator(_check_platform)]
 ImagePattern = Annotated[str, AfterValidator(_check_pattern)]
 Cpus = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_cpus)]

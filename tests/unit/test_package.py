@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from components import BuilderArgs, FleetArgs, RegistryArgs, Settings, StackSettings
-from components.settings import AuthorizedKey, FleetHost, RegistrySettings, Revocation
+from components.settings import AuthorizedKey, FleetHost, Mirror, RegistrySettings, Revocation
 from components.settings.model import Model
 from tests.unit.conftest import Run
 from tests.unit.test_fleet import HOSTS
@@ -108,7 +108,8 @@ def test_the_version_is_that_of_pyproject(schema: Any) -> None:
     [
         (BUILDER, {"host", "hostKey", "sshHost", "keys", "revoked", "registryClient"}),
         (FLEET, {"hosts", "keys", "revoked", "registryClient"}),
-        (REGISTRY, {"host", "hostKey", "name"}),
+        (REGISTRY, {"host", "hostKey", "name", "user", "token", "mirrors"}),
+        ("docker-build-machine:index:RegistryMirror", {"user", "token"}),
         ("docker-build-machine:index:Key", {"publicKey"}),
         ("docker-build-machine:index:Host", {"host", "hostKey", "sshHost"}),
     ],
@@ -127,6 +128,7 @@ def test_what_a_machine_of_the_same_program_tells_may_be_an_output(
         ("Key", AuthorizedKey, ["name", "publicKey"], {"role": "admin"}),
         ("RevokedKey", Revocation, None, {}),
         ("Host", FleetHost, ["host", "name"], {"weight": 1}),
+        ("RegistryMirror", Mirror, ["port", "registry"], {}),
     ],
 )
 def test_what_lists_hold_has_the_fields_of_the_settings(
@@ -140,6 +142,12 @@ def test_what_lists_hold_has_the_fields_of_the_settings(
     assert found == defaults
 
 
+def test_tokens_are_secrets_in_every_language(schema: Any) -> None:
+    mirror = schema["types"]["docker-build-machine:index:RegistryMirror"]["properties"]
+    for properties in (schema["resources"][REGISTRY]["inputProperties"], mirror):
+        assert [name for name, about in properties.items() if about.get("secret")] == ["token"]
+
+
 def test_the_arguments_are_the_fields_of_the_settings() -> None:
     arguments = set(BuilderArgs.__annotations__) - {"registry_client"}
     assert arguments == set(Settings.model_fields)
@@ -150,7 +158,7 @@ def test_the_arguments_are_the_fields_of_the_settings() -> None:
 
 def test_the_outputs_are_those_that_the_stack_exports(schema: Any) -> None:
     of_one = {"sshDestination", "dockerHost", "sshAlias", "sshConfig", "knownHosts"}
-    of_registry = {"store", "mirror", "ca", "certificate", "key"}
+    of_registry = {"store", "mirror", "mirrored", "ca", "certificate", "key"}
     for token, outputs in (
         (BUILDER, of_one),
         (FLEET, {*of_one, "builders", "buildxCreate"}),
@@ -161,7 +169,9 @@ def test_the_outputs_are_those_that_the_stack_exports(schema: Any) -> None:
         assert all(about["description"] for about in properties.values())
     # What a registry tells is what a builder takes.
     client = schema["types"]["docker-build-machine:index:RegistryClient"]
-    assert set(client["properties"]) == set(client["required"]) == of_registry
+    assert set(client["properties"]) == of_registry
+    # Clients of registries of earlier releases stay valid.
+    assert set(client["required"]) == of_registry - {"mirrored"}
 
 
 def test_the_entries_of_a_fleet_are_typed_as_they_are(

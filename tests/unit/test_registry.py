@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 
 from client import fleet
 from client.stack import Stack
-from components.registry import configuration
+from components.registry import Upstream, configuration
 from components.registry.certificates import blocks
 from tests.unit.conftest import CERTIFICATES, ROOT, Run
 from tests.unit.test_fleet import HOSTS
@@ -118,11 +119,112 @@ def test_both_ask_for_a_certificate_and_can_do_little(run_program: Program) -> N
 
 
 def test_the_mirror_alone_has_an_upstream_and_deletes() -> None:
-    store, mirror = json.loads(configuration()), json.loads(configuration("https://x", 60))
+    store = json.loads(configuration())
+    mirror = json.loads(configuration(Upstream("https://x"), 60))
     assert "proxy" not in store
     assert "delete" not in store["storage"]
     assert mirror["proxy"] == {"remoteurl": "https://x", "ttl": "60s"}
     assert "cache" not in {**store["storage"], **mirror["storage"]}
+
+
+LOGIN = {"user": "acme", "token": "dckr_pat_1"}
+GHCR = {"registry": "ghcr.io", "port": 5003, "user": "bot", "token": "ghp_2", "check": "acme/base"}
+QUAY = {"registry": "quay.example:8443", "port": 5004, "upstream": "http://10.0.0.9:5000"}
+
+
+def encrypted(monkeypatch: pytest.MonkeyPatch, *settings: str) -> None:
+    """The engine says of these settings that something in them is a secret."""
+    keys = [f"docker-build-machine:{name}" for name in settings]
+    monkeypatch.setenv("PULUMI_CONFIG_SECRET_KEYS", json.dumps(keys))
+
+
+def file_in(run: Run, container: str, name: str) -> Any:
+    files = uploads(run[container])
+    return json.loads(files[f"/etc/docker-build-machine/registry/{name}"]["content"])
+
+
+def test_mirrors_log_in_by_files_that_are_secrets(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypted(monkeypatch, "registry")
+    run = run_program(
+        host=None, hosts=HOSTS, registry={"host": "arm", **LOGIN, "mirrors": [GHCR, QUAY]}
+    )
+    logins = {
+        "mirror": ("https://registry-1.docker.io", "acme", "dckr_pat_1"),
+        "mirror-ghcr-io": ("https://ghcr.io", "bot", "ghp_2"),
+        "mirror-quay-example-8443": ("http://10.0.0.9:5000", None, None),
+    }
+    for role, (url, user, token) in logins.items():
+        container = f"registry-{role}"
+        for name in ("config.json", "upstream.json"):
+            proxy = file_in(run, container, name)["proxy"]
+            assert (proxy["remoteurl"], proxy.get("username"), proxy.get("password")) == (
+                url,
+                user,
+                token,
+            )
+            path = f"/etc/docker-build-machine/registry/{name}"
+            assert uploads(run[container])[path]["permissions"] == "0600"
+        assert SECRET_SIGNATURE in run[container].inputs["uploads"]
+        # A private store of the check hides nothing, and only the container itself reaches it.
+        check = file_in(run, container, "upstream.json")
+        assert check["storage"] == {"inmemory": {}}
+        assert check["http"] == {"addr": "127.0.0.1:5002"}
+    assert run["registry-mirror-ghcr-io"].inputs["ports"][0]["external"] == 5003
+    # Everything else that a preview, the state or the host would show.
+    shown = {
+        name: json.dumps({k: v for k, v in resource.inputs.items() if not is_hidden(v)})
+        for name, resource in run.resources.items()
+    }
+    assert not [n for n, text in shown.items() if "dckr_pat_1" in text or "ghp_2" in text]
+    assert is_hidden(run["registry"].inputs["token"])
+    assert is_hidden(run["registry"].inputs["mirrors"])
+
+
+def is_hidden(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(is_hidden, value))
+    return isinstance(value, dict) and (
+        SECRET_SIGNATURE in value or any(map(is_hidden, value.values()))
+    )
+
+
+def test_daemons_use_the_mirrors_of_other_registries(
+    run_program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encrypted(monkeypatch, "registry")
+    run = run_program(
+        host=None,
+        hosts=HOSTS,
+        privateNetworks="block",
+        registry={"host": "arm", "mirrors": [GHCR, QUAY]},
+    )
+    mirrored = {"ghcr.io": "arm.example:5003", "quay.example:8443": "arm.example:5004"}
+    daemon = run["builder-eu1-daemon"]
+    files = uploads(daemon)
+    for source, server in mirrored.items():
+        hosts = tomllib.loads(files[f"{CERTS_D}/{source}/hosts.toml"]["content"])
+        assert hosts["server"] == f"https://{source}"
+        (place, about) = hosts["host"].popitem()
+        assert place == f"https://{server}"
+        assert about["capabilities"] == ["pull", "resolve"]
+        for path in (about["ca"], *about["client"][0]):
+            assert path in files
+    servers = " ".join(["arm.example:5000", "arm.example:5001", *mirrored.values()])
+    assert f"EGRESS_SERVERS={servers}" in daemon.inputs["envs"]
+    assert run.exports["registryClient"]["mirrored"] == mirrored
+    # A change of them drains each daemon.
+    without = registry(run_program)["builder-eu1-drain"].inputs["triggers"]
+    assert without[-1] != run["builder-eu1-drain"].inputs["triggers"][-1]
+
+
+def test_a_token_in_clear_is_refused_and_not_shown(run_program: Program) -> None:
+    for settings in (LOGIN, {"mirrors": [GHCR]}):
+        with pytest.raises(pulumi.RunError, match="token in clear") as refused:
+            run_program(host=None, hosts=HOSTS, registry={"host": "arm", **settings})
+        assert "pulumi config set --secret --path registry.token" in str(refused.value)
+        assert "dckr" not in str(refused.value) + "".join(refused.value.args)
 
 
 def test_keys_are_made_once_and_another_generation_or_name_makes_them_anew(
@@ -167,11 +269,40 @@ def test_the_client_export_is_a_secret_for_those_who_may_read_it(run_program: Pr
         ({"registry": {"host": "arm", "age": "1"}}, "registry.age = '1' must be an age"),
         ({"registry": {"host": "arm", "size": "1MB"}}, "registry.size = '1MB' must be at least"),
         ({"registry": {"host": "arm", "certificates": 0}}, "registry.certificates = '0'"),
+        ({"registry": {"host": "arm", "user": "a"}}, "registry user is set without token"),
+        (
+            {"registry": {"host": "arm", "mirrors": [{"registry": "ghcr.io"}]}},
+            "registry.mirrors[0].port is not set",
+        ),
+        (
+            {"registry": {"host": "arm", "mirrors": [{"registry": "docker.io", "port": 1}]}},
+            "is Docker Hub, whose mirror is there already",
+        ),
+        (
+            {"registry": {"host": "arm", "mirrors": [{**QUAY, "port": 5001}]}},
+            "port of quay.example:8443 = 5001",
+        ),
+        ({"registry": {"host": "arm", "mirrors": [QUAY, QUAY]}}, "has one registry twice"),
+        (
+            {"registry": {"host": "arm", "mirrors": [{**QUAY, "check": "a/b:1"}]}},
+            "must be a repository without registry and tag",
+        ),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], output: str) -> None:
     text = problems(**({"host": None, "hosts": HOSTS} | settings))
     assert output in text, text
+
+
+@pytest.mark.parametrize(
+    "settings", [{"user": "a", "token": "dckr_1\n"}, {"token": ["dckr_1"]}, {"token": "dckr_1"}]
+)
+def test_an_error_never_shows_a_token(settings: dict[str, Any]) -> None:
+    for registry in (settings, {"mirrors": [{**QUAY, **settings}]}):
+        text = problems(host=None, hosts=HOSTS, registry={"host": "arm", **registry})
+        assert "registry" in text
+        assert "dckr_1" not in text
+    assert "dckr_1" not in problems(registry='{"token": "dckr_1"')
 
 
 def test_a_stack_of_one_local_host_has_to_say_how_builders_reach_it() -> None:
@@ -211,7 +342,8 @@ def test_certificates_are_what_they_say(tmp_path: Path) -> None:
 def test_nodes_get_the_registry_beside_what_the_user_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = {"store": "r:5000", "mirror": "r:5001", "ca": "C", "certificate": "D", "key": "K"}
+    parts = {"store": "r:5000", "mirror": "r:5001", "ca": "C", "certificate": "D", "key": "K"}
+    client = {**parts, "mirrored": {"ghcr.io": "r:5003"}}
     monkeypatch.setattr(Stack, "secret", lambda self, name: client)
     stack = Stack({"registryClient": "[secret]"}, {})
     (tmp_path / "own.toml").write_text("debug = true")
@@ -222,7 +354,8 @@ def test_nodes_get_the_registry_beside_what_the_user_gives(
     config = tomllib.loads(Path(path).read_text())
     assert config["debug"] is True
     assert config["registry"]["docker.io"]["mirrors"] == ["r:5001"]
-    for server in ("r:5000", "r:5001"):
+    assert config["registry"]["ghcr.io"]["mirrors"] == ["r:5003"]
+    for server in ("r:5000", "r:5001", "r:5003"):
         assert Path(config["registry"][server]["ca"][0]).read_text() == "C"
         pair = config["registry"][server]["keypair"][0]
         assert Path(pair["key"]).read_text() == "K"

@@ -285,6 +285,7 @@ check_daemon() {
 	check_limits
 	check_rootless
 	check_disk
+	check_mirrors
 }
 
 check_cache() {
@@ -349,4 +350,43 @@ measure_disk() {
 	done
 	rm -f "$folder/doctor"
 	printf '%s' "$free_space"
+}
+
+# The mirrors of Docker Hub. When one fails, the daemon pulls past it and says nothing.
+check_mirrors() {
+	for mirror in $(docker_there info --format '{{range .RegistryConfig.Mirrors}}{{println .}}{{end}}' 2>/dev/null); do
+		mirror=${mirror#*://}
+		check_mirror "${mirror%/}"
+	done
+}
+
+# check_mirror HOST:PORT: asks the daemon to ask the mirror alone for a manifest that nobody has. The mirror
+# then asks its upstream; releases of the registry before 3.1.2 give the same answer whatever that says.
+check_mirror() {
+	answer=$(ask_about "$1/library/hello-world@sha256:$(printf '%064d' 0)")
+	case $answer in
+	*'HTTP status: 500'* | *'unknown: unknown error'*) answer=$(ask_about "$1/library/hello-world:latest") old=1 ;;
+	*) old= ;;
+	esac
+	case $old$answer in
+	1*' 200 OK'*) report ok mirror "$1 has images" ;;
+	1*'manifest unknown'*) report warning mirror "the mirror of Docker Hub at $1 cannot pull from its upstream, so builds pull past it" 'ask who runs the builder to look at the log of its registry-mirror' ;;
+	*'manifest unknown'* | *'name unknown'*) report ok mirror "$1 pulls from its upstream" ;;
+	*unauthorized* | *denied*) report warning mirror "the upstream of the mirror at $1 refuses its login, so builds pull past it" 'ask who runs the builder to correct registry.user and registry.token' ;;
+	*toomanyrequests*) report warning mirror "the upstream of the mirror at $1 serves it no more for a while, so builds pull past it" 'ask who runs the builder for a login with a higher limit (registry.user and registry.token)' ;;
+	'') report skipped mirror "the daemon does not say whether its mirror at $1 works" ;;
+	*) report warning mirror "the mirror of Docker Hub at $1 fails, so builds pull past it: $(printf '%s\n' "$answer" | tail -n 1)" 'ask who runs the builder to look at its registry-mirror' ;;
+	esac
+}
+
+# ask_about IMAGE: what the daemon answers, when it is asked to look the image up in its registry. The input
+# stays open meanwhile: the daemon gives up a request whose sender has ended.
+ask_about() {
+	rm -f "$folder/doctor"
+	mkfifo "$folder/doctor"
+	exec 4<>"$folder/doctor"
+	printf 'GET /distribution/%s/json HTTP/1.0\r\n\r\n' "$1" >&4
+	within 30 ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" docker system dial-stdio <&4 2>/dev/null
+	exec 4>&-
+	rm -f "$folder/doctor"
 }

@@ -186,6 +186,27 @@ class Builder:
             command, "--stack", self.stack, "--config-file", str(config), *unasked, *options
         )
 
+    def encrypted(self, value: str) -> dict[str, str]:
+        """A value for `settings` that is a secret: as `pulumi config set --secret` writes it."""
+        config, name = self.folder / "config.yaml", "encrypted"
+        words = ("config", "set", "--secret", name, "--config-file", str(config))
+        passed(
+            run(
+                "pulumi",
+                "--non-interactive",
+                *words,
+                "--stack",
+                self.stack,
+                env=self.env,
+                cwd=ROOT,
+                input=value,
+            )
+        )
+        written = yaml.safe_load(config.read_text())
+        secret = written["config"].pop(f"{PROJECT}:{name}")
+        config.write_text(yaml.safe_dump(written))
+        return dict(secret)
+
     def client(self, verb: str, *options: str, env: dict[str, str] | None = None) -> Result:
         """Run `python -m client VERB` as the admin of this stack."""
         return self._module("client", verb, *options, env=env)

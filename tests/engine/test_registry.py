@@ -10,7 +10,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,17 @@ from tests.engine.conftest import (
 )
 from tests.engine.figures import record
 from tests.engine.hosts import hosts_in
+from tests.engine.laptop import Laptop, write_kit
 from tests.engine.test_fleet import Fleet, entry
 from tests.engine.test_secrets import command_lines_seen
+from tests.engine.upstream import USER, Gate, gate_before
 
-IMAGES = {"base:1": BASE_IMAGE, "python:1": GUARD_IMAGE, "buildkit:1": BUILDKIT_IMAGE}
+IMAGES = {
+    "base:1": BASE_IMAGE,
+    "python:1": GUARD_IMAGE,
+    "buildkit:1": BUILDKIT_IMAGE,
+    "hello-world:latest": BASE_IMAGE,
+}
 # Some seconds of real work.
 DOCKERFILE = """\
 FROM base:1 AS compiled
@@ -129,8 +136,12 @@ class Api:
         return self.ask("HEAD", f"/v2/{name}/{what}")[0] == 200
 
 
+@dataclass
 class Pair(Fleet):
     """Two hosts, the first of them with the registry."""
+
+    seen: dict[str, str] = field(default_factory=dict)
+    """The command lines and the output of the first deployment."""
 
     def docker_on(self, name: str, *arguments: str, **options: Any) -> Result:
         """docker as a client of the builder on this host."""
@@ -206,10 +217,19 @@ def upstream(address: str) -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
-def stack(
-    address: str, upstream: Upstream, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pair]:
-    """Deployed with private networks closed to builds: the registry stays open."""
+def gate(address: str, upstream: Upstream) -> Iterator[Gate]:
+    """What asks for a login before it lets anybody to the upstream."""
+    with gate_before(upstream.url.removeprefix("http://"), address, secrets.token_hex(20)) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def stack(address: str, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Deployed with private networks closed to builds: the registry stays open.
+
+    Its mirrors log in at their upstream. The registry of the second mirror has a name that nobody
+    can resolve, so its images come by the mirror or not at all.
+    """
     with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
         pair = {name: hosts.new("--device", "/dev/net/tun") for name in ("one", "two")}
         stack = Pair.create(
@@ -225,18 +245,37 @@ def stack(
                 "address": address,
                 "port": free_port(),
                 "mirrorPort": free_port(),
-                "upstream": upstream.url,
+                "upstream": gate.url,
+                "mirrors": [
+                    {
+                        "registry": "other.example",
+                        "port": free_port(),
+                        "upstream": gate.url,
+                        "check": "library/tool",
+                    }
+                ],
             },
         )
         stack.env["SSH_AUTH_SOCK"] = hosts.agent
+        log_in(stack, gate.token)
         try:
-            passed(stack.update())
+            with command_lines_seen(stack.seen):
+                first = stack.update()
+            stack.seen["first up"] = passed(first) + first.stderr
             yield stack
         finally:
             stack.clear_away()
 
 
-def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None:
+def log_in(stack: Pair, token: str) -> None:
+    """Give both mirrors this login."""
+    login = {"user": USER, "token": stack.encrypted(token)}
+    registry = stack.settings["registry"]
+    mirrors = [{**mirror, **login} for mirror in registry["mirrors"]]
+    stack.settings["registry"] = {**registry, **login, "mirrors": mirrors}
+
+
+def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair, gate: Gate) -> None:
     shown = passed(stack.pulumi("up", "--expect-no-changes"))
     assert "unchanged" in shown
     drift = stack.review("drift")
@@ -256,27 +295,34 @@ def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair) -> None
             "/etc/docker-build-machine/registry/server.key",
         )
     )
+    mirrors = [stack.registry("mirror"), stack.registry("mirror-other-example")]
+    for mirror in mirrors:
+        config = "/etc/docker-build-machine/registry/config.json"
+        assert gate.token in passed(run("docker", "exec", mirror, "cat", config))
+        assert passed(run("docker", "exec", mirror, "stat", "-c%a", config)).strip() == "600"
     places = {
+        **stack.seen,
         "up": shown,
+        "preview --diff": passed(stack.pulumi("preview", "--diff", "--json")),
+        "configuration": (stack.folder / "config.yaml").read_text(),
         "drift": drift.stdout,
         "preview": page.stdout,
         "outputs": json.dumps(stack.exports()),
         "state": stack.state(),
         "store's log": stack.log("store"),
-        "mirror's log": stack.log("mirror"),
+        "mirrors' logs": "".join(logs(mirror) for mirror in mirrors),
         "inspect": passed(
             run(
                 "docker",
                 "inspect",
                 stack.registry("store"),
-                stack.registry("mirror"),
+                *mirrors,
                 f"{stack.alias_on('one')}-daemon",
             )
         ),
     }
-    assert not [
-        place for place, text in places.items() if line in text or server.splitlines()[1] in text
-    ]
+    keys = (line, server.splitlines()[1], gate.token)
+    assert not [place for place, text in places.items() if any(key in text for key in keys)]
 
 
 def test_without_the_stacks_certificate_nobody_gets_in(stack: Pair, tmp_path: Path) -> None:
@@ -407,6 +453,62 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
     warm = node.build(stack, "--cache-from", cache)
     assert warm.count("CACHED") == 4, warm
     passed(run("docker", "buildx", "rm", stack.stack, env=node.env))
+
+
+def test_images_of_another_registry_come_by_its_mirror(stack: Pair, gate: Gate) -> None:
+    gate.served.clear()
+    dockerfile = "FROM other.example/library/tool:1\nRUN echo by the mirror\n"
+    passed(stack.docker_on("one", "build", "--no-cache", "-", input=dockerfile))
+    assert "/v2/library/tool/manifests/1" in gate.served
+
+
+def test_a_failing_upstream_is_told(stack: Pair, gate: Gate) -> None:
+    good, wrong = gate.token, secrets.token_hex(20)
+    log_in(stack, wrong)
+    page = stack.review("preview")
+    assert "#### registry" in passed(page)
+    refused = stack.update()
+    assert refused.returncode != 0
+    output = refused.stdout + refused.stderr
+    assert f"the upstream of {stack.registry('mirror')} refuses its login" in output
+    assert "incorrect username or password" in output
+    assert not [
+        token for token in (good, wrong) if token in output + page.stdout + stack.log("mirror")
+    ]
+    log_in(stack, good)
+    passed(stack.update())
+
+    def verdict() -> str:
+        script = "/usr/local/lib/registry/upstream"
+        mirror = stack.registry("mirror")
+        return passed(run("docker", "exec", mirror, "sh", script, "library/base")).strip()
+
+    assert verdict() == "ok"
+    with Laptop.started(stack, "laptop") as laptop:
+        laptop.put_key(stack)
+        passed(laptop.install(write_kit(stack)))
+
+        def told() -> tuple[str, str]:
+            doctor = laptop.builder("doctor", stack.alias_on("two"), "--json")
+            findings = json.loads(doctor.stdout)["findings"]
+            (found,) = [f for f in findings if f["check"] == "mirror"]
+            return found["status"], found["found"]
+
+        gate.limited = True
+        try:
+            assert verdict().startswith("limited toomanyrequests")
+            status, found = told()
+            # Releases of the registry before 3.1.2 do not pass on what the upstream says.
+            assert status == "warning"
+            assert "so builds pull past it" in found
+        finally:
+            gate.limited = False
+        assert told()[0] == "ok", told()
+        passed(run("docker", "stop", stack.registry("mirror")))
+        try:
+            assert told()[0] == "warning"
+        finally:
+            passed(run("docker", "start", stack.registry("mirror")))
 
 
 def test_the_mirror_serves_what_it_has_while_its_upstream_is_away(

@@ -6,6 +6,9 @@ own. Whoever adds an advisory reads the release notes of each component, and set
 
 It has what can be reached in a builder. Left out are advisories for Windows, swarm, CRI, plugins of
 dockerd, and the parts of OpenSSH that the gateway has switched off.
+
+Missing until the default engine is 29.9.0 or newer: CVE-2026-97032, 78659, 78663 and 78669
+(HTTP/2), which docs/threat-model.md names.
 """
 
 from __future__ import annotations

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
-import zipfile
 from importlib.resources import files
 from pathlib import Path
 
 import pulumi_docker as docker
 
+from components.archive import packed
 from components.layout import DAEMON_SOCKET, GUARD_SOCKET
 from components.scope import Scope, confined, memory
 from components.transport import Transport
@@ -20,17 +19,8 @@ _STOP_SECONDS = 10
 
 
 def archive() -> bytes:
-    """The program and hpack, its one dependency, as a zip file that Python runs.
-
-    The same files give the same bytes, because there are no dates and no compression.
-    """
-    sources = {"guard": Path(__file__).parent / "program", "hpack": Path(str(files("hpack")))}
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as packed:
-        for package, folder in sources.items():
-            for module in sorted(folder.glob("*.py")):
-                packed.writestr(zipfile.ZipInfo(f"{package}/{module.name}"), module.read_bytes())
-    return content.getvalue()
+    """The program and hpack, its one dependency, as a zip file."""
+    return packed({"guard": Path(__file__).parent / "program", "hpack": Path(str(files("hpack")))})
 
 
 def declare_guard(

@@ -457,9 +457,9 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
 
 def test_images_of_another_registry_come_by_its_mirror(stack: Pair, gate: Gate) -> None:
     gate.served.clear()
-    dockerfile = "FROM other.example/library/tool:1\nRUN echo by the mirror\n"
+    dockerfile = "FROM other.example/library/base:1\nRUN echo by the mirror\n"
     passed(stack.docker_on("one", "build", "--no-cache", "-", input=dockerfile))
-    assert "/v2/library/tool/manifests/1" in gate.served
+    assert "/v2/library/base/manifests/1" in gate.served
 
 
 def test_a_failing_upstream_is_told(stack: Pair, gate: Gate) -> None:

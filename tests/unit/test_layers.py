@@ -7,11 +7,11 @@ import ast
 from tests.unit.conftest import ROOT
 
 FLOORS = (
-    {"layout", "ssh_key", "arguments", "advisories"},
+    {"layout", "ssh_key", "arguments", "advisories", "archive"},
     {"settings", "docker_host", "host_facts"},
     {"scope"},
     {"transport", "cache", "registry_access"},
-    {"host", "daemon", "gateway", "guard", "janitor", "registry"},
+    {"host", "daemon", "gateway", "guard", "verifier", "janitor", "registry"},
     {"builder"},
     {"fleet"},
 )

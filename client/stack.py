@@ -106,6 +106,11 @@ class Stack:
             for entry in self.settings.get("keys") or []
         ]
 
+    @property
+    def identities(self) -> list[dict[str, Any]]:
+        """The entries of the setting `identities`."""
+        return list(self.settings.get("identities") or [])
+
     def key(self, name: str) -> Key:
         """The key of this name, or that of a .pub file. Raises StackError when there is none."""
         keys = {key.name: key for key in self.keys}

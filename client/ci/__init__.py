@@ -38,18 +38,22 @@ KINDS: dict[str, dict[str, str]] = {
     "drone": {".drone.yml": "templates/drone.yml", **_SNIPPET},
 }
 """The files of each kind of CI: path in the repository, and the template in this folder."""
+KEYLESS = ("gitlab", "github", "forgejo", "buildkite", "circleci", "bitbucket")
+"""The kinds that give their jobs tokens; these templates are in templates/keyless/."""
 
 
-def render(kind: str, stack: Stack, image: str) -> dict[str, str]:
+def render(kind: str, stack: Stack, image: str, audience: str = "") -> dict[str, str]:
     """The files of one kind, by their path in the repository.
 
     `image` is the image that jobs push, without a tag; a CI with its own registry does not need it.
+    With the audience of an identity, jobs log in with a token for it instead of a key.
     """
     values = {
         "alias": stack.alias,
         "ssh_config": str(stack.outputs["sshConfig"]).strip(),
         "known_hosts": stack.known_hosts.strip(),
         "sockets": GATEWAY_SOCKETS,
+        "audience": audience,
         "image": image,
         "registry": image.split("/")[0],
         "job_image": JOB_IMAGE,
@@ -57,10 +61,38 @@ def render(kind: str, stack: Stack, image: str) -> dict[str, str]:
     }
     if kind == "buildkite":  # its agent replaces $NAME before the job runs, and $$ by $
         values["job"] = values["job"].replace("$", "$$")
+    templates = KINDS[kind]
+    if audience:
+        templates = {
+            path: template.replace("templates/", "templates/keyless/")
+            for path, template in templates.items()
+        }
     return {
         path: _fill((_FOLDER / template).read_text(), values)
-        for path, template in KINDS[kind].items()
+        for path, template in templates.items()
     }
+
+
+def _audience(stack: Stack, kind: str, name: str) -> str:
+    """The audience of the identity of this name, or of all identities. Raises StackError."""
+    if kind not in KEYLESS:
+        raise StackError(
+            f"--keyless: {kind} gives its jobs no tokens; allowed: {', '.join(KEYLESS)}; next: "
+            "give the CI a key (docs/ci.md)"
+        )
+    audiences = {entry["name"]: str(entry["audience"]) for entry in stack.identities}
+    if name and name not in audiences:
+        raise StackError(
+            f"--identity {name}: this stack has no such identity; allowed: "
+            f"{', '.join(sorted(audiences)) or 'there is none'}; next: add it to identities"
+        )
+    chosen = {audiences[name]} if name else {*audiences.values()}
+    if len(chosen) != 1:
+        raise StackError(
+            f"--keyless: the setting identities has {len(chosen)} audiences; next: "
+            + ("name one with --identity" if chosen else "add an identity (docs/access.md)")
+        )
+    return chosen.pop()
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
@@ -90,11 +122,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="registry.example.com/team/app",
         help="the image to push, without a tag; GitLab needs none",
     )
+    parser.add_argument(
+        "--keyless", action="store_true", help="jobs log in with a token of the CI, without a key"
+    )
+    parser.add_argument(
+        "--identity", default="", help="the identity whose audience jobs ask for, if there are more"
+    )
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
     """Print the files, or write them. Raises StackError if one exists and differs."""
-    files = render(options.kind, stack, options.image)
+    audience = _audience(stack, options.kind, options.identity) if options.keyless else ""
+    files = render(options.kind, stack, options.image, audience)
     if options.out is None:
         for path, text in files.items():
             print(f"# ==> {path}\n{text}")

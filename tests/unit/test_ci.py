@@ -59,10 +59,10 @@ def damaged(tree: Any) -> Any:
     return [damaged(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def written(folder: Path, kind: str) -> dict[str, Path]:
+def written(folder: Path, kind: str, audience: str = "") -> dict[str, Path]:
     """The rendered files of one CI, by their path in the repository."""
-    files = {path: folder / kind / path for path in ci.KINDS[kind]}
-    for path, text in ci.render(kind, STACK, IMAGE).items():
+    files = {path: folder / f"{kind}{audience}" / path for path in ci.KINDS[kind]}
+    for path, text in ci.render(kind, STACK, IMAGE, audience).items():
         files[path].parent.mkdir(parents=True, exist_ok=True)
         files[path].write_text(text)
     return files
@@ -79,6 +79,63 @@ def test_each_file_fits_its_schema_and_a_damaged_one_does_not(schema: str, tmp_p
     files[0].write_text(yaml.safe_dump(damaged(yaml.safe_load(files[0].read_text()))))
     result = validation(schema, files[0])
     assert (result.exit_code, "Schema validation errors" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("kind", ci.KEYLESS)
+def test_a_file_without_a_key_fits_its_schema_and_asks_for_a_token(
+    kind: str, tmp_path: Path
+) -> None:
+    files = written(tmp_path, kind, "builder.example.com")
+    assert [*files] == [*ci.KINDS[kind]]
+    (file,) = (file for path, file in files.items() if ".yml" in path)
+    result = validation(SCHEMAS[kind], file)
+    # The schema is GitHub's, which does not know this word of Forgejo's.
+    if kind == "forgejo":
+        assert "'enable-openid-connect' was unexpected" in result.output
+        file.write_text(file.read_text().replace("enable-openid-connect: true\n", ""))
+        result = validation(SCHEMAS[kind], file)
+    assert result.exit_code == 0, result.output
+    assert "BUILDER_KEY" not in file.read_text()
+    snippet = files["ci/builder.sh"].read_text()
+    assert "builder_audience='builder.example.com'\n" in snippet
+    assert not re.search(r"(?<!:)@\w+@", file.read_text() + snippet)
+
+
+IDENTITIES = [
+    {"name": "main", "audience": "builder.example.com"},
+    {"name": "release", "audience": "builder.example.com"},
+]
+OTHER = {"name": "forks", "audience": "forks.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "identities", "options", "problem"),
+    [
+        ("github", [], [], "identities has 0 audiences; next: add an identity"),
+        ("github", [*IDENTITIES, OTHER], [], "identities has 2 audiences; next: name one with"),
+        ("github", IDENTITIES, ["--identity", "x"], "--identity x: this stack has no such"),
+        ("jenkins", IDENTITIES, [], "--keyless: jenkins gives its jobs no tokens; allowed:"),
+        ("github", IDENTITIES, [], ""),
+        ("gitlab", [*IDENTITIES, OTHER], ["--identity", "release"], ""),
+    ],
+)
+def test_the_audience_is_that_of_the_identities(
+    kind: str,
+    identities: list[dict[str, str]],
+    options: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = argparse.ArgumentParser()
+    ci.add_arguments(parser)
+    given = parser.parse_args([kind, "--keyless", *options])
+    stack = Stack(STACK.outputs, {"identities": identities})
+    if problem:
+        with pytest.raises(StackError, match=re.escape(problem)):
+            ci.run(stack, given)
+    else:
+        assert ci.run(stack, given) == 0
+        assert "builder_audience='builder.example.com'" in capsys.readouterr().out
 
 
 def test_every_kind_but_jenkins_has_a_schema() -> None:
@@ -122,7 +179,7 @@ def test_every_kind_sources_the_same_snippet_and_runs_the_same_lines(
 
 
 def options(**given: object) -> argparse.Namespace:
-    return argparse.Namespace(kind="github", image=IMAGE, **given)
+    return argparse.Namespace(kind="github", image=IMAGE, keyless=False, **given)
 
 
 def test_files_are_written_once_and_those_of_others_are_left_alone(tmp_path: Path) -> None:

@@ -101,6 +101,26 @@ class RevokedKey(TypedDict, total=False):
     """The certificate's identity (ssh-keygen(1), -I)."""
 
 
+class Identity(TypedDict, total=False):
+    """Which jobs may log in with a token of their CI, and what they may do."""
+
+    name: Required[str]
+    """Name in the log and in previews."""
+    issuer: Required[str]
+    """The CI's issuer, an https:// URL, exactly as its tokens have it."""
+    audience: Required[str]
+    """For whom a token must be; the job asks for it."""
+    claims: Required[dict[str, str]]
+    """What a token must say. Each text is exact, but * stands for any characters except a colon."""
+    role: AnyRole
+    """What the jobs may do; the default is build."""
+    until: str
+    """Last day (YYYY-MM-DD, UTC) on which the rule counts. Empty: always."""
+    issuer_ca: str
+    """Certificates in PEM that the issuer's TLS certificate is checked with. Empty: those of the
+    guard's image."""
+
+
 class RegistryClient(TypedDict, total=False):
     """What a registry gives to its clients: its outputs of these names."""
 
@@ -183,6 +203,12 @@ class SharedArgs(TypedDict, total=False):
     revoked: pulumi.Input[list[pulumi.Input[RevokedKey]]]
     """Keys and certificates that never get in: a list of {fingerprint}, {ca, serial} or {ca, id},
     where `ca` is the name of a key with principals."""
+    identities: pulumi.Input[list[pulumi.Input[Identity]]]
+    """Jobs that log in with a token of their CI instead of a key: a list of {name, issuer,
+    audience, claims} with optional `role` (build, the default, or admin), `until` (last day,
+    YYYY-MM-DD, UTC) and issuerCa (PEM, for an issuer without a public certificate). `claims` is a
+    map of what the token must say: exact, but * stands for any characters except a colon; one of
+    them names the owner."""
     host_keys: list[int]
     """Generations of the gateway's host key, 1 to 3 of them. The gateway presents the first;
     knownHosts lists all. [1] -> [1, 2] -> [2, 1] -> [2] rotates the key while clients accept both.
@@ -205,8 +231,8 @@ class SharedArgs(TypedDict, total=False):
     gateway_image: str
     """Image for the gateway; must behave like linuxserver/openssh-server."""
     guard_image: str
-    """Image for the guard, which runs if a key has the role build; must behave like
-    python:<version>-alpine, 3.11 or newer."""
+    """Image for the guard, which runs if a key has the role build, and for the verifier, which runs
+    if there are identities; must behave like python:<version>-alpine, 3.11 or newer."""
     image_store: AnyImageStore
     """Where the daemon keeps images and build cache: containerd (it has attestations, cache exports
     and images for several platforms), overlay2 (it has none of these), or keep (what the cache was

@@ -26,6 +26,7 @@ from components.registry_access import RegistryAccess, without_client
 from components.scope import HEALTH, Scope
 from components.settings import Given, Settings
 from components.transport import Transport
+from components.verifier import Verifier
 
 _DAEMON_SECONDS = 300
 _READY_SECONDS = 120
@@ -72,7 +73,7 @@ class DockerBuilder(pulumi.ComponentResource):
         # need them, must not wait.
         before, opts.depends_on = opts.depends_on, None
         super().__init__("docker-build-machine:index:DockerBuilder", name, given.arguments, opts)
-        self._warn_of_expired_keys(settings)
+        self._warn_of_expired(settings)
         self._warn_of_holes(settings)
         scope = Scope.of(
             name,
@@ -95,14 +96,17 @@ class DockerBuilder(pulumi.ComponentResource):
         )
         self._export(scope, given, host_keys)
 
-    def _warn_of_expired_keys(self, settings: Settings) -> None:
-        for key in settings.keys:
-            if key.has_expired:
-                pulumi.log.warn(
-                    f"the key {key.name} is left out because its last day (until = {key.until}) "
-                    "has passed; next: remove it from keys, or give it a later day",
-                    resource=self,
-                )
+    def _warn_of_expired(self, settings: Settings) -> None:
+        kinds = (("key", "keys", settings.keys), ("identity", "identities", settings.identities))
+        for kind, setting, entries in kinds:
+            for entry in entries:
+                if entry.has_expired:
+                    pulumi.log.warn(
+                        f"the {kind} {entry.name} is left out because its last day (until = "
+                        f"{entry.until}) has passed; next: remove it from {setting}, or give it a "
+                        "later day",
+                        resource=self,
+                    )
 
     def _warn_of_holes(self, settings: Settings) -> None:
         images = {"daemonImage": settings.daemon_image, "gatewayImage": settings.gateway_image}
@@ -144,6 +148,20 @@ class DockerBuilder(pulumi.ComponentResource):
             with_daemon, settings, image=daemon_image, cache=cache, transport=transport
         )
         access = Access.declare(checked, given, image=gateway_image)
+        beside: list[docker.Container] = []
+        if settings.has_build_keys or settings.active_identities:
+            guard_image = checked.image("guard-image", settings.guard_image)
+        if settings.has_build_keys:
+            beside.append(declare_guard(with_daemon, image=guard_image, transport=transport))
+        verifier: Verifier | None = None
+        if settings.active_identities:
+            verifier = Verifier.declare(
+                checked.after(access.installed),
+                image=guard_image,
+                access=access.volume,
+                network=transport.network,
+            )
+            beside.append(verifier.container)
         gateway = declare_gateway(
             # Its builds have ended before it is replaced; the keys exist before the first login.
             scope.after(daemon.drain, access.installed),
@@ -151,13 +169,10 @@ class DockerBuilder(pulumi.ComponentResource):
             image=gateway_image,
             facts=preflight.facts,
             access=access.volume,
+            identities=verifier.volume if verifier else None,
             transport=transport,
             host_keys=host_keys,
         )
-        guard: list[docker.Container] = []
-        if settings.has_build_keys:
-            guard_image = checked.image("guard-image", settings.guard_image)
-            guard = [declare_guard(with_daemon, image=guard_image, transport=transport)]
         return scope.script(
             "readiness",
             HEALTH + (Path(__file__).parent / "readiness.sh").read_text(),
@@ -170,7 +185,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 daemon.container.name,
                 gateway.name,
                 janitor.name,
-                *(container.name for container in guard),
+                *(container.name for container in beside),
             ],
             triggers=[
                 daemon.drain.id,
@@ -178,7 +193,7 @@ class DockerBuilder(pulumi.ComponentResource):
                 gateway.id,
                 access.installed.id,
                 janitor.id,
-                *(container.id for container in guard),
+                *(container.id for container in beside),
             ],
         )
 

@@ -22,6 +22,7 @@ from components.settings import (  # noqa: E402
     Age,
     AuthorizedKey,
     FleetHost,
+    Identity,
     Mirror,
     RegistrySettings,
     Size,
@@ -38,6 +39,7 @@ _SETTINGS: dict[type[ComponentResource], type[Model]] = {
 }
 _TYPES: dict[str, type[Model]] = {
     "Key": AuthorizedKey,
+    "Identity": Identity,
     "Host": FleetHost,
     "RegistryMirror": Mirror,
 }

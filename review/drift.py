@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from components.layout import ACCESS_DIRECTORY, GATEWAY_USER, OWNER_LABEL
+from components.layout import ACCESS_DIRECTORY, GATEWAY_USER, OWNER_LABEL, TOKEN_USER
 from policy.rules import VOLUME
 from review.host import HostReader
 from review.plan import NETWORK
@@ -190,9 +190,11 @@ def _access(host: HostReader, builder: BuilderState, gateway: str) -> Iterator[D
     """Who is let in: the files in the volume, which the container `keys` wrote."""
     keys = builder.children["keys"]
     replace = (keys.urn,)
-    for name in ("authorized_keys", "list"):
+    for name in ("authorized_keys", "list", "identities"):
         path, content = f"{ACCESS_DIRECTORY}/{name}", _upload(keys, f"/new/{name}")
-        yield from _file(host, keys, gateway, path, content, 0o444, replace)
+        # Without identities a file of earlier ones may be there, which nobody reads.
+        if content:
+            yield from _file(host, keys, gateway, path, content, 0o444, replace)
     # ssh-keygen makes this list on the host. Only whether it lists anything can be compared.
     revoked = host.file(gateway, f"{ACCESS_DIRECTORY}/revoked_keys")
     wanted = any(u["file"].startswith("/new/revoked/") for u in keys.inputs.get("uploads") or [])
@@ -201,14 +203,12 @@ def _access(host: HostReader, builder: BuilderState, gateway: str) -> Iterator[D
 
 
 def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Iterator[Drift]:
-    """sshd's options with all defaults, as they are for a login, and its host key."""
+    """sshd's options with all defaults, as they are for each user's login, and its host key."""
     as_root = ("exec", "--interactive", "--user", "0", gateway.inputs["name"])
-    connection = (
-        f"user={GATEWAY_USER},host=client.example,addr=192.0.2.1,laddr=192.0.2.2,lport=2222"
-    )
-    test = ("/usr/sbin/sshd.pam", "-T", "-C", connection, "-h", f"{_LIBRARY}/host_key", "-f")
 
-    def options(file: str, stdin: bytes = b"") -> dict[str, str]:
+    def options(user: str, file: str, stdin: bytes = b"") -> dict[str, str]:
+        connection = f"user={user},host=client.example,addr=192.0.2.1,laddr=192.0.2.2,lport=2222"
+        test = ("/usr/sbin/sshd.pam", "-T", "-C", connection, "-h", f"{_LIBRARY}/host_key", "-f")
         found: dict[str, str] = {}
         lines = host.output(*as_root, *test, file, stdin=stdin).splitlines()
         for keyword, _, value in sorted(line.partition(" ") for line in lines):
@@ -217,15 +217,19 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
             found[option] = f"{found.get(option, '')} {value}"
         return found
 
-    wanted = options("/dev/stdin", _upload(gateway, f"{_LIBRARY}/sshd_config"))
-    found = options(_SSHD_CONFIG)
-    for option in sorted({*wanted, *found}):
-        if wanted.get(option) != found.get(option):
-            what = (
-                f"sshd's {option} is{found.get(option, ' not set')}, "
-                f"expected{wanted.get(option, ' not set')}"
-            )
-            yield Drift(gateway.name, what, replace=replace)
+    differing: set[str] = set()
+    with_tokens = f"TOKEN_USER={TOKEN_USER}" in (gateway.inputs.get("envs") or [])
+    for user in [GATEWAY_USER, *([TOKEN_USER] if with_tokens else [])]:
+        wanted = options(user, "/dev/stdin", _upload(gateway, f"{_LIBRARY}/sshd_config"))
+        found = options(user, _SSHD_CONFIG)
+        for option in sorted({*wanted, *found}):
+            if option not in differing and wanted.get(option) != found.get(option):
+                differing.add(option)
+                what = (
+                    f"sshd's {option} is{found.get(option, ' not set')}, "
+                    f"expected{wanted.get(option, ' not set')}"
+                )
+                yield Drift(gateway.name, what, replace=replace)
     # It is in a tmpfs, where docker cp sees nothing.
     script = f"[ ! -e {_HOST_KEY} ] || cat {_HOST_KEY}"
     there = host.output(*as_root, "sh", "-c", script).encode()

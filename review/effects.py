@@ -10,10 +10,12 @@ from review.plan import NETWORK, BuilderPlan, Step
 _REMADE = {
     "gateway": "restarts the gateway: open connections drop, about 2 s",
     "guard": "restarts the guard: what keys with the role build have in flight is cut",
+    "verifier": "restarts the verifier: for seconds no token is accepted; connections stay",
     "janitor": "restarts the janitor; builds do not notice",
     "store": "restarts the store: pushes in flight get 10 s to end, then they fail",
     "mirror": "restarts the mirror: builders pull from its upstream meanwhile",
 }
+_WHO = ("keys", "revoked", "identities")
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,9 @@ def _address(plan: BuilderPlan) -> list[str]:
 
 def _access(plan: BuilderPlan) -> list[str]:
     before, after = plan.component.before, plan.component.after
-    if not before or all(before.get(name) == after.get(name) for name in ("keys", "revoked")):
+    if not before or all(before.get(name) == after.get(name) for name in _WHO):
         return []
     return [
         "who gets in changes with the next login; open connections of a removed key are closed "
-        "within seconds"
+        "within seconds, and so are those of a removed or changed identity"
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from components.ssh_key import PublicKey
@@ -11,7 +11,7 @@ from policy.rules import IMAGE, violations
 from review.effects import effects_of
 from review.plan import BuilderPlan, Plan, Values
 
-_SHOWN_ELSEWHERE = {"keys", "daemonImage", "gatewayImage", "guardImage"}
+_SHOWN_ELSEWHERE = {"keys", "identities", "daemonImage", "gatewayImage", "guardImage"}
 _COUNTED = {
     "create": "made",
     "update": "changed",
@@ -78,7 +78,9 @@ def _declared(builder: BuilderPlan) -> Iterator[str]:
 
 def _changes(builder: BuilderPlan) -> Iterator[Row]:
     before, after = builder.component.before, builder.component.after
-    yield from _keys(before.get("keys") or [], after.get("keys") or [])
+    yield from _entries("key", before.get("keys") or [], after.get("keys") or [], _key)
+    old, new = (inputs.get("identities") or [] for inputs in (before, after))
+    yield from _entries("identity", old, new, _identity)
     for role, step in builder.steps.items():
         if step.type == IMAGE and step.op != "same":
             yield role.replace("-", " "), _from_to(step.before.get("name"), step.after.get("name"))
@@ -96,15 +98,17 @@ def _from_to(before: object, after: object) -> str:
     return f"{code(before)} → {code(after) if after is not None else 'none'}"
 
 
-def _keys(before: list[Values], after: list[Values]) -> Iterator[Row]:
-    old, new = ({str(key.get("name")): key for key in keys} for keys in (before, after))
+def _entries(
+    kind: str, before: list[Values], after: list[Values], shown: Callable[[Values], str]
+) -> Iterator[Row]:
+    old, new = ({str(entry.get("name")): entry for entry in each} for each in (before, after))
     for name in sorted({*old, *new}):
         if name not in old:
-            yield "key **added**", _key(new[name])
+            yield f"{kind} **added**", shown(new[name])
         elif name not in new:
-            yield "key **removed**", _key(old[name])
+            yield f"{kind} **removed**", shown(old[name])
         elif old[name] != new[name]:
-            yield "key **changed**", f"{_key(old[name])} → {_key(new[name])}"
+            yield f"{kind} **changed**", f"{shown(old[name])} → {shown(new[name])}"
 
 
 def _key(key: Values) -> str:
@@ -115,6 +119,16 @@ def _key(key: Values) -> str:
     ]
     words: list[Any] = [code(key.get("name")), code(_fingerprint(key)), *conditions]
     return " ".join(words)
+
+
+def _identity(rule: Values) -> str:
+    claims = dict(rule.get("claims") or {})
+    conditions = [
+        *(f"{name} {code(rule[name])}" for name in ("issuer", "audience") if rule.get(name)),
+        *(f"{name} {code(value)}" for name, value in sorted(claims.items())),
+        *(f"{name} {code(rule[name])}" for name in ("role", "until", "issuerCa") if rule.get(name)),
+    ]
+    return " ".join([code(rule.get("name")), *conditions])
 
 
 def _fingerprint(key: Values) -> str:

@@ -48,7 +48,7 @@ def plan_without_state(stack: str, base: str) -> Plan:
 def _changes_more_than_access(component: Step) -> bool:
     before, after = component.before, component.after
     changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    return component.op == "update" and bool(changed - {"keys", "revoked"})
+    return component.op == "update" and bool(changed - {"keys", "revoked", "identities"})
 
 
 def _depends_on_the_host(step: Json) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pulumi
@@ -10,7 +11,13 @@ import pulumi_docker as docker
 
 from components.gateway.host_key import HostKey
 from components.host_facts import HostFacts, while_unknown_keep
-from components.layout import ACCESS_DIRECTORY, GATEWAY_USER
+from components.layout import (
+    ACCESS_DIRECTORY,
+    GATEWAY_USER,
+    IDENTITIES_DIRECTORY,
+    TOKEN_USER,
+    VERIFIER_SOCKET,
+)
 from components.scope import Scope, confined, memory, mount, on_network, upload
 from components.settings import Settings
 from components.transport import Transport
@@ -29,18 +36,50 @@ _MEMORY_MIB = 2048
 _CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
 
 
-def sshd_config(transport: Transport) -> str:
-    """sshd's complete configuration, which replaces the image's own."""
+def sshd_config(transport: Transport, *, tokens: bool = False) -> str:
+    """sshd's complete configuration, which replaces the image's own.
+
+    With `tokens`, jobs may send tokens, and the keys that the verifier has let in can log in.
+    """
     sockets = [f"[{path}]:*" for path in transport.forwarded_sockets]
-    template = string.Template((_FILES / "sshd_config").read_text())
-    return template.substitute(
+    template = (_FILES / "sshd_config").read_text()
+    if tokens:
+        template += (_FILES / "sshd_config_tokens").read_text()
+    keys = [ACCESS_DIRECTORY, *([IDENTITIES_DIRECTORY] if tokens else [])]
+    return string.Template(template).substitute(
         user=GATEWAY_USER,
+        users=" ".join([GATEWAY_USER, *([TOKEN_USER] if tokens else [])]),
+        token_user=TOKEN_USER,
+        any_key_command=f"{_LIBRARY}/any-key",
+        enrol_command=f"{_LIBRARY}/enrol {VERIFIER_SOCKET}",
         dial_command=f"exec sh {_LIBRARY}/dial {transport.dial}",
-        authorized_keys=f"{ACCESS_DIRECTORY}/authorized_keys",
+        authorized_keys=" ".join(f"{folder}/authorized_keys" for folder in keys),
         revoked_keys=f"{ACCESS_DIRECTORY}/revoked_keys",
         socket_forwarding="local" if sockets else "no",
         permit_open=" ".join(sockets) or "none",
     )
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Inputs of the container that let jobs send tokens; empty without the setting identities."""
+
+    volumes: list[docker.ContainerVolumeArgs] = field(default_factory=list)
+    uploads: list[docker.ContainerUploadArgs] = field(default_factory=list)
+    envs: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, identities: docker.Volume | None) -> _Tokens:
+        if identities is None:
+            return cls()
+        return cls(
+            [mount(identities, IDENTITIES_DIRECTORY, read_only=True)],
+            [
+                upload(f"{_LIBRARY}/any-key", (_FILES / "any_key.sh").read_text(), "0755"),
+                upload(f"{_LIBRARY}/enrol", (_FILES / "enrol.sh").read_text()),
+            ],
+            [f"TOKEN_USER={TOKEN_USER}", f"VERIFIER_SOCKET={VERIFIER_SOCKET}"],
+        )
 
 
 def _sysctls(host: HostFacts) -> dict[str, str]:
@@ -60,16 +99,21 @@ def declare_gateway(
     image: docker.RemoteImage,
     facts: pulumi.Output[HostFacts],
     access: docker.Volume,
+    identities: docker.Volume | None,
     transport: Transport,
     host_keys: list[HostKey],
 ) -> docker.Container:
-    """Declare the gateway's container; it presents the first of `host_keys`."""
+    """Declare the gateway's container; it presents the first of `host_keys`.
+
+    `identities` is the verifier's volume; None if there is no verifier.
+    """
+    tokens = _Tokens.of(identities)
     return scope.having(transforms=while_unknown_keep(facts, "sysctls").transforms).service(
         "gateway",
         image=image,
         health=["bash", f"{_LIBRARY}/health"],
         stop_seconds=_STOP_SECONDS,
-        envs=[f"USER_NAME={GATEWAY_USER}", "PUID=1000", "PGID=1000"],
+        envs=[f"USER_NAME={GATEWAY_USER}", "PUID=1000", "PGID=1000", *tokens.envs],
         ports=[
             docker.ContainerPortArgs(
                 internal=_SSHD_PORT, external=settings.ssh_port, ip=settings.ssh_address
@@ -77,7 +121,11 @@ def declare_gateway(
         ],
         tmpfs={"/config": "mode=0755"},
         sysctls=facts.apply(_sysctls),
-        volumes=[mount(access, ACCESS_DIRECTORY, read_only=True), *transport.client_volumes],
+        volumes=[
+            mount(access, ACCESS_DIRECTORY, read_only=True),
+            *transport.client_volumes,
+            *tokens.volumes,
+        ],
         uploads=[
             upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
             upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
@@ -88,8 +136,12 @@ def declare_gateway(
                 "0755",
             ),
             upload("/custom-services.d/session-monitor", _MONITOR_SERVICE),
-            upload(f"{_LIBRARY}/sshd_config", sshd_config(transport)),
+            upload(
+                f"{_LIBRARY}/sshd_config",
+                sshd_config(transport, tokens=identities is not None),
+            ),
             upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
+            *tokens.uploads,
         ],
         **on_network(transport.gateway_network),
         **memory(_MEMORY_MIB),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from components.layout import (
     SOCKET_VARIABLE,
 )
 from components.scope import Scope, mount, upload
-from components.settings import AuthorizedKey, Given, Settings
+from components.settings import AuthorizedKey, Given, Identity, Settings
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class Access:
 
 
 def _summary(settings: Settings) -> list[str]:
-    """Keys and revocations as environment variables."""
+    """Keys, identities and revocations as environment variables."""
     return [
         *(f"{key.name}={_conditions(key)}" for key in settings.active_keys),
+        *(f"{rule.name}={rule.conditions}" for rule in settings.active_identities),
         *(
             f"revoked-{number}={f'{entry.ca} {entry.line}'.strip()}"
             for number, entry in enumerate(settings.revoked, 1)
@@ -76,19 +78,25 @@ def _conditions(key: AuthorizedKey) -> str:
     return " ".join([key.public_key.fingerprint, *words])
 
 
-def _line(key: AuthorizedKey) -> str:
-    """The key's line of authorized_keys, which only allows the socket of its role.
+def _options(role: str) -> list[str]:
+    """Options of a line of authorized_keys that only allow the socket of the role.
 
     ForceCommand reads the environment variable; without it a session gets the guard's socket.
     """
-    name = DAEMON_SOCKET_NAME if key.role == "admin" else GUARD_SOCKET_NAME
+    name = DAEMON_SOCKET_NAME if role == "admin" else GUARD_SOCKET_NAME
     options = [
         "restrict",
         "port-forwarding",
         f'permitopen="[{GATEWAY_SOCKETS}/{name}]:*"',
     ]
-    if key.role == "admin":
+    if role == "admin":
         options.append(f'environment="{SOCKET_VARIABLE}={DAEMON_SOCKET_NAME}"')
+    return options
+
+
+def _line(key: AuthorizedKey) -> str:
+    """The key's line of authorized_keys."""
+    options = _options(key.role)
     if key.is_authority:
         options += ["cert-authority", f'principals="{",".join(key.principals)}"']
     if key.from_:
@@ -98,8 +106,14 @@ def _line(key: AuthorizedKey) -> str:
     return f"{','.join(options)} {key.public_key} {key.name}"
 
 
+def _rules(identities: tuple[Identity, ...]) -> str:
+    """The rules of the verifier, each with the options of the lines that it writes."""
+    rules = [{**rule.rule, "options": ",".join(_options(rule.role))} for rule in identities]
+    return json.dumps(rules, indent=1, sort_keys=True) + "\n"
+
+
 def _files(settings: Settings) -> dict[str, str]:
-    """The files that access.sh installs: two for sshd, one for the session monitor."""
+    """The files that access.sh installs for sshd, the session monitor and the verifier."""
     keys, revoked = sorted(settings.active_keys, key=lambda key: key.name), settings.revoked
     files = {"authorized_keys": "".join(f"{_line(key)}\n" for key in keys)}
     listed = [
@@ -108,6 +122,12 @@ def _files(settings: Settings) -> dict[str, str]:
         f"{key.role}"
         for key in keys
     ]
+    listed += [
+        f"rule {rule.digest} {rule.name} {rule.last_second or '-'} - - {rule.role}"
+        for rule in settings.active_identities
+    ]
+    if settings.identities:
+        files["identities"] = _rules(settings.active_identities)
     hashes = [entry for entry in revoked if entry.fingerprint]
     listed += [f"revoked {entry.fingerprint}" for entry in hashes]
     if hashes:

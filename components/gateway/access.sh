@@ -11,7 +11,9 @@ for entries in /new/revoked/*; do
 	[ ! -f "$entries.pub" ] || set -- "$@" -s "$entries.pub"
 	ssh-keygen "$@" "$entries"
 done
-for file in revoked_keys authorized_keys list; do
+for file in revoked_keys authorized_keys identities list; do
+	# Without the setting identities nobody reads that file.
+	[ -e "/new/$file" ] || continue
 	install -m 0444 "/new/$file" "/access/.$file.new"
 	sync "/access/.$file.new"
 	mv "/access/.$file.new" "/access/$file"

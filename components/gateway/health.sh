@@ -16,6 +16,14 @@ case $reply in
 	exit 1
 	;;
 esac
+if [[ -n ${VERIFIER_SOCKET:-} ]]; then
+	answer=$(printf 'ping\n' | timeout 8 nc -N -U "$VERIFIER_SOCKET" 2>&1) || answer="none: $answer"
+	if [[ -z $answer || $answer == none* ]]; then
+		echo "the verifier does not answer at $VERIFIER_SOCKET (${answer:-no reply}); jobs with tokens cannot log in." \
+			"Next: docker logs of the container of this builder that ends in -verifier"
+		exit 1
+	fi
+fi
 # The monitor touches the file at each login of this check, if it can also read the access list.
 for ((tries = 0; tries < 25; tries++)); do
 	seen=$(stat -c %.6Y "$run/seen" 2>&1) || seen="none: $seen"

@@ -22,6 +22,11 @@ trap 'stop_container "init script failed at line $LINENO"' ERR
 # sshd starts each session with the user's shell; sh starts fastest.
 usermod --shell /bin/sh "$user"
 
+# Jobs send their tokens as a user of their own. sshd is not root, so it can serve only users with its id.
+if [[ -n ${TOKEN_USER:-} ]] && ! grep -q "^$TOKEN_USER:" /etc/passwd; then
+	printf '%s:x:%s:%s::/config:/bin/sh\n' "$TOKEN_USER" "$(id -u "$user")" "$(id -g "$user")" >>/etc/passwd
+fi
+
 # The key of the health check; sshd accepts it only from 127.0.0.1.
 rm -rf "$run"
 install -d -m 0755 "$run"

@@ -5,13 +5,16 @@
 #   session-monitor who     prints a table of open connections and recent logins
 #
 # sshd's log contains which process accepted which fingerprint (LogVerbose, sshd_config(5)); /access/list
-# contains which fingerprints are accepted now, and their names. The monitor itself only remembers the
-# previous contents of the list.
+# contains which fingerprints are accepted now, and their names. The keys of jobs that sent a token are not
+# in the list; the verifier writes which rule of the list let each of them in. The monitor itself only
+# remembers the previous contents of the list, and the rule and job of the keys that it has seen.
 set -uo pipefail
 export TZ=UTC
 
 list=/access/list
 log=/config/logs/openssh
+# A file for each key that a token let in, by its fingerprint: the rule's digest and words about the job.
+enrolled=/identities/keys
 acted_on=/run/gateway/acted-on
 # Touched at each login of the health check, which thereby sees that the monitor works.
 seen=/run/gateway/seen
@@ -19,6 +22,9 @@ seen=/run/gateway/seen
 # The list by fingerprint. role_of holds the text about the role for a log line, until_of the last second,
 # conditions_of addresses, principals and role together.
 declare -A name_of=() role_of=() until_of=() conditions_of=() revoked=()
+# By the fingerprint of a key that a token let in. A rule is in the list by its digest, as keys are by their
+# fingerprint.
+declare -A rule_of=() job_of=()
 
 read_list() {
 	local kind fingerprint second third fourth
@@ -26,7 +32,7 @@ read_list() {
 	role_of=() until_of=() conditions_of=() revoked=()
 	while read -r kind fingerprint second third fourth; do
 		case $kind in
-		key | ca)
+		key | ca | rule)
 			name_of[$fingerprint]=$second
 			until_of[$fingerprint]=$third
 			conditions_of[$fingerprint]=$kind:$fourth
@@ -38,7 +44,7 @@ read_list() {
 	done <"$list"
 }
 
-# is_valid FINGERPRINT: whether the key or authority is listed and has not expired.
+# is_valid FINGERPRINT: whether the key, authority or rule is listed and has not expired.
 is_valid() {
 	local now
 	[[ -n ${until_of[$1]:-} ]] || return 1
@@ -46,11 +52,20 @@ is_valid() {
 	[[ ${until_of[$1]} == - || $now < ${until_of[$1]} ]]
 }
 
+# Remembers the rule and job of the key that was parsed last; when the verifier has forgotten it, what it was.
+read_enrolled() {
+	local rule job
+	{ read -r rule job <"$enrolled/${fingerprint//\//_}"; } 2>/dev/null || return 0
+	# They are only for log lines about keys that the verifier has forgotten.
+	((${#rule_of[@]} < 5000)) || rule_of=() job_of=()
+	rule_of[$fingerprint]=$rule job_of[$fingerprint]=$job
+}
+
 line_pattern='^([0-9-]+) ([0-9:]+)[.0-9]* .*pid=([0-9]+)\): (Accepted|Failed) publickey for (invalid user )?([^ ]*) from ([^ ]+) port ([0-9]+) ssh2: [^ ]+ (SHA256:[^ ]+)(.*)$'
 certificate_pattern='^ ID (.*) \(serial ([0-9]+)\) CA [^ ]+ (SHA256:[^ ]+)'
 
 # parse LINE: splits one line of sshd's log into time, pid, outcome, login_name, address, port,
-# fingerprint, authority and label; fails when the line is not about a key.
+# fingerprint, authority, listed (what the list has it by) and label; fails when the line is not about a key.
 parse() {
 	# sshd ends its lines with CR LF.
 	[[ ${1%$'\r'} =~ $line_pattern ]] || return 1
@@ -60,8 +75,12 @@ parse() {
 	if [[ ${BASH_REMATCH[10]} =~ $certificate_pattern ]]; then
 		certificate=${BASH_REMATCH[1]} serial=${BASH_REMATCH[2]} authority=${BASH_REMATCH[3]}
 	fi
-	local listed=${authority:-$fingerprint}
-	label="name=${name_of[$listed]:--}${role_of[$listed]:-}"
+	listed=${authority:-$fingerprint}
+	if [[ -z $authority && -z ${conditions_of[$fingerprint]:-} ]]; then
+		read_enrolled
+		listed=${rule_of[$fingerprint]:-$fingerprint}
+	fi
+	label="name=${name_of[$listed]:--}${role_of[$listed]:-}${job_of[$fingerprint]:+ ${job_of[$fingerprint]}}"
 	[[ -z $authority ]] || label+=" certificate=$certificate serial=$serial"
 	label+=" key=$fingerprint from=$address:$port"
 }
@@ -69,7 +88,7 @@ parse() {
 # Whether the login that was parsed last would be accepted now.
 may_stay() {
 	[[ -z ${revoked[$fingerprint]:-} ]] || return 1
-	is_valid "${authority:-$fingerprint}" || return 1
+	is_valid "$listed" || return 1
 	if [[ -n $authority ]]; then
 		[[ -z ${revoked["$authority serial: $serial"]:-} && -z ${revoked["$authority id: $certificate"]:-} ]]
 	fi
@@ -82,8 +101,8 @@ close() {
 
 log_line() { printf '%(%Y-%m-%dT%H:%M:%SZ)T %s\n' -1 "$1"; }
 
-# Every login and refusal of the log in chronological order, without those of the health check. Files that
-# s6-log has rotated are compressed.
+# Every login and refusal of the log in chronological order, without those of the health check and of jobs
+# that send a token, which the verifier's log has. Files that s6-log has rotated are compressed.
 logins() {
 	local file
 	{
@@ -91,7 +110,9 @@ logins() {
 			[[ -f $file ]] && { gzip -cd "$file" 2>/dev/null || cat "$file"; }
 		done
 		cat "$log/current" 2>/dev/null
-	} | grep -E ': (Accepted|Failed) publickey' | grep -v ' from 127.0.0.1 '
+	} | grep -E ': (Accepted|Failed) publickey' |
+		grep -Ev " from 127.0.0.1 |Accepted publickey for ${TOKEN_USER:-token} from " ||
+		(($? == 1)) # there are none
 }
 
 # The title of the process that logs a login. Alpine calls the program sshd-session.pam; OpenSSH calls the
@@ -127,7 +148,6 @@ enforce() {
 	enforced=$(valid_keys)
 	while IFS= read -r line; do
 		parse "$line" || continue
-		local listed=${authority:-$fingerprint}
 		if ! may_stay; then
 			close 'removed'
 		elif [[ ${old[$listed]:-${conditions_of[$listed]}} != "${conditions_of[$listed]}" ]]; then
@@ -166,6 +186,7 @@ audit() {
 			echo "$time refused $label user=$login_name"
 			return 0
 		fi
+		[[ $login_name != "${TOKEN_USER:-}" ]] || return 0
 		echo "$time login $label"
 		# The list may have been replaced at the moment of this login.
 		may_stay || close removed

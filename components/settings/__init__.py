@@ -2,6 +2,7 @@
 
 from components.settings.builder import Settings
 from components.settings.given import Given
+from components.settings.identities import Identity
 from components.settings.keys import AuthorizedKey, Revocation
 from components.settings.registry import Mirror, RegistrySettings
 from components.settings.stack import FleetHost, StackSettings, load_settings
@@ -13,6 +14,7 @@ __all__ = [
     "DiskSpace",
     "FleetHost",
     "Given",
+    "Identity",
     "Mirror",
     "RegistrySettings",
     "Revocation",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pydantic
 from pydantic import Field, model_validator
 
+from components.settings.identities import Identity
 from components.settings.keys import AuthorizedKey, Revocation
 from components.settings.model import Model, default
 from components.settings.values import (
@@ -47,6 +48,7 @@ class Settings(Model):
     ssh_port: Port = default("sshPort")
     keys: tuple[AuthorizedKey, ...] = default("keys")
     revoked: tuple[Revocation, ...] = default("revoked")
+    identities: tuple[Identity, ...] = default("identities")
     host_keys: Annotated[tuple[int, ...], Field(min_length=1, max_length=3)] = default("hostKeys")
     transport: Literal["socket", "tls"] = default("transport")
     isolation: Literal["unprivileged", "privileged"] = default("isolation")
@@ -128,6 +130,35 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
+    def _check_identities(self) -> Self:
+        names = [key.name for key in self.keys] + [rule.name for rule in self.identities]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"identities has the name {', '.join(twice)} twice, or a key has it too; names "
+                "must differ, because the log tells logins apart by them"
+            )
+        authorities: dict[str, str] = {}
+        for rule in self.identities:
+            if authorities.setdefault(rule.issuer, rule.issuer_ca) != rule.issuer_ca:
+                raise ValueError(
+                    f"identities gives {rule.issuer} different values of issuerCa; next: give all "
+                    "rules of one issuer the same"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_identity_roles(self) -> Self:
+        limited = [rule.name for rule in self.active_identities if rule.role == "build"]
+        if limited and self.transport == "tls":
+            raise ValueError(
+                f"identities gives {', '.join(limited)} the role build, which is the default and "
+                "which transport = tls cannot serve; next: pulumi config set transport socket, or "
+                "give them the role admin"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_roles(self) -> Self:
         limited = [key.name for key in self.active_keys if key.role == "build"]
         if limited and self.transport == "tls":
@@ -143,9 +174,15 @@ class Settings(Model):
         return tuple(key for key in self.keys if not key.has_expired)
 
     @property
+    def active_identities(self) -> tuple[Identity, ...]:
+        """The rules that count: all but the expired ones."""
+        return tuple(rule for rule in self.identities if not rule.has_expired)
+
+    @property
     def has_build_keys(self) -> bool:
-        """Whether a key has the role `build`, so that the guard is needed."""
-        return any(key.role == "build" for key in self.active_keys)
+        """Whether a key or an identity has the role `build`, so that the guard is needed."""
+        roles = {key.role for key in self.active_keys}
+        return "build" in roles | {rule.role for rule in self.active_identities}
 
     @property
     def ssh_name(self) -> str:

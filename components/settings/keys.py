@@ -17,6 +17,21 @@ _FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
 _KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
 
 
+def check_name(name: str) -> str:
+    """The name of a key or an identity. Raises ValueError."""
+    if not _KEY_NAME.match(name):
+        raise ValueError(
+            "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
+            "a letter or digit"
+        )
+    return name
+
+
+def last_second(until: datetime.date | None) -> str:
+    """The last second (UTC) of that day, as YYYYMMDDHHMMSS; empty for none."""
+    return f"{until:%Y%m%d}235959" if until else ""
+
+
 class AuthorizedKey(Model):
     """One entry of `keys`: who may log in, with which key, from where and until when."""
 
@@ -37,12 +52,7 @@ class AuthorizedKey(Model):
     @pydantic.field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not _KEY_NAME.match(name):
-            raise ValueError(
-                "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
-                "a letter or digit"
-            )
-        return name
+        return check_name(name)
 
     @pydantic.field_validator("principals")
     @classmethod
@@ -74,7 +84,7 @@ class AuthorizedKey(Model):
     @property
     def last_second(self) -> str:
         """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
-        return f"{self.until:%Y%m%d}235959" if self.until else ""
+        return last_second(self.until)
 
 
 class Revocation(Model):

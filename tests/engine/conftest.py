@@ -81,6 +81,12 @@ def until(condition: Callable[[], object], seconds: float = 15) -> bool:
     return True
 
 
+def bridge_address() -> str:
+    """An address of this machine that containers reach."""
+    form = "{{(index .IPAM.Config 0).Gateway}}"
+    return passed(run("docker", "network", "inspect", "bridge", "--format", form)).strip()
+
+
 @dataclass(frozen=True)
 class Disk:
     """A loop device with an empty ext4 to which the daemon's user can write."""

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from client.ci import KINDS, render
+from client.ci import KEYLESS, KINDS, render
 from client.stack import Stack
 from tests.engine.conftest import (
     BASE_IMAGE,
@@ -31,12 +31,16 @@ from tests.engine.conftest import (
     REGISTRY_IMAGE,
     Builder,
     NewBuilder,
+    bridge_address,
+    logs,
     make_key,
     passed,
     run,
     take_from_image,
 )
+from tests.issuer import CLAIMS, RULES, Issuer, issuing
 
+AUDIENCE = "builder.example.com"
 PASSWORD = "pushes-only-in-tests"
 HTPASSWD = "robot:$2b$05$pAVG4LPbn/j/ZwTpghRqD.EK/5/aMTzZAvzn7nNnz/DKtm1L/tDVC\n"
 IMAGE = "localhost:5000/team/app"
@@ -57,6 +61,8 @@ class Store:
 
     key: Path
     commit: str = field(default_factory=lambda: secrets.token_hex(20))
+    keyless: bool = False
+    """Whether jobs log in with a token, so that the store has no key."""
 
     def text(self) -> str:
         """The key in a store that removes the last line break."""
@@ -70,7 +76,8 @@ class Store:
         return "/secrets/key"
 
     def values(self, key: str) -> dict[str, str]:
-        return {"BUILDER_KEY": key, "REGISTRY_USER": "robot", "REGISTRY_PASSWORD": PASSWORD}
+        own = {} if self.keyless else {"BUILDER_KEY": key}
+        return {**own, "REGISTRY_USER": "robot", "REGISTRY_PASSWORD": PASSWORD}
 
 
 def filled(env: dict[str, Any], values: dict[str, str]) -> dict[str, str]:
@@ -90,7 +97,7 @@ def gitlab(files: dict[str, str], store: Store) -> Job:
         "CI_REGISTRY_PASSWORD": PASSWORD,
         "CI_REGISTRY_IMAGE": IMAGE,
         "CI_COMMIT_SHORT_SHA": store.commit,
-        "BUILDER_KEY": store.file(),
+        **({} if store.keyless else {"BUILDER_KEY": store.file()}),
     }
     script = "\n".join(job["script"])
     # GitLab's shell executor pipes into eval, so the script runs in a subshell.
@@ -259,10 +266,29 @@ class Ci:
 
 
 @pytest.fixture(scope="module")
-def ci(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ci]:
-    """A builder with a key of role build, and a registry in it that requires a login."""
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
+    """What gives tokens to the jobs of all CIs."""
+    with issuing(tmp_path_factory.mktemp("issuer"), bridge_address()) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def ci(
+    new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory, issuer: Issuer
+) -> Iterator[Ci]:
+    """A builder with a key of role build, identities, and a registry that requires a login."""
     builder = new_builder()
     builder.add_key("ci", role="build")
+    builder.settings["identities"] = [
+        {
+            "name": f"{kind}-jobs",
+            "issuer": issuer.url,
+            "audience": AUDIENCE,
+            "claims": claims,
+            "issuerCa": issuer.ca,
+        }
+        for kind, claims in RULES.items()
+    ]
     builder.up()
     builder.load_base()
     builder.provide(REGISTRY_IMAGE)
@@ -353,6 +379,101 @@ def test_the_rendered_job_builds_and_pushes_and_shows_no_secret(ci: Ci, kind: st
     for secret in (key.read_text().splitlines()[2], store.base64(), PASSWORD):
         assert secret not in log
         assert not any(secret in line for line in seen)
+
+
+# What jobs get their tokens with: curl of this machine, and stand-ins for the CIs' own programs.
+# These give curl its secret on standard input too.
+CURL = """#!/bin/sh
+exec /opt/tools/loader --library-path /opt/tools /opt/tools/curl.program "$@"
+"""
+ASK = """
+printf 'header = "Authorization: bearer %s"\\n' "$AGENT_SECRET" |
+curl --silent --fail --config - --get --data-urlencode "audience=$audience" "$AGENT_URL" |
+sed 's/.*"value": "\\([^"]*\\)".*/\\1/'
+"""
+BUILDKITE_AGENT = f"""#!/bin/sh
+[ "$1 $2 $3" = 'oidc request-token --audience' ] || exit 2
+audience=$4
+{ASK}"""
+CIRCLECI = f"""#!/bin/sh
+[ "$1 $2 $3 $4" = 'run oidc get --claims' ] || exit 2
+audience=$(printf '%s' "$5" | sed -n 's/^{{"aud": "\\([^"]*\\)"}}$/\\1/p')
+{ASK}"""
+
+
+@pytest.fixture(scope="module")
+def tools(issuer: Issuer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for /opt/tools with these programs, and the certificate of the issuer's CA."""
+    folder = tmp_path_factory.mktemp("tools")
+    curl = passed(run("sh", "-c", "command -v curl")).strip()
+    libraries = re.findall(r"(/\S+) \(0x", passed(run("ldd", curl)))
+    for library in libraries:
+        name = "loader" if "/ld-linux" in library else Path(library).name
+        (folder / name).write_bytes(Path(library).read_bytes())
+    (folder / "curl.program").write_bytes(Path(curl).read_bytes())
+    (folder / "ca.pem").write_text(issuer.ca)
+    programs = {"curl": CURL, "buildkite-agent": BUILDKITE_AGENT, "circleci": CIRCLECI}
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    return folder
+
+
+def with_token(job: Job, kind: str, issuer: Issuer, tools: Path) -> Job:
+    """The job with the variables and programs by which its CI gives it a token."""
+    issuer.claims = CLAIMS[kind]
+    url = f"{issuer.url}/token?api-version=2"
+    asked = {"AGENT_URL": url, "AGENT_SECRET": issuer.bearer}
+    given: dict[str, dict[str, str]] = {
+        "gitlab": {"BUILDER_TOKEN": issuer.token(AUDIENCE, **CLAIMS[kind])},
+        "bitbucket": {"BITBUCKET_STEP_OIDC_TOKEN": issuer.token(AUDIENCE, **CLAIMS[kind])},
+        "buildkite": {"BUILDKITE_JOB_ID": "1", **asked},
+        "circleci": {"CIRCLECI": "true", **asked},
+    }
+    of_actions = {
+        "ACTIONS_ID_TOKEN_REQUEST_URL": url,
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": issuer.bearer,
+    }
+    places = "/opt/tools:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    more = {"PATH": places, "CURL_CA_BUNDLE": "/opt/tools/ca.pem"}
+    env = {**job.env, **given.get(kind, of_actions), **more}
+    return Job(job.command, env, [*job.volumes, f"{tools}:/opt/tools:ro"])
+
+
+@pytest.mark.parametrize("kind", KEYLESS)
+def test_the_rendered_job_without_a_key_builds_and_shows_no_token(
+    ci: Ci, issuer: Issuer, tools: Path, kind: str
+) -> None:
+    key = ci.builder.folder / "ci"
+    files = render(kind, ci.stack, IMAGE, AUDIENCE)
+    issuer.issued.clear()
+    for _ in range(5):  # on a busy machine the look at the processes may come too late
+        # A token that does not name the job's key is good for one job.
+        store = Store(key, keyless=True)
+        job = with_token(AGENTS[kind](files, store), kind, issuer, tools)
+        assert "BUILDER_KEY" not in job.env
+        with processes_seen() as seen:
+            code, log = ci.run(job, files, key)
+        assert code == 0, log
+        if any("docker login" in line for line in seen):
+            break
+    assert "forwarded socket" in log
+    tags = "/var/lib/registry/docker/registry/v2/repositories/team/app/_manifests/tags"
+    passed(ci.builder.docker("exec", "registry", "ls", f"{tags}/{store.commit}"))
+    names = {"github": "(github|forgejo)-jobs", "forgejo": "(github|forgejo)-jobs"}
+    login = rf" login name={names.get(kind, f'{kind}-jobs')} role=build repository=\S+ ref=\S+ run="
+    assert any(re.search(login, line) for line in ci.builder.audit())
+    assert any("docker login" in line for line in seen)
+    everything = [
+        log,
+        logs(ci.builder.container("gateway")),
+        logs(ci.builder.container("verifier")),
+        *seen,
+    ]
+    assert issuer.issued
+    for secret in (issuer.bearer, PASSWORD, *(token.split(".")[1] for token in issuer.issued)):
+        assert not any(secret in text for text in everything)
 
 
 def test_a_later_job_of_another_kind_builds_warm(ci: Ci) -> None:
@@ -495,3 +616,56 @@ def test_a_job_waits_by_plain_ssh_for_a_daemon_that_is_away(snippet: Snippet) ->
     assert code == 0, log
     assert "plain ssh" in log
     assert "left: \n" in log
+
+
+def test_a_job_without_a_key_sends_tokens_while_it_runs(
+    snippet: Snippet, issuer: Issuer, tools: Path
+) -> None:
+    ci, key = snippet.ci, snippet.ci.builder.folder / "ci"
+    files = render("gitlab", ci.stack, IMAGE, AUDIENCE)
+    script = files["ci/builder.sh"]
+    assert "-lt 300 ]" in script
+    files["ci/builder.sh"] = script.replace("-lt 300 ]", "-lt 2 ]")
+    job = Job(
+        [
+            "sh",
+            "-euc",
+            """
+            . ci/builder.sh
+            [ -z "${BUILDER_TOKEN:-}" ]
+            printenv | grep -c eyJ && exit 4
+            sleep 6
+            docker version
+            kill $(busybox pidof ssh)
+            for _ in $(busybox seq 100); do docker version && exit; sleep 0.1; done
+            exit 3
+            """,
+        ],
+        {},
+        [f"{snippet.busybox}:/usr/local/bin/busybox:ro"],
+    )
+    before = logs(ci.builder.container("verifier")).count("accepted name=gitlab-jobs")
+    code, log = ci.run(with_token(job, "gitlab", issuer, tools), files, key)
+    assert code == 0, log
+    after = logs(ci.builder.container("verifier")).count("accepted name=gitlab-jobs")
+    assert after - before >= 3
+
+
+def test_what_keeps_a_job_without_a_key_out_is_said(
+    snippet: Snippet, issuer: Issuer, tools: Path
+) -> None:
+    ci, key = snippet.ci, snippet.ci.builder.folder / "ci"
+    files = render("gitlab", ci.stack, IMAGE, AUDIENCE)
+    for token, reason in (
+        ("", "this is not a token"),
+        (
+            issuer.token(AUDIENCE, **{**CLAIMS["gitlab"], "project_path": "evil/app"}),
+            "no rule fits",
+        ),
+    ):
+        job = Job(["sh", "-euc", ". ci/builder.sh"], {"BUILDER_TOKEN": token})
+        code, log = ci.run(job, files, key)
+        assert code == 1
+        assert "its token does not let it in" in log
+        assert reason in log
+        assert not token or token.split(".")[1] not in log

@@ -43,8 +43,9 @@ _CONFIG = re.compile(r"pulumi config (?:set|rm|get) (?:--path |--secret )*'?([A-
 _OUTPUT = re.compile(r"pulumi stack output ([A-Za-z]+)")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
 _OPTION = re.compile(r"(?<!\S)--([a-z-]+)")
-# camelCase names of Pulumi, Docker and the stand-in plugins, which are not settings.
+# camelCase names of Pulumi, Docker, the stand-in plugins and tokens, which are not settings.
 _FOREIGN = {"memorySwap", "mustRun", "pulumiConfig", "virtualenv"}
+_FOREIGN |= {"branchName", "deploymentEnvironmentUuid", "repositoryUuid"}
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,9 @@ def test_settings_and_exports_exist(page: Page, exports: set[str]) -> None:
     named = {span for span in page.spans if re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)+", span)}
     assert named <= {*settings(), *parts(), *exports, *_FOREIGN}
     given = {span.partition(":")[0] for span in page.spans if re.fullmatch(r"[a-z]\w*: \S+", span)}
-    yaml_of_ci = {"run", "services", "image"}
-    assert given <= {*settings(), *parts(), *yaml_of_ci}
+    yaml_of_ci = {"run", "services", "image", "oidc"}
+    claims_of_tokens = {"repository", "ref", "event_name"}
+    assert given <= {*settings(), *parts(), *yaml_of_ci, *claims_of_tokens}
 
 
 def test_every_make_word_is_on_a_page() -> None:
@@ -248,6 +250,7 @@ WRONG: dict[str, str] = {
     "hostKey": "SHA256:abc",
     "hostKeys": "[1, 1]",
     "hosts": '[{"name": "eu1", "host": "ssh://ops@eu1.example"}]',
+    "identities": '[{"name": "a", "issuer": "http://gitlab.com"}]',
     "imageAge": "14",
     "imageStore": "vfs",
     "insecureRegistries": '["http://registry:5000"]',

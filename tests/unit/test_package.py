@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from components import BuilderArgs, FleetArgs, RegistryArgs, Settings, StackSettings
-from components.settings import AuthorizedKey, FleetHost, Mirror, RegistrySettings, Revocation
+from components.settings import AuthorizedKey, FleetHost, Identity, Mirror, RegistrySettings, Revocation
 from components.settings.model import Model
 from tests.unit.conftest import Run
 from tests.unit.test_fleet import HOSTS
@@ -106,8 +106,11 @@ def test_the_version_is_that_of_pyproject(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("token", "expected"),
     [
-        (BUILDER, {"host", "hostKey", "sshHost", "keys", "revoked", "registryClient"}),
-        (FLEET, {"hosts", "keys", "revoked", "registryClient"}),
+        (
+            BUILDER,
+            {"host", "hostKey", "sshHost", "keys", "identities", "revoked", "registryClient"},
+        ),
+        (FLEET, {"hosts", "keys", "identities", "revoked", "registryClient"}),
         (REGISTRY, {"host", "hostKey", "name", "user", "token", "mirrors"}),
         ("docker-build-machine:index:RegistryMirror", {"user", "token"}),
         ("docker-build-machine:index:Key", {"publicKey"}),
@@ -127,6 +130,7 @@ def test_what_a_machine_of_the_same_program_tells_may_be_an_output(
     [
         ("Key", AuthorizedKey, ["name", "publicKey"], {"role": "admin"}),
         ("RevokedKey", Revocation, None, {}),
+        ("Identity", Identity, ["audience", "claims", "issuer", "name"], {"role": "build"}),
         ("Host", FleetHost, ["host", "name"], {"weight": 1}),
         ("RegistryMirror", Mirror, ["port", "registry"], {}),
     ],

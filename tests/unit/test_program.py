@@ -493,6 +493,105 @@ def test_the_guards_program_is_the_same_bytes_each_time_and_runs_alone(tmp_path:
     assert ran.stdout == "guard.zip/guard/__main__.py False\n"
 
 
+IDENTITY = {
+    "name": "main",
+    "issuer": "https://gitlab.com",
+    "audience": "builder.example.com",
+    "claims": {"project_path": "acme/app", "ref_protected": "true"},
+}
+
+
+def test_an_identity_brings_verifier_and_guard_and_touches_gateway_and_keys(
+    run_program: Program,
+) -> None:
+    without, run = run_program(), run_program(identities=[IDENTITY])
+    assert children(run) == {
+        **CHILDREN,
+        "builder-guard-image": "docker:index/remoteImage:RemoteImage",
+        "builder-guard": "docker:index/container:Container",
+        "builder-identities": "docker:index/volume:Volume",
+        "builder-verifier": "docker:index/container:Container",
+    }
+    changed = ("builder-gateway", "builder-keys", "builder-readiness")
+    for name in set(CHILDREN) - set(changed):
+        assert run[name].inputs == without[name].inputs, name
+    over_tls = run_program(identities=[{**IDENTITY, "role": "admin"}], transport="tls")
+    networks = over_tls["builder-verifier"].inputs["networksAdvanced"]
+    assert [network["name"] for network in networks] == ["dev-builder-tls-network"]
+    admin = run_program(identities=[{**IDENTITY, "role": "admin"}])
+    assert "builder-guard" not in children(admin)
+    assert "builder-verifier" in children(admin)
+
+
+def test_an_expired_identity_brings_nothing(run_program: Program) -> None:
+    without, run = run_program(), run_program(identities=[{**IDENTITY, "until": "2020-01-01"}])
+    assert children(run) == CHILDREN
+    assert run["builder-gateway"].inputs == without["builder-gateway"].inputs
+
+
+def test_the_verifier_has_a_network_and_no_power_but_its_own_volume(run_program: Program) -> None:
+    verifier = run_program(identities=[IDENTITY])["builder-verifier"].inputs
+    assert [network["name"] for network in verifier["networksAdvanced"]] == ["dev-builder-network"]
+    assert verifier["user"] == "1000:1000"
+    assert verifier["capabilities"] == {"adds": [], "drops": ["ALL"]}
+    assert verifier["securityOpts"] == ["no-new-privileges:true"]
+    assert verifier["memory"] == verifier["memorySwap"] == 256.0
+    assert verifier["volumes"] == [
+        {"volumeName": "dev-builder-access", "containerPath": "/access", "readOnly": True},
+        {"volumeName": "dev-builder-identities", "containerPath": "/identities"},
+    ]
+    assert not {"ports", "privileged", "networkMode", "mounts"} & set(verifier)
+
+
+@pytest.mark.parametrize(
+    ("role", "options"),
+    [
+        ("build", 'restrict,port-forwarding,permitopen="[/run/builder/guard.sock]:*"'),
+        (
+            "admin",
+            'restrict,port-forwarding,permitopen="[/run/builder/docker.sock]:*",'
+            'environment="BUILDER_SOCKET=docker.sock"',
+        ),
+    ],
+)
+def test_the_rule_reaches_verifier_session_monitor_and_preview(
+    run_program: Program, role: str, options: str
+) -> None:
+    keys = run_program(identities=[{**IDENTITY, "role": role}])["builder-keys"]
+    files = {path: upload["content"] for path, upload in uploads(keys).items()}
+    (rule,) = json.loads(files["/new/identities"])
+    listed = f"rule {rule['digest']} main - - - {role}\n"
+    assert listed in files["/new/list"]
+    assert rule["options"] == options
+    assert {name: rule[name] for name in IDENTITY} == IDENTITY
+    assert "acme" not in files["/new/authorized_keys"]
+    shown = (
+        "main=https://gitlab.com audience builder.example.com claims project_path: acme/app, "
+        f"ref_protected: true role {role}"
+    )
+    assert shown in keys.inputs["envs"]
+
+
+def test_a_job_that_sends_a_token_can_do_nothing_else(run_program: Program) -> None:
+    run = run_program(identities=[IDENTITY])
+    gateway = uploads(run["builder-gateway"])
+    config = gateway["/usr/local/lib/gateway/sshd_config"]["content"]
+    before, _, block = config.partition("Match User token\n")
+    assert "AllowUsers builder token\n" in before
+    assert "AuthorizedKeysFile /access/authorized_keys /identities/authorized_keys\n" in before
+    lines = {line.strip() for line in block.splitlines()}
+    assert lines >= {
+        "AuthorizedKeysFile none",
+        "ForceCommand exec sh /usr/local/lib/gateway/enrol /identities/verifier.sock",
+        "DisableForwarding yes",
+        "MaxSessions 1",
+        "UnusedConnectionTimeout 15s",
+    }
+    assert "TOKEN_USER=token" in run["builder-gateway"].inputs["envs"]
+    without = uploads(run_program()["builder-gateway"])
+    assert "token" not in without["/usr/local/lib/gateway/sshd_config"]["content"]
+
+
 def test_the_private_host_key_is_a_secret_wherever_it_goes(run_program: Program) -> None:
     run = run_program()
     generated = run["builder-host-key-1"]

@@ -68,6 +68,29 @@ def test_a_key_whose_conditions_change_is_shown_before_and_after() -> None:
     assert f"| `ada` `{FINGERPRINT}` → `ada` `{FINGERPRINT}` until `2030-01-01` |" in shown
 
 
+def test_an_identity_is_shown_with_all_that_it_demands() -> None:
+    main = {
+        "name": "main",
+        "issuer": "https://gitlab.com",
+        "audience": "builder.example.com",
+        "claims": {"ref_protected": "true", "project_path": "acme/*"},
+        "role": "build",
+        "issuerCa": "",
+    }
+    shown = page("dev", plan({"keys": [ADA], "identities": [main]}, {"keys": [ADA]}))
+    rule = (
+        "`main` issuer `https://gitlab.com` audience `builder.example.com` "
+        "project_path `acme/*` ref_protected `true` role `build`"
+    )
+    assert f"| identity **removed** | {rule} |" in shown
+    assert "open connections of a removed key are closed within seconds" in shown
+    wider = {**main, "role": "admin"}
+    before, after = ({"keys": [ADA], "identities": [one]} for one in (main, wider))
+    shown = page("dev", plan(before, after))
+    assert f"| identity **changed** | {rule} → {rule.replace('`build`', '`admin`')} |" in shown
+    assert shown.count("identities") == 0
+
+
 def test_settings_and_images_are_shown_from_and_to() -> None:
     images = step("replace", IMAGE, "daemon-image", {"name": "d:1"}, {"name": "d:2"})
     old = {"keys": [ADA], "cpus": "", "daemonImage": "d:1", "drainTime": "10m"}

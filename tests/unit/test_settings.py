@@ -12,10 +12,19 @@ import pytest
 import yaml
 from pydantic.alias_generators import to_camel
 
-from components.settings import Size, StackSettings
+from components.settings import Settings, Size, StackSettings
+from tests.issuer import issuing
 from tests.unit.conftest import CONFIG, KEY, OTHER_KEY, PRIVATE_KEY, ROOT, Run
 
 ADA = {"name": "ada", "publicKey": KEY}
+GOOD: dict[str, Any] = {"keys": [ADA]}
+PINNED = {"repository": "acme/app"}
+
+
+def rule(**changes: Any) -> dict[str, Any]:
+    """An entry of the setting identities."""
+    usual = {"name": "main", "issuer": "https://gitlab.com", "audience": "b.example"}
+    return {**usual, "claims": PINNED, **changes}
 
 
 def problems(**settings: Any) -> str:
@@ -123,10 +132,150 @@ def problems(**settings: Any) -> str:
         ({"hostKeys": []}, "hostKeys"),
         ({"insecureRegistries": ["http://r"]}, "insecureRegistries[0] = 'http://r' must be host"),
         ({"keys": "[{"}, "keys = '[{': must be JSON"),
+        ({"identities": [rule(name="ada")]}, "identities has the name ada twice"),
+        ({"identities": [rule(), rule()]}, "identities has the name main twice"),
+        ({"identities": [rule(issuer_ca="x")]}, "identities[0].issuerCa = 'x' must be cert"),
+        (
+            {"identities": [rule()], "transport": "tls"},
+            "identities gives main the role build, which is the default",
+        ),
+        (
+            {"identities": [rule(claims={**PINNED, "aud": "x"})]},
+            "main has the claim aud, which is checked by itself",
+        ),
+        (
+            {"identities": [rule(claims={**PINNED, "ref": "refs/heads/m\u0430in"})]},
+            "must be 1 to 300 printable ASCII characters, since other letters can look the same",
+        ),
     ],
 )
 def test_one_wrong_setting(settings: dict[str, Any], output: str) -> None:
     assert output in problems(**settings)
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "http://gitlab.com",
+        "gitlab.com",
+        "https://",
+        "https://user@gitlab.com",
+        "https://gitlab.com?x",
+        "https://gitlab.com#x",
+        "https://GitLab.com",
+        "https://gitlab.com:0",
+        "https://gitlab.com:x",
+        "https://gitl\u0430b.com",
+        "https://gitlab.com\n",
+        "https://a\\b",
+    ],
+)
+def test_an_issuer_is_an_https_url(issuer: str) -> None:
+    text = problems(identities=[rule(issuer=issuer)])
+    assert "identities[0].issuer = " in text
+    assert "must be an https:// URL without user, query and fragment" in text
+
+
+@pytest.mark.parametrize("audience", ["", "ab", "*", "a b c", "builder#x", "b\u00fcilder"])
+def test_a_rule_needs_an_audience_of_its_own(audience: str) -> None:
+    assert "identities[0].audience = " in problems(identities=[rule(audience=audience)])
+    without = {name: value for name, value in rule().items() if name != "audience"}
+    assert "identities[0].audience is not set" in problems(identities=[without])
+
+
+OPEN: list[dict[str, str]] = [
+    {},
+    {"ref": "refs/heads/main"},
+    {"ref": "refs/heads/main", "ref_protected": "true", "environment": "production"},
+    {"repository": "*"},
+    {"repository": "*/app"},
+    {"repository": "acme*"},
+    {"repository": "ac*/app"},
+    {"repository": "/app"},
+    {"project_path": "*"},
+    {"project_path": "*/*"},
+    {"repository_owner": "*"},
+    {"repository_owner": "acme*"},
+    {"repository_id": "7*"},
+    {"namespace_path": "acme/*"},
+    {"sub": "*"},
+    {"sub": "repo:*"},
+    {"sub": "repo:*/app:ref:refs/heads/main"},
+    {"sub": "repo:ac*/app:*"},
+    {"sub": "project_path:*"},
+    {"sub": "organization:*"},
+    {"sub": "org/*"},
+    {"sub": "*:main"},
+    {"oidc.circleci.com/vcs-origin": "github.com/*"},
+    {"event_name": "push", "actor": "ada"},
+    {"email": "*@acme.example"},
+]
+
+
+@pytest.mark.parametrize("claims", OPEN)
+def test_a_rule_that_names_no_owner_is_refused(claims: dict[str, str]) -> None:
+    text = problems(identities=[rule(claims=claims)])
+    assert "identities[0].claims lets in jobs of any owner at this issuer" in text
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"repository": "acme/app"},
+        {"repository": "acme/*", "ref": "refs/heads/*"},
+        {"repository_owner": "acme"},
+        {"repository_owner_id": "65"},
+        {"project_path": "acme/group/*"},
+        {"namespace_id": "72"},
+        {"sub": "repo:acme/app:ref:refs/heads/main"},
+        {"sub": "repo:acme/*:ref:refs/heads/main"},
+        {"sub": "project_path:acme/*:ref_type:branch:ref:main"},
+        {"sub": "organization:acme:pipeline:*:ref:refs/heads/main:commit:*:step:*"},
+        {"sub": "org/0a1b/project/*"},
+        {"sub": "{6b1a4f0e-9d3c}:*"},
+        {"sub": "somebody"},
+        {"organization_slug": "acme"},
+        {"oidc.circleci.com/vcs-origin": "github.com/acme/*"},
+        {"repositoryUuid": "{6b1a4f0e-9d3c}"},
+    ],
+)
+def test_a_rule_that_names_its_owner_is_good(claims: dict[str, str]) -> None:
+    given = rule(claims=claims)
+    (identity,) = Settings.of({**GOOD, "identities": [given]}).identities
+    assert identity.claims == claims
+    assert identity.role == "build"
+
+
+def test_claims_may_be_true_or_a_number() -> None:
+    claims = {**PINNED, "ref_protected": True, "build_number": 7, "x": False, "y": 7.0}
+    (identity,) = Settings.of({**GOOD, "identities": [rule(claims=claims)]}).identities
+    texts = {"ref_protected": "true", "build_number": "7", "x": "false", "y": "7"}
+    assert identity.claims == {**PINNED, **texts}
+
+
+def test_all_rules_of_an_issuer_trust_the_same_certificates(tmp_path: Path) -> None:
+    with issuing(tmp_path) as issuer:
+        one, other = rule(issuer_ca=issuer.ca), rule(name="other")
+    assert "different values of issuerCa" in problems(identities=[one, other])
+
+
+def test_an_expired_rule_does_not_count() -> None:
+    settings = Settings.of({**GOOD, "identities": [rule(until="2020-01-01")]})
+    assert settings.active_identities == ()
+    assert not settings.has_build_keys
+    assert Settings.of({**GOOD, "identities": [rule(until="2999-01-01")]}).has_build_keys
+
+
+def test_a_changed_rule_has_another_digest() -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"role": "admin"},
+        {"audience": "other"},
+        {"until": "2999-01-01"},
+    ]
+    changes.append({"claims": {**PINNED, "ref": "x"}})
+    rules = [Settings.of({**GOOD, "identities": [rule(**c)]}).identities[0] for c in changes]
+    assert len({identity.digest for identity in rules}) == len(changes)
 
 
 def test_all_problems_are_reported_together() -> None:

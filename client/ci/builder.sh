@@ -34,7 +34,7 @@ builder_token() {
 	if [ -f "$builder_dir/token" ]; then
 		cat "$builder_dir/token"
 	elif [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
-		printf 'header = "Authorization: bearer %s"\n' "$ACTIONS_ID_TOKEN_REQUEST_TOKEN" |
+		printf 'header = "Authorization: bearer %s"\n' "${ACTIONS_ID_TOKEN_REQUEST_TOKEN:-}" |
 			curl --silent --show-error --fail --max-time 30 --config - \
 				--get --data-urlencode "audience=$1" "$ACTIONS_ID_TOKEN_REQUEST_URL" |
 			sed -n 's/.*"value" *: *"\([^"]*\)".*/\1/p'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -158,8 +159,10 @@ def test_a_wrong_token_lets_nobody_in_and_is_in_no_log(keyless: Keyless) -> None
 def test_who_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:
     builder = keyless.builder
     keyless.key("nosy")
-    started = time.monotonic()
+    sessions = ("docker", "top", builder.container("gateway"), "-eo", "pid,args")
     with builder.connection("-l", "token", key="nosy") as idle:
+        assert until(lambda: re.search(r"sshd-session[^ ]*: token ", run(*sessions).stdout))
+        started = time.monotonic()
         shell = keyless.as_token("nosy", input="id\n")
         assert (shell.returncode, shell.stdout) == (1, "")
         docker = keyless.as_token("nosy", "-T", input="GET /_ping HTTP/1.0\r\n\r\n")
@@ -172,7 +175,7 @@ def test_who_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:
                 ping = run("curl", "--silent", "--unix-socket", forward, "http://x/_ping")
                 assert (ping.returncode, ping.stdout) != (0, "OK")
             Path(forward).unlink()
-        idle.wait(40)
+        idle.wait(60)
     assert time.monotonic() - started > 10
     # Another kind of key cannot log in as token, so that nobody gets there with a certificate.
     passed(run("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(builder.folder / "ecdsa")))

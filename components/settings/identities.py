@@ -160,8 +160,8 @@ class Identity(Model):
         checked = {"iss", "aud", "exp", "nbf", "iat"} & {*self.claims}
         if checked:
             raise ValueError(
-                f"{self.name} has the claim {', '.join(sorted(checked))}, which is checked by "
-                "itself; next: remove it from claims"
+                f"{self.name} has the claim {', '.join(sorted(checked))}, which is checked "
+                "in any case; next: remove it from claims"
             )
         return self
 

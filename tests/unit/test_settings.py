@@ -141,7 +141,7 @@ def problems(**settings: Any) -> str:
         ),
         (
             {"identities": [rule(claims={**PINNED, "aud": "x"})]},
-            "main has the claim aud, which is checked by itself",
+            "main has the claim aud, which is checked in any case",
         ),
         (
             {"identities": [rule(claims={**PINNED, "ref": "refs/heads/m\u0430in"})]},

@@ -363,6 +363,25 @@ def test_the_last_known_keys_count_for_a_day_while_the_issuer_is_away(
     assert "503" in to.problem
 
 
+def test_an_issuer_that_was_away_at_the_start_is_asked_again_soon(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(issuers_module, "_UNKNOWN_KEY_SECONDS", 0)
+    lines: list[str] = []
+    to = Known(issuer.url, issuer.ca, lines.append)
+    issuer.away = True
+    asyncio.run(to.refresh())
+    asyncio.run(to.refresh())
+    assert "503" in to.problem
+    issuer.away = False
+    asyncio.run(to.refresh())
+    assert to.problem == ""
+    issuer.asked.clear()
+    asyncio.run(to.refresh())
+    assert issuer.asked == []
+    assert [line.split(" ", 2)[2][:12] for line in lines] == ["gives no key", "1 keys"]
+
+
 @pytest.mark.parametrize(
     ("configuration", "problem"),
     [

@@ -17,7 +17,7 @@ REFRESH_SECONDS = 300
 LAST_KNOWN_SECONDS = 24 * 3600
 """How long the last known keys count while the issuer does not answer."""
 _UNKNOWN_KEY_SECONDS = 10
-"""Least time between two questions because of tokens with a key that is not known."""
+"""Least time between two questions when a token has an unknown key, or no key counts."""
 _ANSWER_SECONDS = 10
 _MOST_BYTES = 1024 * 1024
 
@@ -58,8 +58,13 @@ class Issuer:
             raise Away(self.problem)
         return self._keys.get(identity)
 
-    async def refresh(self, least_seconds: float = REFRESH_SECONDS) -> None:
-        """Ask for the keys, unless that was done in the last `least_seconds` seconds."""
+    async def refresh(self, least_seconds: float | None = None) -> None:
+        """Ask for the keys, unless that was done in the last `least_seconds` seconds.
+
+        Without `least_seconds`, keys that count are asked for anew after REFRESH_SECONDS.
+        """
+        if least_seconds is None:
+            least_seconds = _UNKNOWN_KEY_SECONDS if self.problem else REFRESH_SECONDS
         async with self._asking:
             if time.monotonic() - self._asked < least_seconds:
                 return
@@ -71,8 +76,10 @@ class Issuer:
                 self._problem = ""
             except Exception as wrong:
                 # Whatever an issuer answers, it must not stop the verifier for the others.
-                self._problem = " ".join(str(wrong).split()) or type(wrong).__name__
-                self._log(f"issuer {self.url} gives no keys: {self._problem}")
+                problem = " ".join(str(wrong).split()) or type(wrong).__name__
+                if problem != self._problem:
+                    self._log(f"issuer {self.url} gives no keys: {problem}")
+                self._problem = problem
             self._asked = time.monotonic()
 
     def _fetch(self) -> dict[str, RsaKey]:

@@ -16,9 +16,9 @@ from pydantic import BeforeValidator, model_validator
 from components.settings.keys import check_name, last_second
 from components.settings.model import Model
 
-_AUDIENCE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{2,199}$")
-_CLAIM_NAME = re.compile(r"^[A-Za-z0-9_./:-]{1,100}$")
-_CLAIM_TEXT = re.compile(r"^[ -~]{1,300}$")
+_AUDIENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{2,199}")
+_CLAIM_NAME = re.compile(r"[A-Za-z0-9_./:-]{1,100}")
+_CLAIM_TEXT = re.compile(r"[ -~]{1,300}")
 
 # What a claim must contain, before its first *, to name one owner at its issuer. A rule needs one
 # of these; claims that are not here, such as ref, are the same for everybody.
@@ -117,7 +117,7 @@ class Identity(Model):
     @pydantic.field_validator("audience")
     @classmethod
     def _check_audience(cls, audience: str) -> str:
-        if not _AUDIENCE.match(audience):
+        if not _AUDIENCE.fullmatch(audience):
             raise ValueError(
                 "must be 3 to 200 letters, digits and . _ : / -, and start with a letter or digit; "
                 "next: choose a name that only this builder has, such as builder.example.com"
@@ -128,9 +128,9 @@ class Identity(Model):
     @classmethod
     def _check_claims(cls, claims: dict[str, str]) -> dict[str, str]:
         for name, text in claims.items():
-            if not _CLAIM_NAME.match(name):
+            if not _CLAIM_NAME.fullmatch(name):
                 raise ValueError(f"has {name!r}, which is no name of a claim")
-            if not _CLAIM_TEXT.match(text):
+            if not _CLAIM_TEXT.fullmatch(text):
                 raise ValueError(
                     f"has {name} = {text!r}; it must be 1 to 300 printable ASCII characters, since "
                     "other letters can look the same"

@@ -19,7 +19,7 @@ _KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
 
 def check_name(name: str) -> str:
     """The name of a key or an identity. Raises ValueError."""
-    if not _KEY_NAME.match(name):
+    if not _KEY_NAME.fullmatch(name):
         raise ValueError(
             "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
             "a letter or digit"

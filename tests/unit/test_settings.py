@@ -143,6 +143,9 @@ def problems(**settings: Any) -> str:
             {"identities": [rule(claims={**PINNED, "aud": "x"})]},
             "main has the claim aud, which is checked in any case",
         ),
+        ({"identities": [rule(name="a\n")]}, "identities[0].name = 'a\\n' must be 1 to 64 letters"),
+        ({"identities": [rule(claims={**PINNED, "ref": "x\n"})]}, "printable ASCII characters"),
+        ({"identities": [rule(claims={**PINNED, "a b": "x"})]}, "which is no name of a claim"),
         (
             {"identities": [rule(claims={**PINNED, "ref": "refs/heads/m\u0430in"})]},
             "must be 1 to 300 printable ASCII characters, since other letters can look the same",
@@ -176,7 +179,7 @@ def test_an_issuer_is_an_https_url(issuer: str) -> None:
     assert "must be an https:// URL without user, query and fragment" in text
 
 
-@pytest.mark.parametrize("audience", ["", "ab", "*", "a b c", "builder#x", "b\u00fcilder"])
+@pytest.mark.parametrize("audience", ["", "ab", "*", "a b c", "abc\n", "builder#x", "b\u00fcilder"])
 def test_a_rule_needs_an_audience_of_its_own(audience: str) -> None:
     assert "identities[0].audience = " in problems(identities=[rule(audience=audience)])
     without = {name: value for name, value in rule().items() if name != "audience"}

@@ -528,6 +528,13 @@ def test_there_is_a_limit(issuer: Issuer, tmp_path: Path, monkeypatch: pytest.Mo
     let_in(enrolled, issuer)
     with pytest.raises(Refused, match="too many keys"):
         let_in(enrolled, issuer, key=OTHER, token=b"d.e.f")
+    # A key that cannot log in any more makes room.
+    later = time.time() + enrolled_module.LOGIN_SECONDS + 1
+    monkeypatch.setattr(enrolled_module.time, "time", lambda: later)
+    let_in(enrolled, issuer, key=OTHER, token=b"d.e.f")
+    enrolled.write([rule(issuer, options="restrict,port-forwarding")])
+    assert OTHER.line in (tmp_path / "authorized_keys").read_text()
+    assert KEY.line not in (tmp_path / "authorized_keys").read_text()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from .tokens import SKEW_SECONDS, Refused
 LOGIN_SECONDS = 900
 """How long a key may log in after its token was accepted; a job can send another token."""
 KEPT_SECONDS = 24 * 3600
-"""How long a connection may stay open after the last token of its key was accepted."""
+"""How long a key is remembered for the log and the session monitor after its last token."""
 _MOST_KEYS = 5000
 _MOST_TOKENS = 20000
 _PUBLIC_KEY = re.compile(r"ssh-ed25519 ([A-Za-z0-9+/]{68})")
@@ -95,13 +95,22 @@ class Enrolled:
         used = hashlib.sha256(signed).hexdigest()
         if self._tokens.get(used, (key.fingerprint, 0))[0] != key.fingerprint:
             raise Refused("the token was used for another key")
-        if len(self._entries) >= _MOST_KEYS and key.fingerprint not in self._entries:
-            raise Refused("too many keys have been let in; try again later")
+        if key.fingerprint not in self._entries:
+            self._make_room(now)
         if len(self._tokens) >= _MOST_TOKENS and used not in self._tokens:
             raise Refused("too many tokens have been used; try again later")
         self._tokens[used] = (key.fingerprint, float(claims["exp"]))
         self._entries[key.fingerprint] = Entry(key.line, rule.digest, shown(claims), now)
         return now + LOGIN_SECONDS
+
+    def _make_room(self, now: int) -> None:
+        """Forget the oldest key if there are too many. Raises Refused if it may still log in."""
+        if len(self._entries) < _MOST_KEYS:
+            return
+        oldest = min(self._entries, key=lambda name: self._entries[name].accepted)
+        if self._entries[oldest].accepted + LOGIN_SECONDS > now:
+            raise Refused("too many keys have been let in; try again later")
+        del self._entries[oldest]
 
     def keep(self, rules: Iterable[Rule]) -> bool:
         """Forget old keys and those of rules that do not count; return whether there were any."""

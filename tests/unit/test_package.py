@@ -13,7 +13,14 @@ import pytest
 import yaml
 
 from components import BuilderArgs, FleetArgs, RegistryArgs, Settings, StackSettings
-from components.settings import AuthorizedKey, FleetHost, Identity, Mirror, RegistrySettings, Revocation
+from components.settings import (
+    AuthorizedKey,
+    FleetHost,
+    Identity,
+    Mirror,
+    RegistrySettings,
+    Revocation,
+)
 from components.settings.model import Model
 from tests.unit.conftest import Run
 from tests.unit.test_fleet import HOSTS

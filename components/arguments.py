@@ -42,7 +42,7 @@ class ImageStore(Enum):
     """Where the daemon keeps images and build cache."""
 
     KEEP = "keep"
-    """What the cache was written with; for a new builder containerd with Docker 29 and newer."""
+    """What the cache was written with; overlay2 for a new builder."""
     CONTAINERD = "containerd"
     """With attestations, cache exports and images for several platforms."""
     OVERLAY2 = "overlay2"
@@ -236,8 +236,8 @@ class SharedArgs(TypedDict, total=False):
     image_store: AnyImageStore
     """Where the daemon keeps images and build cache: containerd (it has attestations, cache exports
     and images for several platforms), overlay2 (it has none of these), or keep (what the cache was
-    written with; for a new builder containerd with Docker 29 and newer, else overlay2). After a
-    change the other store stays on the disk, unused."""
+    written with; overlay2 for a new builder). After a change the other store stays on the disk,
+    unused."""
     cache_size: str
     """How large the build cache may get before the least recently used part is deleted: a size such
     as 50GB, or a share of the disk such as 40%."""

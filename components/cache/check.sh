@@ -9,9 +9,8 @@
 #   STORE   the setting imageStore
 set -u
 volume=$1 folder=$2 image=$3 reference=$4 store=$5
-# containerd's image store was an experiment before the first of these releases of Docker, and is what a
-# new daemon of the second one uses.
-oldest_with_containerd=25.0 first_by_default=29.0
+# containerd's image store was an experiment before this release of Docker.
+oldest_with_containerd=25.0
 
 # refuse SETTING WHY NEXT
 refuse() {
@@ -61,11 +60,7 @@ if [ -n "$note" ]; then
 		"use a daemon of your own for that cache" ;;
 	esac
 fi
-if [ "$store" = keep ] && [ -n "$old_store" ]; then
-	store=$old_store
-elif [ "$store" = keep ]; then
-	if older "$new_release" "$first_by_default"; then store=overlay2; else store=containerd; fi
-fi
+[ "$store" != keep ] || store=${old_store:-overlay2}
 if [ "$store" = containerd ] && older "$new_release" "$oldest_with_containerd"; then
 	refuse "imageStore = containerd" "daemonImage = $reference is Docker $new_release, which lacks it" \
 		"set daemonImage to Docker $oldest_with_containerd or newer, or imageStore to overlay2"

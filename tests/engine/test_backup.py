@@ -78,7 +78,7 @@ def test_a_new_builder_starts_warm_from_the_archive(moved: Builder, archive: Pat
 def compose() -> Iterator[str]:
     """A daemon as in many compose files: TLS on TCP, its cache in an anonymous volume.
 
-    Its image store is not that of a new builder, as on a disk of a release before 29.
+    Its image store is containerd's, as on a new disk of Docker 29, and not that of a new builder.
     """
     name = f"compose-{secrets.token_hex(3)}-docker-1"
     passed(
@@ -92,7 +92,6 @@ def compose() -> Iterator[str]:
             "--volume",
             f"{name}-data:/var/lib/docker",
             DAEMON_IMAGE,
-            "--storage-driver=overlay2",
         )
     )
     try:
@@ -134,8 +133,8 @@ def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
     assert saved.returncode == 0, saved.stderr
     refused = load(moved, archive)
     assert refused.returncode == 1
-    assert "Next: pulumi config set imageStore overlay2 && pulumi up, then this " in refused.stderr
-    moved.settings["imageStore"] = "overlay2"
+    assert "Next: pulumi config set imageStore containerd && pulumi up, then this " in refused.stderr
+    moved.settings["imageStore"] = "containerd"
     moved.up()
     passed(load(moved, archive))
     assert moved.build().count("CACHED") == 3
@@ -163,12 +162,12 @@ def test_half_an_archive_changes_nothing(builder: Builder, archive: Path, tmp_pa
 
 def test_the_cache_of_another_image_store_is_refused(builder: Builder, tmp_path: Path) -> None:
     note = tmp_path / "docker-build-machine.note"
-    note.write_text("29.7 overlay2\n")
+    note.write_text("29.7 overlayfs\n")
     archive = tmp_path / "store.tar"
     passed(run("tar", "--create", "--file", str(archive), "-C", str(tmp_path), f"./{note.name}"))
     result = load(builder, archive)
     assert result.returncode == 1
-    assert "the storage driver overlay2 (overlayfs is containerd's image store)" in result.stderr
+    assert "the storage driver overlayfs (overlayfs is containerd's image store)" in result.stderr
     assert "docker save and docker load" in result.stderr
     assert builder.build().count("CACHED") == 3
 

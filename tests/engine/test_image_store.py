@@ -23,8 +23,8 @@ NOTE = "/home/rootless/.local/share/docker/docker-build-machine.note"
 
 @pytest.fixture(scope="module")
 def builder(new_builder: NewBuilder) -> Builder:
-    """A new builder with the default store and a warm cache."""
-    new = new_builder(cacheSize="1GB")
+    """A new builder with containerd's store and a warm cache."""
+    new = new_builder(cacheSize="1GB", imageStore="containerd")
     new.up()
     new.load_base()
     assert new.build().count("CACHED") == 0
@@ -43,7 +43,7 @@ def free(builder: Builder) -> Result:
     return run(str(ROOT / "scripts" / "cache"), "free", builder.alias)
 
 
-def test_a_new_builder_uses_containerds_store(builder: Builder) -> None:
+def test_a_builder_uses_containerds_store(builder: Builder) -> None:
     assert driver(builder) == "overlayfs"
     assert passed(builder.in_daemon("cat", NOTE)).split()[1] == "overlayfs"
     assert builder.build().count("CACHED") == 3

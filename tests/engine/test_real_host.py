@@ -554,7 +554,7 @@ def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_
     assert saved.returncode == 0, saved.stderr
     listed = passed(run("tar", "--list", "--file", str(tmp_path / "cache.tar")))
     assert "./docker-build-machine.note" in listed
-    assert "./containerd/daemon/io.containerd.snapshotter.v1.overlayfs/snapshots/" in listed
+    assert "./overlay2/" in listed
     record(
         "real host: backup of the cache",
         1,

@@ -33,7 +33,7 @@ def check(tmp_path: Path, store: str, release: str, note: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("store", "release", "note", "used"),
     [
-        ("keep", "29.7", "", "containerd"),
+        ("keep", "29.7", "", "overlay2"),
         ("keep", "28.5", "", "overlay2"),
         ("keep", "20.10", "", "overlay2"),
         ("keep", "29.7", "29.7 overlay2\n", "overlay2"),

@@ -133,7 +133,8 @@ def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
     assert saved.returncode == 0, saved.stderr
     refused = load(moved, archive)
     assert refused.returncode == 1
-    assert "Next: pulumi config set imageStore containerd && pulumi up, then this " in refused.stderr
+    command = "pulumi config set imageStore containerd && pulumi up"
+    assert f"Next: {command}, then this " in refused.stderr
     moved.settings["imageStore"] = "containerd"
     moved.up()
     passed(load(moved, archive))

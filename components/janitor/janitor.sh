@@ -5,8 +5,8 @@
 #                JANITOR_IMAGE_SECONDS
 #   by pressure  at once, while less than JANITOR_MIN_FREE bytes are free, in this order: leftovers,
 #                images older than JANITOR_LEFTOVER_SECONDS, cache beyond JANITOR_RESERVED bytes, all
-#                other images, records of all builds but the last 50. With less than half of JANITOR_MIN_FREE free: leftovers, all images, then
-#                that cache
+#                other images, records of all builds but the last 50. With less than half of
+#                JANITOR_MIN_FREE free: leftovers, all images, then that cache
 # Never removes: what a container uses, anything younger than a minute (5 seconds with less than half of
 # JANITOR_MIN_FREE free), named volumes, objects with the label docker-build-machine.keep, and images that
 # match a pattern of JANITOR_KEEP (one pattern per line).
@@ -18,7 +18,7 @@ set -eu
 # A template on .Labels that prints one more word for an object with the label.
 kept='{{with .Labels}}{{with index . "docker-build-machine.keep"}}kept{{end}}{{end}}'
 # Docker's errors for an object that has been removed, or is in use, since it was listed.
-gone='no such (container|image|volume|object)'
+gone='no such (container|image|volume|object)|lease "ref_[a-z0-9]+": not found'
 in_use='conflict: |volume is in use|is already in progress|cannot remove .*(running|paused|restarting)'
 data=/data
 work=/run/janitor
@@ -216,15 +216,18 @@ shrink_cache() {
 	case $freed in '' | 0B) ;; *) remove cache "$freed" true ;; esac
 }
 
-# forget_builds: removes what the daemon remembers of all builds but the last 50. Releases before 28 have no
-# command for it, and print another help with exit code 0.
+# forget_builds: removes what the daemon remembers of builds that ended before the last 50 started. `ls` lists
+# 50 builds at most, the newest. Releases before 28 have no command for it, and print another help with exit
+# code 0.
 forget_builds() {
 	docker buildx history rm --help 2>&1 | grep -q 'buildx history rm' || return 0
-	refs=$(query docker buildx history ls --format '{{.Ref}}' | tail -n +51)
-	[ -n "$refs" ] || return 0
-	# shellcheck disable=SC2086
-	run_removal docker buildx history rm $refs >/dev/null || return 0
-	for ref in $refs; do remove 'build record' "$ref" true; done
+	since=$(query docker buildx history ls --format json | sed -n '50s/.*"created_at":"\([^"]*\)".*/\1/p')
+	[ -n "$since" ] || return 0
+	before=''
+	while refs=$(query docker buildx history ls --filter "completedAt<$since" --format '{{.Ref}}') && [ "$refs" != "$before" ]; do
+		for ref in $refs; do remove 'build record' "$ref" docker buildx history rm "$ref"; done
+		before=$refs
+	done
 }
 
 make_room() {

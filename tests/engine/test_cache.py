@@ -224,7 +224,7 @@ def test_a_janitor_that_cannot_reach_the_daemon_is_unhealthy(tidied: Builder) ->
     assert "works again" in janitor_log(tidied).splitlines()[-1]
 
 
-@pytest.mark.parametrize("store", ["containerd", "overlay2"] if LONG else ["containerd"])
+@pytest.mark.parametrize("store", ["overlay2", "containerd"] if LONG else ["overlay2"])
 def test_builds_of_many_times_the_disk_never_fail_for_space(
     new_builder: NewBuilder, new_disk: NewDisk, store: str
 ) -> None:
@@ -254,10 +254,14 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
         listed = builder.in_daemon("docker", "buildx", "history", "ls", "--format", "{{.Ref}}")
         return len(passed(listed).split())
 
+    # What the janitor would remove before records.
+    for kind in ("image", "builder"):
+        passed(builder.docker(kind, "prune", "--all", "--force"))
     fill = ("dd", "if=/dev/zero", f"of={DATA_DIRECTORY}/fill", "bs=1M")
     passed(builder.in_daemon(*fill, f"count={max(free_mib(builder) - 200, 1)}"))
     assert until(lambda: remembered() == 50, 90), janitor_log(builder)
-    assert until(lambda: re.search(r"build record \w+", janitor_log(builder)))
+    record_gone = r"build record \w+"
+    assert until(lambda: re.search(record_gone, janitor_log(builder)), 60), janitor_log(builder)
 
 
 def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(

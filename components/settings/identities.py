@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -13,8 +12,7 @@ from urllib.parse import urlsplit
 import pydantic
 from pydantic import BeforeValidator, model_validator
 
-from components.settings.keys import check_name, last_second
-from components.settings.model import Model
+from components.settings.keys import Grant
 
 _AUDIENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{2,199}")
 _CLAIM_NAME = re.compile(r"[A-Za-z0-9_./:-]{1,100}")
@@ -69,11 +67,9 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int) else value
 
 
-class Identity(Model):
+class Identity(Grant):
     """One entry of `identities`: jobs whose token has these claims may log in."""
 
-    name: str
-    """Name in logs and in previews."""
     issuer: str
     """The CI's issuer, an https:// URL, exactly as its tokens have it."""
     audience: str
@@ -82,16 +78,9 @@ class Identity(Model):
     """What a token must say. Each text is exact, but * stands for any characters except a colon."""
     role: Literal["admin", "build"] = "build"
     """What the jobs may do: build, pull, push, tag and read, or everything."""
-    until: datetime.date | None = None
-    """Last day (UTC) on which the rule counts; none for always."""
     issuer_ca: str = ""
     """Certificates in PEM that the issuer's TLS certificate is checked with; empty for those of the
     guard's image."""
-
-    @pydantic.field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        return check_name(name)
 
     @pydantic.field_validator("issuer")
     @classmethod
@@ -164,16 +153,6 @@ class Identity(Model):
                 "in any case; next: remove it from claims"
             )
         return self
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether the last day (UTC) has passed."""
-        return self.until is not None and self.until < datetime.datetime.now(datetime.UTC).date()
-
-    @property
-    def last_second(self) -> str:
-        """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
-        return last_second(self.until)
 
     @property
     def conditions(self) -> str:

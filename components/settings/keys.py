@@ -14,45 +14,50 @@ from components.settings.model import Model
 from components.settings.values import PublicKeyText, check_word
 
 _FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
-_KEY_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
+_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
 
 
-def check_name(name: str) -> str:
-    """The name of a key or an identity. Raises ValueError."""
-    if not _KEY_NAME.fullmatch(name):
-        raise ValueError(
-            "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
-            "a letter or digit"
-        )
-    return name
-
-
-def last_second(until: datetime.date | None) -> str:
-    """The last second (UTC) of that day, as YYYYMMDDHHMMSS; empty for none."""
-    return f"{until:%Y%m%d}235959" if until else ""
-
-
-class AuthorizedKey(Model):
-    """One entry of `keys`: who may log in, with which key, from where and until when."""
+class Grant(Model):
+    """Who may log in, under which name and until when: what keys and identities have in common."""
 
     name: str
-    """Name in logs, in previews and in the key's comment."""
+    """Name in logs and in previews; a key's comment too."""
+    until: datetime.date | None = None
+    """Last day (UTC) on which it counts; none for always."""
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
+                "a letter or digit"
+            )
+        return name
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the last day (UTC) has passed."""
+        return self.until is not None and self.until < datetime.datetime.now(datetime.UTC).date()
+
+    @property
+    def last_second(self) -> str:
+        """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
+        return f"{self.until:%Y%m%d}235959" if self.until else ""
+
+
+class AuthorizedKey(Grant):
+    """One entry of `keys`: who may log in, with which key, from where and until when."""
+
     public_key: PublicKeyText
     """One line of a .pub file."""
     from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
     """Addresses or CIDR ranges from which the key is accepted; empty for any."""
-    until: datetime.date | None = None
-    """Last day (UTC) on which the key is accepted; none for always."""
     principals: tuple[str, ...] = ()
     """If set, the key is a certificate authority: certificates that it signed for one of these
     principals (ssh-keygen(1), -n) can log in, the key itself cannot."""
     role: Literal["admin", "build"] = "admin"
     """What sessions with this key may do: everything, or build, pull, push, tag and read."""
-
-    @pydantic.field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        return check_name(name)
 
     @pydantic.field_validator("principals")
     @classmethod
@@ -73,18 +78,8 @@ class AuthorizedKey(Model):
         return ranges
 
     @property
-    def has_expired(self) -> bool:
-        """Whether the last day (UTC) has passed."""
-        return self.until is not None and self.until < datetime.datetime.now(datetime.UTC).date()
-
-    @property
     def is_authority(self) -> bool:
         return bool(self.principals)
-
-    @property
-    def last_second(self) -> str:
-        """The last second (UTC) of `until`, as YYYYMMDDHHMMSS; empty for none."""
-        return last_second(self.until)
 
 
 class Revocation(Model):

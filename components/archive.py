@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import pulumi_docker as docker
 
 
 def packed(packages: dict[str, Path]) -> bytes:
@@ -18,3 +22,22 @@ def packed(packages: dict[str, Path]) -> bytes:
             for module in sorted(folder.glob("*.py")):
                 file.writestr(zipfile.ZipInfo(f"{package}/{module.name}"), module.read_bytes())
     return content.getvalue()
+
+
+def python_program(package: str, archive: bytes) -> dict[str, Any]:
+    """Inputs of a container in which `python3 -m PACKAGE` runs from this archive.
+
+    It runs as the daemon's user.
+    """
+    path = f"/usr/local/lib/{package}.zip"
+    return {
+        "user": "1000:1000",
+        "envs": [f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1"],
+        "uploads": [
+            docker.ContainerUploadArgs(
+                file=path,
+                content_base64=base64.b64encode(archive).decode(),
+                permissions="0644",
+            )
+        ],
+    }

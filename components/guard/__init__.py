@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from importlib.resources import files
 from pathlib import Path
 
 import pulumi_docker as docker
 
-from components.archive import packed
+from components.archive import packed, python_program
 from components.layout import DAEMON_SOCKET, GUARD_SOCKET
 from components.scope import Scope, confined, memory
 from components.transport import Transport
 
-_ARCHIVE = "/usr/local/lib/guard.zip"
 _MEMORY_MIB = 512
 _STOP_SECONDS = 10
 
@@ -37,17 +35,9 @@ def declare_guard(
         health=["python3", "-m", "guard", "ping", GUARD_SOCKET],
         stop_seconds=_STOP_SECONDS,
         entrypoints=["python3", "-m", "guard", "serve", GUARD_SOCKET, DAEMON_SOCKET],
-        envs=[f"PYTHONPATH={_ARCHIVE}", "PYTHONDONTWRITEBYTECODE=1"],
-        user="1000:1000",
         network_mode="none",
         volumes=transport.daemon_volumes,
-        uploads=[
-            docker.ContainerUploadArgs(
-                file=_ARCHIVE,
-                content_base64=base64.b64encode(archive()).decode(),
-                permissions="0644",
-            )
-        ],
+        **python_program("guard", archive()),
         **memory(_MEMORY_MIB),
         **confined(),
     )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import pulumi_docker as docker
 
-from components.archive import packed
+from components.archive import packed, python_program
 from components.layout import ACCESS_DIRECTORY, IDENTITIES_DIRECTORY, VERIFIER_SOCKET
 from components.scope import Scope, confined, memory, mount, on_network
 
-_ARCHIVE = "/usr/local/lib/verifier.zip"
 _MEMORY_MIB = 256
 _STOP_SECONDS = 10
 _VOLUME_MIB = 64
@@ -63,19 +61,11 @@ class Verifier:
                 *("python3", "-m", "verifier", "serve"),
                 *(f"{ACCESS_DIRECTORY}/identities", VERIFIER_SOCKET),
             ],
-            envs=[f"PYTHONPATH={_ARCHIVE}", "PYTHONDONTWRITEBYTECODE=1"],
-            user="1000:1000",
             volumes=[
                 mount(access, ACCESS_DIRECTORY, read_only=True),
                 mount(volume, IDENTITIES_DIRECTORY),
             ],
-            uploads=[
-                docker.ContainerUploadArgs(
-                    file=_ARCHIVE,
-                    content_base64=base64.b64encode(archive()).decode(),
-                    permissions="0644",
-                )
-            ],
+            **python_program("verifier", archive()),
             **on_network(network),
             **memory(_MEMORY_MIB),
             **confined(),

@@ -14,10 +14,10 @@ oldest_with_containerd=25.0
 
 # refuse SETTING WHY NEXT
 refuse() {
-	printf '%s: %s; nothing was changed.\n' "$1" "$2" >&2
-	printf 'Next: %s, or begin with an empty cache: pulumi config set keepCache false && pulumi up (with the old image) && pulumi destroy.\n' "$3" >&2
+	printf '%s: %s; nothing was changed.\nNext: %s.\n' "$@" >&2
 	exit 1
 }
+empty_cache='or begin with an empty cache: pulumi config set keepCache false && pulumi up (with the old image) && pulumi destroy'
 
 # older RELEASE RELEASE: whether the first one (major.minor) is older.
 older() {
@@ -36,11 +36,11 @@ output=$(docker run --rm --network none --volume "$volume:$folder" --entrypoint 
 	if test -e "$1/docker-build-machine.note"; then cat "$1/docker-build-machine.note"
 	elif test -d "$1/overlay2"; then echo 0.0 overlay2
 	fi' sh "$folder") ||
-	refuse "daemonImage = $reference" 'the release that wrote the cache cannot be read (the line above says why)' 'correct that'
+	refuse "daemonImage = $reference" 'the release that wrote the cache cannot be read (the line above says why)' "correct that, $empty_cache"
 size=$(printf '%s\n' "$output" | sed -n 1p)
 new_release=$(printf '%s\n' "$output" | sed -n '2s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
 [ -n "$new_release" ] ||
-	refuse "daemonImage = $reference" 'its dockerd is missing or prints no version' 'use an image like docker:<version>-dind-rootless'
+	refuse "daemonImage = $reference" 'its dockerd is missing or prints no version' "use an image like docker:<version>-dind-rootless, $empty_cache"
 note=$(printf '%s\n' "$output" | sed 1,2d)
 old_release=${note%% *}
 # The name of Docker's storage driver, as a value of imageStore.
@@ -52,12 +52,12 @@ if [ -n "$note" ]; then
 	! older "$new_release" "$old_release" ||
 		refuse "daemonImage = $reference" \
 			"it is Docker $new_release, and Docker $old_release last used the cache; an older release may be unable to read it" \
-			"set daemonImage to Docker $old_release or newer"
+			"set daemonImage to Docker $old_release or newer, $empty_cache"
 	case $old_store in
 	containerd | overlay2) ;;
 	*) refuse "imageStore = $store" \
 		"the cache was written with the storage driver $old_store, which neither containerd nor overlay2 can read" \
-		"use a daemon of your own for that cache" ;;
+		"use a daemon of your own for that cache, $empty_cache" ;;
 	esac
 fi
 [ "$store" != keep ] || store=${old_store:-overlay2}

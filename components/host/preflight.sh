@@ -82,9 +82,11 @@ if [ "$verb" != prepare ]; then
 		exit
 	fi
 	exists=$(docker container ls --all --quiet --filter "name=^/$prefix-daemon\$" --filter "label=$owner_label=$owner")
-	# Daemons of earlier releases, which knew overlay2 only, have no such variable.
-	[ -z "$exists" ] || store=$(docker container inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$exists" |
-		awk -F = '$1 == "BUILDER_IMAGE_STORE" { store = $2 } END { print store ? store : "overlay2" }')
+	if [ -n "$exists" ] && variables=$(docker container inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$exists"); then
+		# Daemons of earlier releases, which knew overlay2 only, have no such variable.
+		store=$(printf '%s\n' "$variables" |
+			awk -F = '$1 == "BUILDER_IMAGE_STORE" { store = $2 } END { print store ? store : "overlay2" }')
+	fi
 	if older "$docker_version" "$oldest_docker"; then
 		shortfall "Docker $docker_version is too old; $oldest_docker or newer is needed: upgrade docker.io or docker-ce"
 	fi

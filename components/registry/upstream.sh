@@ -14,7 +14,7 @@ seconds=20
 nowhere=sha256:$(printf '%064d' 0)
 log=$(mktemp)
 # The variable is for the real mirror, whose clients show a certificate.
-env -u REGISTRY_HTTP_TLS_CLIENTCAS "$(command -v registry || command -v docker-registry)" serve "$config" >"$log" 2>&1 &
+env -u REGISTRY_HTTP_TLS_CLIENTCAS registry serve "$config" >"$log" 2>&1 &
 server=$!
 trap 'kill "$server" 2>/dev/null; rm -f "$log"' EXIT
 

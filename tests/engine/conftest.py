@@ -524,8 +524,19 @@ def builder(new_builder: NewBuilder) -> Builder:
     return ready
 
 
-@pytest.fixture(scope="module")
-def registry(builder: Builder) -> Iterator[str]:
+@contextmanager
+def derived_image(suffix: str, folder: Path, dockerfile: str) -> Iterator[str]:
+    """An image of this machine's engine: DAEMON_IMAGE with the rest of a Dockerfile."""
+    tag = f"localhost/t{secrets.token_hex(3)}:{suffix}"
+    (folder / "Dockerfile").write_text(f"FROM {DAEMON_IMAGE}\n{dockerfile}")
+    without_buildkit = {"DOCKER_BUILDKIT": "0"}
+    passed(run("docker", "build", "--quiet", "--tag", tag, str(folder), env=without_buildkit))
+    yield tag
+    run("docker", "image", "rm", "--force", tag)
+
+
+@contextmanager
+def registry_in(builder: Builder) -> Iterator[str]:
     """A registry on the builder's own loopback address."""
     builder.provide(REGISTRY_IMAGE)
     passed(
@@ -541,5 +552,14 @@ def registry(builder: Builder) -> Iterator[str]:
             REGISTRY_IMAGE,
         )
     )
-    yield "localhost:5000"
-    builder.docker("rm", "--force", "--volumes", "registry")
+    try:
+        yield "localhost:5000"
+    finally:
+        builder.docker("rm", "--force", "--volumes", "registry")
+
+
+@pytest.fixture(scope="module")
+def registry(builder: Builder) -> Iterator[str]:
+    """The registry that the tests of a module share."""
+    with registry_in(builder) as address:
+        yield address

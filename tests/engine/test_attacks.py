@@ -25,6 +25,7 @@ from tests.engine.conftest import (
     Builder,
     NewBuilder,
     Result,
+    derived_image,
     passed,
     run,
 )
@@ -326,17 +327,13 @@ exit 4
 
 @pytest.fixture(scope="module")
 def image_without_nft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, tag = tmp_path_factory.mktemp("image"), f"localhost/t{secrets.token_hex(3)}:without-nft"
+    folder = tmp_path_factory.mktemp("image")
     for name in ("iptables", "ip6tables"):
         (folder / name).write_text(WITHOUT_NFT)
         (folder / name).chmod(0o755)
-    (folder / "Dockerfile").write_text(
-        f"FROM {DAEMON_IMAGE}\nCOPY iptables ip6tables /usr/local/bin/\n"
-    )
-    without_buildkit = {"DOCKER_BUILDKIT": "0"}
-    passed(run("docker", "build", "--quiet", "--tag", tag, str(folder), env=without_buildkit))
-    yield tag
-    run("docker", "image", "rm", "--force", tag)
+    copy = "COPY iptables ip6tables /usr/local/bin/\n"
+    with derived_image("without-nft", folder, copy) as tag:
+        yield tag
 
 
 def test_the_older_kind_of_tables_closes_private_networks_too(

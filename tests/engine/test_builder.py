@@ -13,11 +13,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 from tests.engine.conftest import (
     AS_ROOT,
     PROJECT,
-    REGISTRY_IMAGE,
     ROOT,
     Builder,
     NewBuilder,
     passed,
+    registry_in,
     run,
     until,
 )
@@ -45,27 +45,13 @@ def test_a_second_build_is_all_cached_and_cache_mounts_are_warm(builder: Builder
 
 
 def test_push_to_a_registry_and_pull_back(builder: Builder) -> None:
-    builder.provide(REGISTRY_IMAGE)
     builder.build("localhost:5000/built:1")
-    passed(
-        builder.docker(
-            "run",
-            "--detach",
-            "--name",
-            "registry",
-            "--publish",
-            "127.0.0.1:5000:5000",
-            REGISTRY_IMAGE,
-        )
-    )
-    try:
+    with registry_in(builder):
         passed(builder.docker("push", "localhost:5000/built:1"))
         passed(builder.docker("image", "rm", "localhost:5000/built:1"))
         passed(builder.docker("pull", "localhost:5000/built:1"))
         shown = passed(builder.docker("run", "--rm", "localhost:5000/built:1", "cat", "/built"))
         assert shown == "hello\n"
-    finally:
-        builder.docker("rm", "--force", "--volumes", "registry")
 
 
 def test_streams_go_both_ways_through_the_gateway(builder: Builder) -> None:

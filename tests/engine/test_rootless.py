@@ -15,12 +15,12 @@ import pytest
 from tests.engine.conftest import (
     AS_ROOT,
     BASE_IMAGE,
-    DAEMON_IMAGE,
     GUARD_IMAGE,
     ROOT,
     Builder,
     NewBuilder,
     Result,
+    derived_image,
     passed,
     run,
 )
@@ -289,20 +289,12 @@ def test_builds_run_on_a_platform_that_the_host_emulates(builder: Builder, tmp_p
 
 
 @pytest.fixture(scope="module")
-def image_without_slirp4netns() -> Iterator[str]:
+def image_without_slirp4netns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image as upstream's maintainers discuss it: without slirp4netns, with --detach-netns."""
-    tag = f"localhost/t{secrets.token_hex(3)}:without-slirp4netns"
     detach = "sed -i 's/exec rootlesskit /&--detach-netns /' /usr/local/bin/dockerd-entrypoint.sh"
-    dockerfile = (
-        f"FROM {DAEMON_IMAGE}\nUSER root\n"
-        f'RUN rm "$(command -v slirp4netns)" && {detach}\nUSER rootless\n'
-    )
-    without_buildkit = {"DOCKER_BUILDKIT": "0"}
-    passed(
-        run("docker", "build", "--quiet", "--tag", tag, "-", env=without_buildkit, input=dockerfile)
-    )
-    yield tag
-    run("docker", "image", "rm", "--force", tag)
+    dockerfile = f'USER root\nRUN rm "$(command -v slirp4netns)" && {detach}\nUSER rootless\n'
+    with derived_image("without-slirp4netns", tmp_path_factory.mktemp("image"), dockerfile) as tag:
+        yield tag
 
 
 def test_an_image_without_slirp4netns_has_the_same_network(

@@ -135,12 +135,12 @@ def test_a_preview_and_an_update_warn_of_an_image(
     setting: str,
     advisory: str,
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(pulumi.log, "warn", lambda text, *_, **__: said.append(text))
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", lambda text, *_, **__: warned.append(text))
     run_program()
-    assert said == []
+    assert warned == []
     run_program(**settings)
-    assert [setting in text and advisory in text for text in said] == [True]
+    assert [setting in text and advisory in text for text in warned] == [True]
 
 
 def audit(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from client.stack import Key, Stack, StackError
 
-COMMAND_FILES = ("builder", "connection.sh", "setup.sh", "doctor.sh")
-"""The command and what it sources: POSIX shell, the same in every kit."""
+COMMAND_FILES = ("builder", "connection.sh", "setup.sh", "doctor.sh", "ahead.py")
+"""The command, what it sources, and what it starts where there is Python; the same in every kit."""
 
 _FOLDER = Path(__file__).parent
 

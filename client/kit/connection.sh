@@ -104,7 +104,7 @@ forward_socket() {
 close_socket() {
 	forwarding cancel docker.sock
 	forwarding cancel guard.sock
-	rm -f "$sock"
+	rm -f "$sock" "$behind"
 }
 
 # Ends forwarding and leads docker over plain ssh.
@@ -137,6 +137,37 @@ open_connection() {
 	fi
 }
 
+# Connections that are open ahead ------------------------------------------------------------------
+
+# Prints the path of Python 3, if it is there.
+find_python() {
+	python=$(command -v python3) || return
+	# Without its developer tools macOS has a python3 that only offers to install them.
+	[ "$python" != /usr/bin/python3 ] || [ "$(uname)" != Darwin ] || xcode-select -p >/dev/null 2>&1 || return
+	printf '%s\n' "$python"
+}
+
+# Starts ahead.py, which takes over the forwarded socket, unless this machine has no Python: sets
+# ahead_pid. ssh listens at $behind meanwhile.
+start_ahead() {
+	stop_ahead
+	ahead_pid=
+	python=$(find_python) || return 0
+	"$python" "$home/ahead.py" "$sock" "$behind" </dev/null &
+	ahead_pid=$!
+}
+
+# Gives the socket back to ssh. ahead.py sees that and ends when docker has closed what it has open.
+stop_ahead() { [ ! -S "$behind" ] || mv -f "$behind" "$sock"; }
+
+# Gives the socket back to ssh if ahead.py has ended by itself.
+check_ahead() {
+	[ -n "$ahead_pid" ] && ! kill -0 "$ahead_pid" 2>/dev/null || return 0
+	say 'ahead.py has ended, docker uses the forwarded socket without it'
+	stop_ahead
+	ahead_pid=
+}
+
 # Watching the connection --------------------------------------------------------------------------
 
 # Starts `builder watch` in the background, where it outlives this terminal. The file `watched` has the
@@ -165,8 +196,10 @@ watch() {
 	idle_seconds=$(ssh -GT "$name" | sed -n 's/^controlpersist //p')
 	connected_at=0
 	! find_master || connected_at=$(now)
+	start_ahead
 	while is_watched "$token"; do
 		if kill -0 "$master_pid" 2>/dev/null; then
+			check_ahead
 			sleep 1
 		elif was_idle; then
 			say "unused for $idle_seconds seconds"
@@ -199,6 +232,7 @@ connect_again() {
 		next_try=$(($(now) + delay))
 		while [ "$(now)" -lt "$next_try" ] && is_watched "$token"; do sleep 1; done
 	done
+	start_ahead
 	(point_docker_at "unix://$sock")
 	connected_at=$(now)
 	say "connected again after $((connected_at - lost_at)) s"

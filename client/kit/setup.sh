@@ -17,7 +17,7 @@ install_kit() {
 	[ -n "$(builder_names "$kit")" ] || fail "there is no builder's folder beside $0; next: run the builder file inside its kit"
 	has ssh || fail 'ssh is not installed here; next: install OpenSSH (openssh-client)'
 	mkdir -p "$home"
-	for file in connection.sh setup.sh doctor.sh builder; do
+	for file in connection.sh setup.sh doctor.sh ahead.py builder; do
 		cp "$kit/$file" "$home/$file.new" && mv "$home/$file.new" "$home/$file" || exit 1
 	done
 	chmod 0755 "$home/builder"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import secrets
 import shlex
 import socket
 import statistics
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.client import put_ssh
 from tests.engine.conftest import BASE_IMAGE, Builder, passed, run, take_from_image, until
 from tests.engine.figures import LONG, record
 from tests.engine.laptop import Laptop, write_kit
@@ -82,6 +85,7 @@ def test_a_kit_holds_no_private_key_and_is_one_folder_or_one_tar(
     folder = builder.alias
     assert files == {
         "README.md",
+        "ahead.py",
         "builder",
         "connection.sh",
         "doctor.sh",
@@ -282,6 +286,75 @@ def test_busybox_is_shell_enough(
     for verb in ("on", "doctor", "off"):
         passed(laptop.sh(f"PATH=~/tools sh ~/.builder/builder {verb}"))
         assert (current(laptop) == fast(laptop)) == (verb != "off")
+
+
+@contextmanager
+def on_this_machine(builder: Builder, kit: Path, home: Path) -> Iterator[dict[str, str]]:
+    """The kit for another home on this machine, which has Python; its environment."""
+    env = {
+        "HOME": str(home),
+        "PATH": put_ssh(home / "bin", "-F", f"{home}/.ssh/config"),
+        "DOCKER_CONFIG": str(home / ".docker"),
+    }
+    installed = str(home / ".builder" / "builder")
+    passed(
+        run("sh", str(kit / "builder"), "install", "--identity", f"{builder.folder}/ada", env=env)
+    )
+    try:
+        yield env
+    finally:
+        passed(run("sh", installed, "uninstall", env=env))
+
+
+def test_where_python_is_connections_are_open_ahead(
+    builder: Builder, kit: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("h")
+    own, behind = (home / ".builder" / builder.alias / f"{name}.sock" for name in ("docker", "ssh"))
+
+    def verb(word: str) -> None:
+        # The shared connection keeps standard error open.
+        command = ("sh", str(home / ".builder" / "builder"), word)
+        assert run(*command, env=env, stderr=subprocess.DEVNULL).returncode == 0
+
+    def running() -> list[str]:
+        return run("pgrep", "-f", f"{home}/.builder/ahead.py").stdout.split()
+
+    def answers() -> bool:
+        return run("docker", "version", env={**env, "DOCKER_HOST": f"unix://{own}"}).returncode == 0
+
+    with on_this_machine(builder, kit, home) as env:
+        verb("on")
+        assert until(behind.exists)
+        build = ("docker", "build", "--progress=plain", "-")
+        passed(run(*build, env=env, input=DOCKERFILE))
+        assert "CACHED" in run(*build, env=env, input=DOCKERFILE).stderr
+
+        (home / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\nRUN sleep 6; echo {home} >/slow\n")
+        slow = subprocess.Popen(["docker", "build", home], env={**os.environ, **env})
+        top = ("docker", "top", builder.container("daemon"), "-eo", "pid,args")
+        assert until(lambda: f"echo {home}" in run(*top).stdout)
+        first = running()
+        verb("on")
+        assert until(lambda: set(running()) - set(first)), "the new watch has its own"
+        assert answers()
+        assert slow.wait(30) == 0, "a build in flight ends well"
+        assert until(lambda: len(running()) == 1)
+
+        passed(run("kill", "-9", *running()))
+        assert until(lambda: not behind.exists()), "the socket is ssh's again"
+        assert answers()
+
+        verb("on")
+        assert until(behind.exists)
+        passed(run("docker", "exec", builder.container("gateway"), "pkill", "-f", "^sshd-session"))
+        assert until(lambda: not behind.exists())
+        assert until(lambda: behind.exists() and answers(), 20), "it comes back with the connection"
+
+        verb("off")
+        assert not own.exists()
+        assert not behind.exists()
+        assert until(lambda: not running())
 
 
 def test_a_person_s_own_configuration_is_kept_to_the_byte(builder: Builder, kit: Path) -> None:

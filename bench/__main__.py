@@ -9,12 +9,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import crowd, handshake, steps, transfers
-from bench.builder import Builder
+from bench import crowd, distance, handshake, steps, transfers
+from bench.builder import FORWARDED, Builder
 from bench.builds import WARM, group_of, interleaved, of_job
 from bench.client import LABEL, Client, take_cli, timed
 from bench.figures import Figure
 from bench.images import Images
+from bench.link import Link, serve
 from bench.peers import (
     buildx,
     close,
@@ -63,7 +64,7 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
 
         local = Client.create(LOCAL, "unix:///var/run/docker.sock", folder / "local")
         stack.callback(forget, local)
-        kit, shared, plain = ours = stack.enter_context(builder.clients())
+        kit, shared, plain = ours = stack.enter_context(builder.clients(folder / "near"))
         answered = timed(plain.docker, "version")
         found([Figure(ANSWERED, PROGRAM, "s", (deployed[0] + answered,))])
         bases = stack.enter_context(registry(images, address))
@@ -107,7 +108,32 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         size, rounds = (200, 1) if short else (1000, 5)
         daemons = [local, unforwarded, kit]
         found(steps.inside_a_step(images.python, daemons, address, size, rounds))
+
+        far = Link(address, builder.port, rate=distance.RATE)
+        port = stack.enter_context(serve(far, address))
+        clients = stack.enter_context(builder.clients(folder / "far", port))
+        clients.insert(1, without_python(clients[0]))
+        rounds = 1 if short else 3
+        found(distance.builds(far, service, clients, rounds))
+        found(distance.set_up(far, builder, folder / "job", port, rounds))
+        registry_port = int(bases.rstrip("/").rpartition(":")[2])
+        far_bases = Link(address, registry_port, rate=distance.RATE)
+        prefix = f"{address}:{stack.enter_context(serve(far_bases, address))}/"
+        for name in ("service",) if short else ("service", "packages"):
+            rounds = 3 if name == "service" and not short else 1
+            found(
+                distance.against_dind(
+                    far, far_bases, prefix, images, folder, clients[0], name, rounds
+                )
+            )
     return figures
+
+
+def without_python(kit: Client) -> Client:
+    """The kit's client with the socket that ssh forwards, behind the connections open ahead."""
+    behind = Client(FORWARDED, kit.host.replace("docker.sock", "ssh.sock"), kit.folder)
+    wait_for(behind)
+    return behind
 
 
 def forget(client: Client) -> None:

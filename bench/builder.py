@@ -19,6 +19,7 @@ from bench.stack import NAME, Stack
 
 ROOT = Path(__file__).parents[1]
 KIT, SHARED, PLAIN = "kit", "ssh, shared connection", "ssh, nothing configured"
+FORWARDED = "kit without Python, or a CI job"
 
 
 @dataclass(frozen=True)
@@ -60,55 +61,71 @@ class Builder:
         logged = run("docker", "logs", self.gateway)
         return len(re.findall(r" login ", logged.stdout + logged.stderr))
 
-    @contextmanager
-    def clients(self) -> Iterator[list[Client]]:
-        """Three clients: with the kit, with a plain ControlMaster, and with nothing configured."""
+    def _outputs(self, port: int) -> dict[str, str]:
+        """The stack's exports, for clients that reach the gateway at this port."""
         shown = self.stack.pulumi("stack", "output", "--json", "--stack", NAME)
-        outputs = json.loads(shown.stdout)
+        outputs: dict[str, str] = json.loads(shown.stdout)
+        return {**outputs, "knownHosts": self._moved(outputs["knownHosts"], port)}
+
+    def _moved(self, text: str, port: int) -> str:
+        """Lines of ssh_config or known_hosts with this port instead of the gateway's."""
+        return text.replace(f"]:{self.port} ", f"]:{port} ").replace(
+            f"Port {self.port}\n", f"Port {port}\n"
+        )
+
+    def job(self, folder: Path, port: int) -> Path:
+        """The file that a CI job sources, for a gateway that is reached at this port."""
+        self._client("ci", "github", "--out", str(folder))
+        script = folder / "ci" / "builder.sh"
+        script.write_text(self._moved(script.read_text(), port))
+        return script
+
+    def _client(self, *words: str) -> None:
+        """Run `python -m client` as the admin of this stack."""
+        stack = ("--stack", NAME, "--config-file", str(self.stack.config))
+        command = (sys.executable, "-m", "client", words[0], *stack, *words[1:])
+        run(*command, env=self.stack.environment, cwd=ROOT)
+
+    @contextmanager
+    def clients(self, folder: Path, port: int = 0) -> Iterator[list[Client]]:
+        """Three clients: with the kit, with a plain ControlMaster, and with nothing configured.
+
+        `folder` is a new folder of theirs; `port` leads to the gateway, by default its own.
+        """
+        port = port or self.port
+        folder.mkdir()
+        (folder / "key").symlink_to(self.stack.folder / "key")
+        outputs = self._outputs(port)
         shared, plain = (
             Client.create(
                 path,
                 "ssh://gateway",
-                self.stack.folder / folder,
+                folder / name,
                 ssh_block(
                     "gateway",
                     "builder",
                     self.address,
-                    self.port,
-                    self.stack.folder,
+                    port,
+                    folder,
                     outputs["knownHosts"],
                     shared=path == SHARED,
                 ),
             )
-            for path, folder in ((SHARED, "shared"), (PLAIN, "plain"))
+            for path, name in ((SHARED, "shared"), (PLAIN, "plain"))
         )
-        with self._kit(outputs["sshAlias"]) as kit:
+        with self._kit(outputs["sshAlias"], folder, port) as kit:
             for client in (kit, shared, plain):
                 wait_for(client)
             yield [kit, shared, plain]
             close(shared, "gateway")
 
     @contextmanager
-    def _kit(self, alias: str) -> Iterator[Client]:
+    def _kit(self, alias: str, folder: Path, port: int) -> Iterator[Client]:
         """A client with what `builder env` of an installed kit sets."""
-        folder = self.stack.folder
         kit, home = folder / "kit", folder / "kit-client" / "home"
-        run(
-            sys.executable,
-            "-m",
-            "client",
-            "kit",
-            "--stack",
-            NAME,
-            "--config-file",
-            str(self.stack.config),
-            "--key",
-            "bench",
-            "--out",
-            str(kit),
-            env=self.stack.environment,
-            cwd=ROOT,
-        )
+        self._client("kit", "--key", "bench", "--out", str(kit))
+        for file in (kit / alias / "ssh_config", kit / alias / "known_hosts"):
+            file.write_text(self._moved(file.read_text(), port))
         client = Client.create(KIT, "", folder / "kit-client")
         home.mkdir()
         put_ssh(client.folder / "bin", "-F", f"{home}/.ssh/config")

@@ -25,12 +25,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of two medians, and its bound."""
+    """A median or a ratio of two, and its bound."""
 
     what: str
     over: tuple[str, str]
     """Group and path of the numerator."""
-    under: tuple[str, str]
+    under: tuple[str, str] | None
+    """None compares the numerator itself."""
     sense: Literal["≤", "≥"]
     bound: float
 
@@ -51,7 +52,7 @@ def outcomes(targets: list[Target], figures: list[Figure]) -> list[Outcome]:
     """The targets whose two figures were measured."""
     medians = {(figure.group, figure.path): figure.median for figure in figures}
     return [
-        Outcome(target, medians[target.over] / medians[target.under])
+        Outcome(target, medians[target.over] / (medians[target.under] if target.under else 1))
         for target in targets
-        if target.over in medians and target.under in medians
+        if target.over in medians and (target.under is None or target.under in medians)
     ]

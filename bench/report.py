@@ -10,11 +10,11 @@ import platform
 import shutil
 from pathlib import Path
 
-from bench import handshake
+from bench import distance, handshake
 from bench.builds import WARM, group_of
 from bench.client import run
 from bench.figures import Figure, Outcome, outcomes
-from bench.plot import bars
+from bench.plot import bars, lines_by
 from bench.steps import DOWNLOAD
 from bench.targets import LOCAL, targets
 from bench.workloads import NAMES
@@ -39,6 +39,18 @@ def write(folder: Path, figures: list[Figure], *, short: bool, minutes: float) -
         of_group = [figure for figure in figures if figure.group == group]
         if of_group:
             (plots / f"{name}.svg").write_text(bars(group, of_group))
+    curves = {
+        path: [
+            (milliseconds, figure.median)
+            for milliseconds in distance.MILLISECONDS
+            for figure in figures
+            if (figure.group, figure.path) == (distance.at(milliseconds), path)
+        ]
+        for path in distance.PATHS
+    }
+    if any(curves.values()):
+        plot = lines_by(f"{distance.TITLE} (s, by the round trip in ms)", curves)
+        (plots / "distance.svg").write_text(plot)
     (folder / "speed.md").write_text(page(figures, short=short, minutes=minutes))
 
 
@@ -56,7 +68,10 @@ def page(figures: list[Figure], *, short: bool, minutes: float) -> str:
         *(Path(__file__).parent / "remarks.md").read_text().splitlines(),
         "",
     ]
+    lines += distance.section(figures)
     for group in dict.fromkeys(figure.group for figure in figures):
+        if group in distance.GROUPS:
+            continue
         lines += _group(group, [figure for figure in figures if figure.group == group])
     return "\n".join(lines)
 

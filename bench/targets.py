@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.builder import KIT, PLAIN, SHARED
+from bench import distance
+from bench.builder import FORWARDED, KIT, PLAIN, SHARED
 from bench.builds import FRESH, FRESH_CACHED, WARM, group_of
 from bench.crowd import AT_ONCE
 from bench.figures import Target
@@ -100,4 +101,17 @@ def targets() -> list[Target]:
         )
         for group in (DEPLOYED, UNCHANGED)
     ]
+    build = "Round trips of a warm build"
+    found += [
+        Target(what, (distance.TRIPS, path), None, "≤", bound)
+        for what, path, bound in (
+            (f"{build} with the kit", KIT, 25),
+            (f"{build}: {FORWARDED}", FORWARDED, 25),
+            (f"{build} over plain ssh, shared connection", SHARED, 60),
+            (f"{build} over plain ssh, nothing configured", PLAIN, 60),
+            (f"Round trips of the {distance.SETUP}", distance.SETUP, 8),
+        )
+    ]
+    seconds = f"Warm build with the kit at {distance.FAR} ms, in seconds"
+    found.append(Target(seconds, (distance.at(distance.FAR), KIT), None, "≤", 1.6))
     return found

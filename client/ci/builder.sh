@@ -57,6 +57,9 @@ builder_configure() {
 	umask 077
 	if [ -n "${BUILDER_KEY:-}" ]; then
 		builder_key >"$builder_dir/key" 2>/dev/null
+		# ssh offers a key before it uses it, which takes a round trip, unless the key's file has this form.
+		# OpenSSH before 10 does not write it for ed25519 and leaves the file as it is.
+		ssh-keygen -q -p -m PKCS8 -P '' -N '' -f "$builder_dir/key" >/dev/null 2>&1 || :
 		ssh-keygen -y -P '' -f "$builder_dir/key" >/dev/null 2>&1 || return 1
 	else
 		ssh-keygen -q -t ed25519 -N '' -C job -f "$builder_dir/key" || return 1
@@ -127,6 +130,12 @@ builder_hold() {
 	builder_off
 }
 
+# builder_ask NAME: prints the name of the socket and the version of the daemon that answers there.
+builder_ask() {
+	builder_version=$(DOCKER_HOST="unix://$builder_dir/$1.sock" docker version --format '{{.Server.Version}}') &&
+		printf '%s %s\n' "$1" "$builder_version"
+}
+
 # Removes all that this file made.
 builder_off() {
 	ssh -F "$builder_dir/config" -O exit @alias@ 2>/dev/null || :
@@ -170,11 +179,15 @@ if [ -z "${builder_dir:-}" ]; then
 	unset BUILDER_KEY BUILDER_TOKEN DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH BUILDX_BUILDER
 	export DOCKER_CONFIG="$builder_dir/docker" DOCKER_BUILDKIT=1
 	builder_way='forwarded socket'
-	for builder_socket in docker guard; do
-		export DOCKER_HOST="unix://$builder_dir/$builder_socket.sock"
-		builder_version=$(docker version --format '{{.Server.Version}}' 2>/dev/null) && break
-		builder_version=
-	done
+	# Asks at both sockets at once and takes the first answer; over a distance the other one is refused later.
+	mkfifo "$builder_dir/answers"
+	{
+		builder_ask docker &
+		builder_ask guard &
+	} >"$builder_dir/answers" 2>/dev/null &
+	builder_version=
+	read -r builder_socket builder_version <"$builder_dir/answers" || :
+	export DOCKER_HOST="unix://$builder_dir/$builder_socket.sock"
 	if [ -z "$builder_version" ]; then
 		# The daemon is starting, or the builder has transport: tls. Plain ssh works with both, as the
 		# gateway waits for a daemon that starts.

@@ -6,9 +6,6 @@ own. Whoever adds an advisory reads the release notes of each component, and set
 
 It has what can be reached in a builder. Left out are advisories for Windows, swarm, CRI, plugins of
 dockerd, and the parts of OpenSSH that the gateway has switched off.
-
-Missing until the default engine is 29.9.0 or newer: CVE-2026-97032, 78659, 78663 and 78669
-(HTTP/2), which docs/threat-model.md names.
 """
 
 from __future__ import annotations
@@ -131,6 +128,12 @@ COMPONENTS: Mapping[str, Component] = {
                 ("29.7.1",),
                 date(2026, 7, 31),
                 "the archive of an image, or of docker cp, writes files outside of its folder",
+            ),
+            Advisory(
+                "CVE-2026-97032 CVE-2026-78659 CVE-2026-78663 CVE-2026-78669",
+                ("29.9.0",),
+                date(2026, 10, 8),
+                "HTTP/2: a client or a frontend stops the daemon, or uses up its memory or CPU",
             ),
         ),
     ),

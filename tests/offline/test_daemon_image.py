@@ -1,4 +1,4 @@
-"""The daemon image keeps the contract of docker:29.7.2-dind-rootless.
+"""The daemon image keeps the contract of docker:29.9.3-dind-rootless.
 
 The contract is taken from docker-library's Dockerfiles and scripts at 3289af8 and from Alpine's
 root folder. An image made with those scripts keeps it too; offline/README.md lists the differences.
@@ -15,7 +15,7 @@ import yaml
 
 from tests.engine.conftest import DAEMON_IMAGE, ROOT, passed, run, run_in_image
 
-VERSION = "29.7.2"
+VERSION = "29.9.3"
 
 BUSYBOX = """ash awk basename cat chmod chown cp cut date dd df du env find grep head hostname id
     install kill ln ls mkdir mktemp mount mv nsenter od paste ps readlink rm sed sh sleep sort stat
@@ -102,7 +102,7 @@ def test_its_configuration(config: dict[str, Any]) -> None:
     assert environment == {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "DOCKER_VERSION": VERSION,
-        "DOCKER_BUILDX_VERSION": "0.36.1",
+        "DOCKER_BUILDX_VERSION": "0.37.1",
         "DOCKER_TLS_CERTDIR": "/certs",
     }
 
@@ -113,9 +113,9 @@ def test_the_versions_of_its_parts() -> None:
         "containerd --version; rootlesskit --version; docker-init --version"
     )
     assert output.count(f"Docker version {VERSION},") == 2
-    for part in ("buildx v0.36.1", "runc version 1.4.3", "libseccomp", "containerd/v2 v2.3.3"):
+    for part in ("buildx v0.37.1", "runc version 1.4.3", "libseccomp", "containerd/v2 v2.3.6"):
         assert part in output
-    assert "rootlesskit version 3.0.2" in output
+    assert "rootlesskit version 3.1.0" in output
     assert "tini version 0.19.0" in output
 
 

@@ -33,7 +33,7 @@ CERTIFICATES = "".join(
         ("PRIVATE KEY", "of client"),
     ]
 )
-LOOK = "docker=29.7.2\nkernel=6.12.1\narchitecture=x86_64\ntun=usable\n"
+LOOK = "docker=29.9.3\nkernel=6.12.1\narchitecture=x86_64\ntun=usable\n"
 DISK = 100_000_000_000
 # What the commands with these roles print on the mocks' host.
 PRINTED = {
@@ -44,7 +44,7 @@ PRINTED = {
 CONFIG: dict[str, Any] = {
     "host": "unix:///var/run/docker.sock",
     "keys": [{"name": "ada", "publicKey": KEY + " ada@laptop"}],
-    "daemonImage": "docker:29.7.2-dind-rootless",
+    "daemonImage": "docker:29.9.3-dind-rootless",
     "gatewayImage": "lscr.io/linuxserver/openssh-server:10.3_p1-r2-ls243",
 }
 
@@ -82,7 +82,7 @@ class _Mocks(pulumi.runtime.Mocks):
         if args.typ == "command:local:Command":
             name = args.name.rstrip("-0123456789")
             output = [text for role, text in PRINTED.items() if name.endswith(role)]
-            outputs["stdout"] = output[0] if output else "daemon 29.7.2"
+            outputs["stdout"] = output[0] if output else "daemon 29.9.3"
         return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[str, Any], list[Any]]:

@@ -56,8 +56,8 @@ def test_the_table_is_in_order() -> None:
 @pytest.mark.parametrize(
     ("setting", "reference", "release"),
     [
-        ("daemonImage", "docker:29.7.2-dind-rootless", "29.7.2"),
-        ("daemonImage", f"docker:29.7.2-dind-rootless{DIGEST}", "29.7.2"),
+        ("daemonImage", "docker:29.9.3-dind-rootless", "29.9.3"),
+        ("daemonImage", f"docker:29.9.3-dind-rootless{DIGEST}", "29.9.3"),
         ("daemonImage", "localhost:5000/mirror/docker:27.1-dind-rootless", "27.1"),
         ("daemonImage", "docker:29-dind-rootless", None),
         ("daemonImage", "docker:dind-rootless", None),

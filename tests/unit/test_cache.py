@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.conftest import DISK, ROOT
 
-IMAGE = "docker:29.7.2-dind-rootless"
+IMAGE = "docker:29.9.3-dind-rootless"
 SCRIPT = ROOT / "components" / "cache" / "check.sh"
 
 
@@ -58,7 +58,7 @@ def test_the_setting_or_else_the_cache_decides_on_the_image_store(
 @pytest.mark.parametrize(
     ("store", "release", "note", "why"),
     [
-        ("containerd", "24.0", "", "imageStore = containerd: daemonImage = docker:29.7.2"),
+        ("containerd", "24.0", "", "imageStore = containerd: daemonImage = docker:29.9.3"),
         ("containerd", "20.10", "20.10 overlay2\n", "is Docker 20.10, which lacks it"),
         ("keep", "29.7", "29.7 vfs\n", "the cache was written with the storage driver vfs"),
         ("overlay2", "29.7", "29.7 fuse-overlayfs\n", "imageStore = overlay2: the cache was"),

@@ -34,7 +34,7 @@ def shown(**changes: Any) -> status.Status:
     values: dict[str, Any] = {
         "builder": "team-a-builder",
         "asked": 1_000_000.0,
-        "version": "29.7.2",
+        "version": "29.9.3",
         "up_since": 1_000_000.0 - 90_000,
         "containers": {"daemon": "running (healthy)"},
         "cache": 2 * 10**9,
@@ -165,7 +165,7 @@ def test_the_text_tells_the_same() -> None:
     text = status.as_text(
         shown(builds=[Build(999_000.0, 2.0, 4, 1, True)], refusals=[visit], notices=["mend it"])
     )
-    assert "team-a-builder: Docker 29.7.2, up since 1970-01-11 12:46 UTC" in text
+    assert "team-a-builder: Docker 29.9.3, up since 1970-01-11 12:46 UTC" in text
     assert "2.0 GB of 8.0 GB (25%)" in text
     assert "limits    containers keep to theirs" in text
     assert "0 now; of the last 1: 25% of the steps cached, 1 failed" in text

@@ -52,7 +52,7 @@ def output(*resources: Resource) -> set[str]:
     [
         (rules.images_are_pinned, resource(IMAGE, name=right), resource(IMAGE, name=wrong))
         for right, wrong in [
-            ("docker:29.7.2-dind-rootless", "docker"),
+            ("docker:29.9.3-dind-rootless", "docker"),
             ("r.example:5000/a/b:1", "r.example:5000/a/b"),
             ("docker@sha256:" + "a" * 64, "docker:latest"),
         ]

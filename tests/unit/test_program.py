@@ -643,7 +643,7 @@ def test_what_a_host_is_shows_as_inputs_of_its_check(run_program: Program) -> No
     preflight = run_program(prepare=True)["builder-preflight"].inputs
     assert preflight["environment"] == {
         **dict.fromkeys(preflight["environment"], ""),
-        "HOST_DOCKER": "29.7.2",
+        "HOST_DOCKER": "29.9.3",
         "HOST_KERNEL": "6.12.1",
         "HOST_ARCHITECTURE": "x86_64",
         "HOST_TUN": "usable",

@@ -30,6 +30,7 @@ from tests.engine.conftest import (
 )
 from tests.engine.figures import LONG
 from tests.engine.laptop import Laptop
+from tests.engine.test_rootless import FOREIGN, emulation, foreign_program, sole_emulation
 
 WAYS = ("kit", "plain ssh", "build key")
 REFUSED = "is not allowed: a key of role build"
@@ -49,6 +50,16 @@ RUN cat /proc/sys/kernel/random/uuid >/finished
 """
 # Without a step that runs, which a host that emulates nothing cannot do for another platform.
 COPIES = "FROM scratch\nCOPY greeting /\n"
+# With a step that runs on each platform, one of which is foreign everywhere.
+RUNS = f"""\
+FROM {BASE_IMAGE} AS on-amd64
+RUN echo of this platform
+FROM on-amd64 AS on-arm64
+FROM scratch AS on-{FOREIGN}
+COPY program /
+RUN ["/program"]
+FROM on-${{TARGETARCH}}
+"""
 # A scanner that follows BuildKit's protocol.
 SCAN = f"""\
 #!/bin/sh
@@ -256,6 +267,34 @@ def test_one_image_is_of_two_platforms(client: Client, registry: str) -> None:
     archive = client.archive(f"docker build {platforms} --output type=oci copies")
     built = [descriptor["platform"]["architecture"] for descriptor in manifests(archive)]
     assert built == ["amd64", "arm64", "unknown", "unknown"]
+
+
+def test_steps_run_on_two_platforms_where_the_host_emulates_one(
+    builder: Builder, laptops: dict[str, Laptop], registry: str, tmp_path: Path
+) -> None:
+    for name, content in (("Dockerfile", RUNS.encode()), ("program", foreign_program())):
+        (tmp_path / "runs" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "runs" / name).write_bytes(content)
+    (tmp_path / "runs" / "program").chmod(0o755)
+    laptop = laptops["build key"]
+    laptop.put(tmp_path / "runs", "/home/rootless/runs")
+    native = passed(builder.docker("version", "--format", "{{.Server.Arch}}")).strip()
+    tag, platforms = f"{registry}/runs", f"--platform linux/{native},linux/{FOREIGN}"
+    build = f"docker build --no-cache --progress=plain {platforms} --push --tag {tag} ~/runs 2>&1"
+    with sole_emulation(), emulation(tmp_path):
+        built = passed(laptop.sh(build))
+        platform = f"--platform linux/{FOREIGN}"
+        passed(laptop.sh(f"docker pull {platform} {tag}"))
+        started = laptops["kit"].sh(f"docker run --rm {platform} {tag} /program")
+        assert passed(started) == f"of {FOREIGN}\n"
+    assert f" of {FOREIGN}\n" in built
+    assert " of this platform\n" in built
+    index = passed(builder.in_daemon("docker", "buildx", "imagetools", "inspect", tag))
+    assert {*re.findall(r"Platform: +(\S+)", index)} == {
+        f"linux/{native}",
+        f"linux/{FOREIGN}",
+        "unknown/unknown",
+    }
 
 
 def test_a_build_goes_to_files(client: Client) -> None:

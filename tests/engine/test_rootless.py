@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 import struct
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,8 +241,19 @@ def emulator(folder: Path) -> Path:
 
 
 @contextmanager
+def sole_emulation() -> Iterator[None]:
+    """No other test changes, during the block, what this machine emulates."""
+    with (Path(tempfile.gettempdir()) / "docker-build-machine-emulation").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def emulation(folder: Path) -> Iterator[str]:
-    """This machine runs programs of s390x; gives the process that sees how, in /proc."""
+    """This machine runs programs of s390x; gives the process that sees how, in /proc.
+
+    Only within `sole_emulation`.
+    """
     line = f":qemu-{FOREIGN}:M::{MAGIC}:{MASK}:{emulator(folder)}:F"
     # Kernels from 6.7 on forget what is registered when nobody has the file system mounted.
     with subprocess.Popen(
@@ -268,21 +281,22 @@ def test_builds_run_on_a_platform_that_the_host_emulates(builder: Builder, tmp_p
 
     preflight = (ROOT / "components" / "host" / "preflight.sh").read_text()
     look = ("sh", "-s", "look", "o", "nobody-builder", "127.0.0.1", "1", f"linux/{FOREIGN}")
-    refused(build_foreign(), "exec format error")
     (tmp_path / "qemu").mkdir()
-    with emulation(tmp_path / "qemu") as holder:
-        built = passed(build_foreign())
-        assert " of s390x\n" in built
-        seen = run(*AS_ROOT, "nsenter", "-t", holder, "-m", *look, "false", input=preflight)
-        assert f"emulated=linux/{FOREIGN}\n" in seen.stdout
-        assert "platforms" not in seen.stderr
-        # What docker/setup-qemu-action does: see the page.
-        own = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc"
-        mounted = builder.docker("run", "--rm", "--privileged", BASE_IMAGE, "sh", "-c", own)
-        hidden = build_foreign()
-        assert (hidden.returncode != 0) == (mounted.returncode == 0)
-        passed(run("docker", "restart", builder.container("daemon")))
-        assert " of s390x\n" in passed(build_foreign())
+    with sole_emulation():
+        refused(build_foreign(), "exec format error")
+        with emulation(tmp_path / "qemu") as holder:
+            built = passed(build_foreign())
+            assert " of s390x\n" in built
+            seen = run(*AS_ROOT, "nsenter", "-t", holder, "-m", *look, "false", input=preflight)
+            assert f"emulated=linux/{FOREIGN}\n" in seen.stdout
+            assert "platforms" not in seen.stderr
+            # What docker/setup-qemu-action does: see the page.
+            own = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc"
+            mounted = builder.docker("run", "--rm", "--privileged", BASE_IMAGE, "sh", "-c", own)
+            hidden = build_foreign()
+            assert (hidden.returncode != 0) == (mounted.returncode == 0)
+            passed(run("docker", "restart", builder.container("daemon")))
+            assert " of s390x\n" in passed(build_foreign())
 
 
 # The rootless network -----------------------------------------------------------------------------

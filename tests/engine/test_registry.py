@@ -460,6 +460,13 @@ def test_images_of_another_registry_come_by_its_mirror(stack: Pair, gate: Gate) 
     dockerfile = "FROM other.example/library/base:1\nRUN echo by the mirror\n"
     passed(stack.docker_on("one", "build", "--no-cache", "-", input=dockerfile))
     assert "/v2/library/base/manifests/1" in gate.served
+    # dockerd's own client, which pulls with overlay2, knows mirrors of Docker Hub only.
+    pulled = stack.docker_on("one", "pull", "other.example/library/base:1")
+    assert pulled.returncode != 0
+    assert "other.example" in pulled.stderr
+    registry = stack.settings["registry"]
+    mirror = f"{registry['name']}:{registry['mirrors'][0]['port']}"
+    passed(stack.docker_on("one", "pull", f"{mirror}/library/base:1"))
 
 
 def test_a_failing_upstream_is_told(stack: Pair, gate: Gate) -> None:
@@ -585,3 +592,19 @@ def test_what_no_tag_keeps_goes_and_no_push_in_flight_is_cut(stack: Pair, tmp_pa
         assert store.has("app", kept), (kept, stack.log("store"))
     for lost in ("manifests/v0", "manifests/v2", "manifests/child"):
         assert not store.has("app", lost), lost
+
+
+def test_pulls_with_containerds_store_use_every_mirror(stack: Pair, gate: Gate) -> None:
+    stack.settings["imageStore"] = "containerd"
+    passed(stack.update())
+    for image in ("base:1", "other.example/library/base:1"):
+        gate.served.clear()
+        passed(stack.docker_on("one", "pull", image))
+        assert "/v2/library/base/manifests/1" in gate.served, image
+    passed(stack.docker_on("one", "image", "rm", "base:1", "other.example/library/base:1"))
+    passed(stack.docker_on("one", "builder", "prune", "--all", "--force"))
+    gate.served.clear()
+    dockerfile = "FROM other.example/library/base:1\nRUN echo by the mirror\n"
+    passed(stack.docker_on("one", "build", "--no-cache", "-", input=dockerfile))
+    assert "/v2/library/base/manifests/1" in gate.served
+    passed(stack.docker_on("one", "run", "--rm", "other.example/library/python:1", "true"))

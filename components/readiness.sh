@@ -31,11 +31,13 @@ installed=$(docker exec "$gateway" sha256sum /access/authorized_keys 2>&1)
 	fail "the gateway's authorized keys are not the configured ones ($installed)"
 
 # Runs a first build and writes a note for cache/check.sh: the release (major.minor) and the storage driver
-# of the daemon that uses the cache.
+# of the daemon that uses the cache. The image has a name, because daemons before 29 with containerd's store
+# cannot find one without.
 # shellcheck disable=SC2016
 output=$(in_daemon '
-	image=$(printf "FROM scratch\nLABEL docker-build-machine.readiness=1\n" | DOCKER_BUILDKIT=1 docker build --quiet -) &&
-		docker image rm "$image" >/dev/null || exit 1
+	image=docker-build-machine/readiness
+	printf "FROM scratch\nLABEL docker-build-machine.readiness=1\n" |
+		DOCKER_BUILDKIT=1 docker build --quiet --tag "$image" - >/dev/null && docker image rm "$image" >/dev/null || exit 1
 	release=$(docker info --format "{{.ServerVersion}} {{.Driver}}") || exit 3
 	echo "$release" | sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note" || exit 2' \
 	sh "$folder" 2>&1)

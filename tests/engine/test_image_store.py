@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from tests.engine.conftest import (
     BASE_IMAGE,
+    OLDER_DAEMON_IMAGE,
     ROOT,
     Builder,
     NewBuilder,
     Result,
     passed,
     run,
+    run_in_image,
     until,
 )
 
@@ -110,3 +113,20 @@ def test_what_the_other_store_has_goes_when_that_is_asked_for(builder: Builder) 
     builder.load_base()
     assert builder.build().count("CACHED") == 0
     assert "The host is as the stack says." in passed(builder.review("drift"))
+
+
+def test_an_older_daemon_uses_it_or_up_says_what_lacks_it(new_builder: NewBuilder) -> None:
+    older = new_builder(daemonImage=OLDER_DAEMON_IMAGE, imageStore="containerd")
+    options = ("--entrypoint", "dockerd")
+    version = passed(run_in_image(OLDER_DAEMON_IMAGE, "--version", options=options))
+    release = re.search(r"version (\d+)\.\d+", version)
+    assert release
+    if int(release[1]) >= 25:
+        older.up()
+        assert driver(older) == "overlayfs"
+        return
+    refused = older.pulumi("up")
+    assert refused.returncode
+    assert f"is Docker {release[0].split()[1]}, which lacks it; nothing was" in refused.stdout
+    assert "set daemonImage to Docker 25.0 or newer, or imageStore to overlay2" in refused.stdout
+    assert run("docker", "inspect", older.container("daemon")).returncode

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from client.buildkit import BuildKit
+from client.history import History
 from components.layout import DATA_DIRECTORY
 from tests.engine.conftest import (
     AS_ROOT,
@@ -251,9 +253,13 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
     assert re.search(report, janitor_log(builder)), janitor_log(builder)
 
     def remembered() -> int:
-        listed = builder.in_daemon("docker", "buildx", "history", "ls", "--format", "{{.Ref}}")
-        return len(passed(listed).split())
+        """How many builds BuildKit remembers; `docker buildx history ls` lists 50 at most."""
+        into = ("docker", "exec", "--interactive", "--user", "1000:1000")
+        dial = [*into, builder.container("daemon"), "docker", "buildx", "dial-stdio"]
+        with BuildKit.connected(dial) as buildkit:
+            return len(History(buildkit).records())
 
+    assert remembered() > 50
     # What the janitor would remove before records.
     for kind in ("image", "builder"):
         passed(builder.docker(kind, "prune", "--all", "--force"))

@@ -1,4 +1,8 @@
-"""Keys of role `build` can do what they may as with any builder, and nothing else."""
+"""Keys of role `build` can do what they may as with any builder, and nothing else.
+
+Among what they may is to fill the cache that others build from: no setting keeps them from it,
+because the guard cannot.
+"""
 
 from __future__ import annotations
 
@@ -301,6 +305,62 @@ def test_who_and_log_name_the_role(builder: Builder) -> None:
     builder.ssh(f"{builder.stack}-builder", key="ci", input=RUN_PRIVILEGED)
     refused = passed(run("docker", "logs", builder.container("guard")))
     assert "refused POST /containers/create" in refused
+
+
+def made(docker: Docker, folder: Path, step: str, *options: str) -> str:
+    """Build a Dockerfile with one step; return the file /made."""
+    dockerfile = f"FROM {BASE_IMAGE}\n{step}\nFROM scratch\nCOPY --from=0 /made /\n"
+    output = ("--output", f"type=local,dest={folder}")
+    passed(docker("buildx", "build", *output, *options, "-", input=dockerfile))
+    return (folder / "made").read_text()
+
+
+@pytest.fixture
+def forker(builder: Builder, buildx: Path) -> Docker:
+    """docker of somebody who should read the cache of others and not write to it."""
+    return over_ssh(builder, "ci", buildx)
+
+
+@pytest.fixture
+def releaser(builder: Builder, buildx: Path) -> Docker:
+    """docker of somebody else, whose builds come after those of `forker`."""
+    return over_ssh(builder, "job", buildx)
+
+
+PROXY = "http://poison.example"
+SHOWS_PROXY = "RUN : %s && echo ${http_proxy:-none} >/made"
+
+
+def test_a_secret_of_one_key_is_in_the_cache_of_another(
+    forker: Docker, releaser: Docker, tmp_path: Path
+) -> None:
+    for name in ("poison", "honest"):
+        (tmp_path / name).write_text(name)
+    token, secret = secrets.token_hex(4), f"id=settings,src={tmp_path}/"
+    step = f"RUN --mount=type=secret,id=settings : {token} && cat /run/secrets/settings >/made"
+    assert made(forker, tmp_path, step, "--secret", f"{secret}poison") == "poison"
+    assert made(releaser, tmp_path, step, "--secret", f"{secret}honest") == "poison"
+    uncached = ("--no-cache", "--secret", f"{secret}honest")
+    assert made(releaser, tmp_path, step, *uncached) == "honest"
+
+
+def test_what_the_proxy_of_one_key_led_to_is_in_the_cache_of_another(
+    forker: Docker, releaser: Docker, tmp_path: Path
+) -> None:
+    step = SHOWS_PROXY % secrets.token_hex(4)
+    poison = ("--build-arg", f"http_proxy={PROXY}")
+    assert made(forker, tmp_path, step, *poison) == f"{PROXY}\n"
+    assert made(releaser, tmp_path, step) == f"{PROXY}\n"
+    assert made(releaser, tmp_path, step, "--no-cache") == "none\n"
+
+
+def test_a_cache_mount_of_one_key_is_read_by_the_steps_of_another(
+    forker: Docker, releaser: Docker, tmp_path: Path
+) -> None:
+    mount = f"RUN --mount=type=cache,id={secrets.token_hex(4)},target=/tools"
+    made(forker, tmp_path, f"{mount} echo poison >/tools/tool && touch /made")
+    step = f"{mount} [ -e /tools/tool ] || echo honest >/tools/tool; cat /tools/tool >/made"
+    assert made(releaser, tmp_path, step) == "poison\n"
 
 
 # A second request behind the first, for parsers that count, split or decode differently.

@@ -21,8 +21,8 @@ drift: ## show what on the host differs from the stack; FIX=yes make drift repai
 kit: ## write the client kit for a key's owner: make kit KEY=ada
 	@scripts/client kit --key "$(KEY)"
 
-ci: ## write the files for a CI: make ci KIND=github OUT=../app IMAGE=ghcr.io/acme/app
-	@scripts/client ci $(KIND) $(if $(OUT),--out "$(OUT)") $(if $(IMAGE),--image "$(IMAGE)")
+ci: ## write the files for a CI: make ci KIND=github OUT=../app IMAGE=ghcr.io/acme/app; KEYLESS=yes needs no key
+	@scripts/client ci $(KIND) $(if $(KEYLESS),--keyless) $(if $(OUT),--out "$(OUT)") $(if $(IMAGE),--image "$(IMAGE)")
 
 status: ## show cache, builds, keys and disk of the builder; as a page: make status HTML=status.html
 	@scripts/client status $(if $(HTML),--html "$(HTML)")

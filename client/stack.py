@@ -58,7 +58,8 @@ class Stack:
     def on_host(self, name: str | None) -> Stack:
         """The stack as the builder on this host alone would have it; None if there is one host.
 
-        Raises StackError when the name is missing, or no entry of `hosts` has it.
+        Raises StackError when the name is missing, no entry of `hosts` has it, or the stack has not
+        been updated since the entry was added.
         """
         hosts = {entry["name"]: entry for entry in self.settings.get("hosts") or []}
         if not hosts and name is None:
@@ -70,7 +71,10 @@ class Stack:
                 "or leave --host out for a single host"
             )
         one = {"hosts": [], "host": hosts[name]["host"], "hostKey": hosts[name].get("hostKey")}
-        entry = next(entry for entry in self.outputs["builders"] if entry["name"] == name)
+        deployed = {entry["name"]: entry for entry in self.outputs["builders"]}
+        if name not in deployed:
+            raise StackError(f"the host {name} has no builder yet; next: pulumi up")
+        entry = deployed[name]
         return Stack({**self.outputs, **entry}, {**self.settings, **one}, self.name)
 
     @property

@@ -10,6 +10,8 @@ import datetime
 import json
 import re
 import statistics
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ from humanize import naturalsize, naturaltime
 from client.history import Build, recent_builds
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker, HostError
-from components.layout import DATA_DIRECTORY, IMAGE_STORE_VARIABLE
+from components.layout import DATA_DIRECTORY, IMAGE_STORE_VARIABLE, OWNER_LABEL
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
+_HOSTS_AT_ONCE = 8
 _LOG_LINES = 20_000
 _VISIT = re.compile(r"^\s*(\S+) (login|refused) name=(\S+) .*key=(\S+) from=(\S+):\d+")
 _REFUSALS = 5
@@ -83,7 +86,7 @@ class Status:
     version: str
     up_since: float
     containers: dict[str, str]
-    """State of each container, by role."""
+    """State of each container, by role; those of the stack's registry too, on its host."""
     cache: int
     cache_cap: int
     images: int
@@ -95,6 +98,9 @@ class Status:
     """Whether the limits of single containers work, and why not."""
     disk: int
     disk_free: int
+    inodes: int
+    """0 on file systems that have no fixed number of them."""
+    inodes_free: int
     builds: list[Build]
     no_history: str
     """Why the builds are not known; empty when they are."""
@@ -129,63 +135,109 @@ class Status:
         return statistics.median(ended) if ended else None
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A builder whose status cannot be read."""
+
+    builder: str
+    notices: list[str]
+    """Why."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for machines")
     form.add_argument("--html", type=Path, metavar="FILE", help="write one page")
+    form.add_argument(
+        "--quiet", action="store_true", help="for cron: one line for each problem, else nothing"
+    )
+    parser.add_argument(
+        "--host", metavar="NAME", help="one of the stack's hosts; without it, all of them"
+    )
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
     """Print or write the status; returns 1 when something needs attention."""
-    status = gather(stack)
+    if options.host or not stack.settings.get("hosts"):
+        stack = stack.on_host(options.host)
+        try:
+            found: list[Status | Unread] = [gather(stack, stack.resources())]
+        except HostError as error:
+            if not options.quiet:
+                raise
+            found = [Unread(stack.alias, [str(error)])]
+    else:
+        found = gather_all(stack)
     if options.json:
-        print(json.dumps(as_json(status), indent=2))
+        shown = [as_json(status) for status in found]
+        print(json.dumps(shown if stack.settings.get("hosts") else shown[0], indent=2))
     elif options.html:
         # Only this form needs the template engine.
         from client.status_page import page
 
-        options.html.write_text(page(status))
-        print(f"{options.html} shows {status.builder}")
+        options.html.write_text(page(found))
+        print(f"{options.html} shows {', '.join(status.builder for status in found)}")
+    elif options.quiet:
+        print("".join(f"{line}\n" for line in problems(found)), end="")
     else:
-        print(as_text(status))
-    return 1 if status.notices else 0
+        print("\n\n".join(map(as_text, found)))
+    return 1 if any(status.notices for status in found) else 0
 
 
-def as_json(status: Status) -> dict[str, Any]:
+def problems(found: list[Status | Unread]) -> Iterator[str]:
+    """One line for each thing that needs attention."""
+    for status in found:
+        for notice in status.notices:
+            yield f"{status.builder}: {' '.join(notice.split())}"
+
+
+def as_json(status: Status | Unread) -> dict[str, Any]:
     """The status, with the figures that are computed from it."""
+    if isinstance(status, Unread):
+        return asdict(status)
     derived = {"running": status.running, "hit_ratio": status.hit_ratio}
     return {**asdict(status), **derived, "median_seconds": status.median_seconds}
 
 
-def gather(stack: Stack) -> Status:
-    """Read the Docker host and the stack's state.
+def gather_all(stack: Stack) -> list[Status | Unread]:
+    """The status of each builder of the stack, in the order of `hosts`.
 
-    Raises StackError when the stack has several hosts or Pulumi cannot answer, and HostError when
-    the host cannot.
+    Raises StackError when Pulumi cannot answer. A host that does not answer hides no other.
     """
-    if stack.settings.get("hosts"):
-        raise StackError(
-            "the status is for stacks of one host, and this one has several; next: look at each "
-            "with docker exec ALIAS-gateway session-monitor who, and docker exec --user rootless "
-            "ALIAS-daemon docker info"
-        )
+    resources = stack.resources()
+    names = [entry["name"] for entry in stack.settings.get("hosts") or []]
+
+    def read(name: str | None) -> Status | Unread:
+        builder = name or stack.alias
+        try:
+            one = stack.on_host(name)
+            builder = one.alias
+            return gather(one, resources)
+        except (StackError, HostError) as error:
+            return Unread(builder, [str(error)])
+
+    with ThreadPoolExecutor(_HOSTS_AT_ONCE) as pool:
+        return list(pool.map(read, names or [None]))
+
+
+def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
+    """Read the Docker host of a stack's only builder; `resources` are those of the stack's state.
+
+    Raises HostError when the host does not answer or has no such builder.
+    """
     host, alias = HostDocker(stack.docker_host), stack.alias
     asked = datetime.datetime.now(datetime.UTC).timestamp()
     notices: list[str] = []
-    roles = [*_ROLES, *(["guard"] if any(key.role == "build" for key in stack.keys) else [])]
-    inspected = {
-        entry["Name"].removeprefix(f"/{alias}-"): entry
-        for entry in json.loads(
-            host.output("container", "inspect", *(f"{alias}-{role}" for role in roles))
-        )
-    }
-    containers = {role: _state(inspected[role]) for role in roles}
-    notices += [
-        f"{alias}-{role} is {state}; next: docker logs {alias}-{role}, on the host"
-        for role, state in containers.items()
-        if not re.match(r"running( \(healthy\)| \(starting\))?$", state)
-    ]
+    inspected = _parts(host, alias)
+    containers = dict.fromkeys(_expected(stack, asked), "missing")
+    containers |= {role: _state(part) for role, part in inspected.items()}
+    for role, state in containers.items():
+        name = inspected[role]["Name"].strip("/") if role in inspected else f"{alias}-{role}"
+        if role not in inspected:
+            notices.append(f"{name} is missing; next: pulumi up")
+        elif not re.match(r"running( \(healthy\)| \(starting\))?$", state):
+            notices.append(f"{name} is {state}; next: docker logs {name}, on the host")
 
     def printed(*words: str) -> str:
         try:
@@ -203,6 +255,7 @@ def gather(stack: Stack) -> Status:
     }
     store, idle_store = _stores(inspected["daemon"], in_daemon)
     disk = in_daemon("df", "-Pk", DATA_DIRECTORY).split()[-6:]
+    inodes = in_daemon("stat", "-f", "-c", "%c %d", DATA_DIRECTORY).split()
     configuration = in_daemon("cat", "/etc/docker-build-machine/daemon.json")
     gc = json.loads(configuration or "{}").get("builder", {}).get("gc", {})
     try:
@@ -211,7 +264,7 @@ def gather(stack: Stack) -> Status:
         builds, no_history = recent_builds(host.command_line(*dial)), ""
     except OSError as error:
         builds, no_history = [], f"not known ({error})"
-    host_keys = _host_keys(stack, asked)
+    host_keys = _host_keys(stack, resources, asked)
     gateway = f"{alias}-gateway"
     visits = Visit.parse(printed("logs", "--tail", str(_LOG_LINES), gateway))
     who = printed("exec", gateway, "session-monitor", "who").split("lately")[0]
@@ -230,6 +283,8 @@ def gather(stack: Stack) -> Status:
         limits=_limits(stack, in_daemon, notices),
         disk=int(disk[1]) * 1024 if disk else 0,
         disk_free=int(disk[3]) * 1024 if disk else 0,
+        inodes=int(inodes[0]) if inodes else 0,
+        inodes_free=int(inodes[1]) if inodes else 0,
         builds=builds,
         no_history=no_history,
         keys=_keys(stack, connections, visits),
@@ -244,12 +299,56 @@ def gather(stack: Stack) -> Status:
             f"the disk is nearly full, {naturalsize(status.disk_free)} free; next: a larger disk, "
             "a smaller cacheSize, or fewer keepImages"
         )
+    if status.inodes and status.inodes_free < status.inodes * 0.05:
+        notices.append(
+            f"the disk is nearly out of inodes, {status.inodes_free} of {status.inodes} free; "
+            "next: a file system with more, or a smaller cacheSize"
+        )
     notices += [
         f"host key {key.generation} is {key.days} days old; next: rotate it (docs/access.md)"
         for key in host_keys
         if key.presented and key.days > _OLD_KEY_DAYS
     ]
     return status
+
+
+def _parts(host: HostDocker, alias: str) -> dict[str, dict[str, Any]]:
+    """What docker says of each container that keeps running, by role.
+
+    Raises HostError when there is no daemon.
+    """
+    form = f'{{{{.Names}}}} {{{{.Label "{OWNER_LABEL}"}}}}'
+    listed = host.output(
+        "container", "ls", "--all", "--filter", f"label={OWNER_LABEL}", "--format", form
+    )
+    owners = dict(line.split() for line in listed.splitlines())
+    owner = owners.get(f"{alias}-daemon")
+    if not owner:
+        raise HostError(f"{alias}-daemon is not on {host.host.url}; next: pulumi up")
+    stack = owner.rpartition("/")[0]
+    prefixes = {owner: f"{alias}-", f"{stack}/registry": f"{stack.rpartition('/')[2]}-"}
+    names = [name for name, of in owners.items() if of in prefixes]
+    return {
+        part["Name"].strip("/").removeprefix(prefixes[part["Config"]["Labels"][OWNER_LABEL]]): part
+        for part in json.loads(host.output("container", "inspect", *names))
+        if part["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    }
+
+
+def _expected(stack: Stack, asked: float) -> list[str]:
+    """The roles of the containers that the builder has by the settings."""
+    today = f"{datetime.datetime.fromtimestamp(asked, datetime.UTC):%Y-%m-%d}"
+
+    def active(setting: str) -> list[dict[str, Any]]:
+        entries = stack.settings.get(setting) or []
+        return [entry for entry in entries if str(entry.get("until") or today) >= today]
+
+    builds = [
+        *(entry for entry in active("keys") if entry.get("role") == "build"),
+        *(entry for entry in active("identities") if entry.get("role", "build") == "build"),
+    ]
+    roles = [*_ROLES, *(["guard"] if builds else [])]
+    return [*roles, *(["verifier"] if active("identities") else [])]
 
 
 def _state(inspected: dict[str, Any]) -> str:
@@ -269,12 +368,15 @@ def timestamp(text: str) -> float:
     return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
 
 
-def _host_keys(stack: Stack, asked: float) -> list[HostKeyAge]:
+def _host_keys(stack: Stack, resources: list[dict[str, Any]], asked: float) -> list[HostKeyAge]:
     """The generations in use; their ages come from the stack's state."""
     generations = stack.settings.get("hostKeys") or [1]
     ages = []
-    for resource in stack.resources():
-        match = re.search(r"::builder-host-key-(\d+)$", resource["urn"])
+    for resource in resources:
+        # The builder's name is that of its component, after that of the stack.
+        own = resource["urn"].removeprefix("urn:pulumi:").partition("::")[0]
+        component = re.escape(stack.alias.removeprefix(f"{own}-"))
+        match = re.search(rf"::{component}-host-key-(\d+)$", resource["urn"])
         if match and int(match[1]) in generations:
             days = int((asked - timestamp(resource["created"])) // 86400)
             ages.append(HostKeyAge(int(match[1]), int(match[1]) == generations[0], days))
@@ -344,8 +446,11 @@ def _certificate(stack: Stack, in_daemon: Any) -> str:
     return f"{end:%Y-%m-%d}"
 
 
-def as_text(status: Status) -> str:
+def as_text(status: Status | Unread) -> str:
     """The status for a terminal."""
+    if isinstance(status, Unread):
+        notices = [f"  look at   {notice}" for notice in status.notices]
+        return "\n".join([f"{status.builder}: cannot be read", *notices])
     since = datetime.datetime.fromtimestamp(status.up_since, datetime.UTC)
     up = f"Docker {status.version}, up since {since:%Y-%m-%d %H:%M} UTC"
     share = f" ({status.cache / status.cache_cap:.0%})" if status.cache_cap else ""

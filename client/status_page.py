@@ -11,7 +11,7 @@ import humanize
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from client.history import Build
-from client.status import Status, ago, store_text, timestamp
+from client.status import Status, Unread, ago, store_text, timestamp
 
 _BUILDS = 50
 _FILTERS: dict[str, Callable[..., object]] = {
@@ -40,8 +40,18 @@ class Column:
     """Height of the part that came from the cache."""
 
 
-def page(status: Status) -> str:
-    """The whole page."""
+@dataclass(frozen=True)
+class Section:
+    """What the page shows of one builder."""
+
+    status: Status
+    columns: list[Column]
+    failed: int
+    """How many builds in the chart."""
+
+
+def page(found: list[Status | Unread]) -> str:
+    """The whole page, with a section for each builder."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -50,12 +60,16 @@ def page(status: Status) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= _FILTERS
-    shown = status.ended[-_BUILDS:]
     return environment.get_template("status_page.html").render(
-        status=status,
-        columns=_columns(shown, status.asked),
-        failed=sum(build.failed for build in shown),
+        sections=[_section(status) for status in found if isinstance(status, Status)],
+        unread=[status for status in found if isinstance(status, Unread)],
     )
+
+
+def _section(status: Status) -> Section:
+    shown = status.ended[-_BUILDS:]
+    failed = sum(build.failed for build in shown)
+    return Section(status, _columns(shown, status.asked), failed)
 
 
 def _columns(builds: list[Build], asked: float) -> list[Column]:

@@ -454,11 +454,16 @@ def test_the_status_is_a_page_too_and_says_what_is_wrong(builder: Builder, tmp_p
     target = tmp_path / "status.html"
     passed(builder.client("status", "--html", str(target)))
     assert f"<h1>{builder.alias}</h1>" in target.read_text()
+    assert passed(builder.client("status", "--quiet")) == ""
     passed(run("docker", "stop", builder.container("janitor")))
     try:
         status = builder.client("status")
+        quiet = builder.client("status", "--quiet")
     finally:
         passed(run("docker", "start", builder.container("janitor")))
+    assert quiet.returncode == 1
+    assert quiet.stdout.startswith(f"{builder.alias}: {builder.container('janitor')} is exited; ")
+    assert len(quiet.stdout.splitlines()) == 1
     assert status.returncode == 1
     assert f"look at   {builder.container('janitor')} is exited; next: docker logs" in status.stdout
 

@@ -119,6 +119,9 @@ def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host])
     assert "unchanged" in passed(fleet.pulumi("up", "--expect-no-changes"))
     for name in PLATFORMS:
         assert "  ok  " in passed(fleet.client("builds", "--host", name)), "the readiness build"
+    shown = json.loads(passed(fleet.client("status", "--json")))
+    assert [status["builder"] for status in shown] == [fleet.alias_on(name) for name in PLATFORMS]
+    assert all(status["host_keys"][0]["presented"] for status in shown)
 
 
 def test_a_host_that_goes_down_later_stops_no_change_of_the_others(
@@ -139,6 +142,12 @@ def test_a_host_that_goes_down_later_stops_no_change_of_the_others(
         # What runs on the host runs on, with the keys that it had.
         assert fleet.reaches("two")
         assert not fleet.reaches("two", "ci")
+        status = fleet.client("status", "--quiet")
+        assert status.returncode == 1
+        [problem] = status.stdout.splitlines()
+        assert problem.startswith(f"{fleet.alias_on('two')}: ")
+        assert f"host = {pair['two'].url} cannot be reached over SSH" in problem
+        assert f"{fleet.alias_on('one')}: Docker " in fleet.client("status").stdout
     finally:
         passed(run("docker", "start", pair["two"].container))
     passed(fleet.update())

@@ -178,6 +178,7 @@ def test_up_applies_the_change_and_then_there_is_no_drift(repository: Repository
     passed(repository.pipeline("up", repository.builder.stack))
     assert "nothing restarts" in passed(repository.pipeline("preview", repository.base))
     assert "The host is as the stack says." in passed(repository.pipeline("drift"))
+    assert passed(repository.pipeline("status")) == ""
 
 
 def test_gitlab_gets_a_job_for_each_stack_that_starts_by_hand(

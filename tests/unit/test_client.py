@@ -45,6 +45,8 @@ def shown(**changes: Any) -> status.Status:
         "disk": 10**11,
         "limits": "containers keep to theirs",
         "disk_free": 4 * 10**10,
+        "inodes": 10**6,
+        "inodes_free": 5 * 10**5,
         "builds": [],
         "no_history": "",
         "keys": [],
@@ -94,9 +96,35 @@ def test_a_kit_of_a_fleet_has_each_of_its_builders() -> None:
     assert "HostName arm.example\n" in files["team-arm/ssh_config"]
 
 
-def test_a_status_of_a_fleet_is_refused_rather_than_of_one_host_alone() -> None:
-    with pytest.raises(StackError, match="stacks of one host"):
-        status.gather(stack(hosts=[{"name": "eu1"}]))
+def test_a_builder_that_cannot_be_read_hides_no_other() -> None:
+    unread = status.Unread("team-a-builder-eu1", ["no route\nnext: look"])
+    html = page([unread, shown()])
+    assert "<title>team-a-builder-eu1, team-a-builder</title>" in html
+    assert "cannot be read" in html
+    assert "all well" in html
+    assert status.as_text(unread).startswith("team-a-builder-eu1: cannot be read\n")
+    assert list(status.problems([unread, shown()])) == ["team-a-builder-eu1: no route next: look"]
+
+
+def test_a_host_without_a_builder_yet_says_so() -> None:
+    added = {"name": "eu1", "host": "ssh://ops@eu1.example"}
+    new = Stack({**OUTPUTS, "builders": []}, {"hosts": [added]})
+    with pytest.raises(StackError, match="host eu1 has no builder yet; next: pulumi up"):
+        new.on_host("eu1")
+
+
+def test_containers_are_expected_by_keys_and_identities_that_have_not_ended() -> None:
+    def expected(**settings: Any) -> set[str]:
+        return set(status._expected(stack(**settings), 1_000_000.0)) - set(status._ROLES)
+
+    past, day = "1970-01-11", "1970-01-12"
+    build = {"name": "ci", "publicKey": KEY, "role": "build"}
+    assert expected() == set()
+    assert expected(keys=[{**build, "until": day}]) == {"guard"}
+    assert expected(keys=[{**build, "until": past}]) == set()
+    assert expected(identities=[{"name": "a"}]) == {"guard", "verifier"}
+    assert expected(identities=[{"name": "a", "role": "admin"}]) == {"verifier"}
+    assert expected(identities=[{"name": "a", "until": past}]) == set()
 
 
 def test_an_authority_gets_a_kit_without_a_key() -> None:
@@ -130,11 +158,13 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
         "<b>ada</b>", "SHA256:x", "build", "2027-01-31", False, 2, "1970-01-12T13:44:40Z"
     )
     html = page(
-        shown(
-            keys=[key],
-            builds=[Build(999_000.0, 2.5, 4, 3, False), Build(999_900.0, None, 0, 0, False)],
-            notices=["<script>alert(1)</script>"],
-        )
+        [
+            shown(
+                keys=[key],
+                builds=[Build(999_000.0, 2.5, 4, 3, False), Build(999_900.0, None, 0, 0, False)],
+                notices=["<script>alert(1)</script>"],
+            )
+        ]
     )
     assert "<b>ada</b>" not in html
     assert "<script" not in html
@@ -148,7 +178,7 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
 
 
 def test_a_builder_without_builds_and_keys_has_a_page_too() -> None:
-    assert "no builds" in page(shown(cache_cap=0, disk=0))
+    assert "no builds" in page([shown(cache_cap=0, disk=0)])
     assert "none remembered" in status.as_text(shown())
 
 
@@ -156,8 +186,8 @@ def test_what_a_change_of_the_image_store_left_is_shown() -> None:
     left = shown(image_store="containerd", idle_store="overlay2")
     text = "containerd; overlay2 is on the disk too, unused; to delete it: make free"
     assert f"store     {text}" in status.as_text(left)
-    assert f"Image store: {text}" in page(left)
-    assert "Image store: containerd<" in page(shown())
+    assert f"Image store: {text}" in page([left])
+    assert "Image store: containerd<" in page([shown()])
 
 
 def test_the_text_tells_the_same() -> None:

@@ -330,11 +330,18 @@ def test_pages_for_a_job_begin_with_commands() -> None:
         assert rest.startswith("```\n"), name
 
 
-def test_the_files_of_a_ci_on_the_page_are_valid(tmp_path: Path) -> None:
-    blocks = re.findall(
-        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "ci.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    kinds = ["vendor.github-workflows", "vendor.gitlab-ci"]
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("ci", ["vendor.github-workflows", "vendor.gitlab-ci"]),
+        ("running", ["vendor.github-workflows"]),
+    ],
+)
+def test_the_files_of_a_ci_on_the_page_are_valid(
+    name: str, kinds: list[str], tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     for block, kind in zip(blocks, kinds, strict=True):
         file = tmp_path / f"{kind}.yml"
         file.write_text(block)

@@ -17,7 +17,7 @@ from humanize import naturalsize
 
 from client.buildkit import BuildKit
 from client.explain import Clearing, Reason, comparable, explain, short
-from client.history import Build, Details, History, Record, Step, summary
+from client.history import Build, Details, History, Record, RemovedError, Step, summary
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker
 
@@ -60,8 +60,13 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
             if options.what == "show":
                 _print(options, lambda: _steps_json(details), lambda: waterfall(details))
                 return 0
-            earlier = [history.details(other) for other in comparable(record, records)]
+            earlier = history.all_details(comparable(record, records))
             made = history.cache_times()
+    except RemovedError:
+        raise StackError(
+            f"build {options.build} has just been removed; next: choose another from "
+            "`python -m client builds`"
+        ) from None
     except OSError as error:
         raise StackError(f"the history of {stack.alias} cannot be read: {error}") from None
     log = host.output("logs", "--timestamps", f"{stack.alias}-janitor")
@@ -112,7 +117,7 @@ def clearings(log: str) -> list[Clearing]:
 def _print_list(history: History, records: list[Record], options: argparse.Namespace) -> None:
     if options.last < 1:
         raise StackError(f"--last {options.last}: must be 1 or more")
-    builds = [history.build(record) for record in records[: -options.last - 1 : -1]]
+    builds = history.builds(records[: -options.last - 1 : -1])
     _print(options, lambda: [asdict(build) for build in builds], lambda: table(builds))
 
 

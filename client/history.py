@@ -10,8 +10,12 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import grpc
 
 from client.buildkit import BuildKit, seconds
 
@@ -305,6 +309,10 @@ class Details:
         return self.record.masked(step.name)
 
 
+class RemovedError(LookupError):
+    """The daemon has removed the record of a build since it was listed."""
+
+
 class History:
     """The history of one daemon over an open connection."""
 
@@ -323,16 +331,44 @@ class History:
         """The record with its steps counted, unless it runs."""
         return summary(record, [] if record.completed is None else self.steps(record))
 
+    def builds(self, records: list[Record]) -> list[Build]:
+        """The builds of these records, without those that the daemon removes meanwhile."""
+        found = []
+        for record in records:
+            with suppress(RemovedError), self._unless_removed(record):
+                found.append(self.build(record))
+        left = {record.ref for record in self.records()}
+        return [build for build in found if build.ref in left]
+
+    @contextmanager
+    def _unless_removed(self, record: Record) -> Iterator[None]:
+        """Raises RemovedError in place of BuildKit's error where the record is gone."""
+        try:
+            yield
+        except grpc.RpcError:
+            if any(other.ref == record.ref for other in self.records()):
+                raise
+            raise RemovedError(record.ref) from None
+
     def steps(self, record: Record) -> list[Step]:
         """The steps of a build that has ended."""
         return steps_of(self._buildkit.status(record.ref))
 
     def details(self, record: Record) -> Details:
-        """All about a build that has ended."""
+        """All about a build that has ended. Raises RemovedError when it has been removed."""
         definitions: dict[str, Definition] = {}
-        for digest in record.provenance:
-            definitions |= definitions_of(self._buildkit.content(digest))
-        return Details(record, self.steps(record), definitions)
+        with self._unless_removed(record):
+            for digest in record.provenance:
+                definitions |= definitions_of(self._buildkit.content(digest))
+            return Details(record, self.steps(record), definitions)
+
+    def all_details(self, records: list[Record]) -> list[Details]:
+        """The details of these records, without those that have been removed."""
+        found = []
+        for record in records:
+            with suppress(RemovedError):
+                found.append(self.details(record))
+        return found
 
     def cache_times(self) -> list[float]:
         """When each result in the cache was made, in seconds since 1970."""
@@ -348,5 +384,5 @@ def recent_builds(dial: list[str]) -> list[Build]:
     """
     with BuildKit.connected(dial) as buildkit:
         history = History(buildkit)
-        builds = [history.build(record) for record in history.records()[-_LIMIT:]]
+        builds = history.builds(history.records()[-_LIMIT:])
     return [build for build in builds if build.steps or build.seconds is None]

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from client import builds
-from client.stack import Stack
+from client.history import History, Record
+from client.stack import Stack, StackError
 from tests.engine.conftest import BASE_IMAGE, Builder, Result, docker_config, passed, run, until
 
 SECRET = "p4ss" + secrets.token_hex(4)
@@ -151,6 +152,30 @@ def test_one_build_is_shown_step_by_step(project: Project, monkeypatch: pytest.M
     wrong = project.builder.client("builds", "show", "nothing")
     assert wrong.returncode == 1
     assert "no builds are called nothing; next: choose a number or an id" in wrong.stderr
+
+
+@pytest.mark.parametrize("what", ["list", "show"])
+def test_a_build_that_is_removed_while_it_is_read_is_none(
+    project: Project, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    passed(project.build())
+    [newest] = project.asked("list", "--last", "1")
+    records = History.records
+    env = {**project.builder.docker_env(), "DOCKER_CONFIG": str(project.config)}
+
+    def removed_afterwards(history: History) -> list[Record]:
+        found = records(history)
+        run("docker", "buildx", "history", "rm", newest["ref"], env=env)
+        return found
+
+    monkeypatch.setattr(History, "records", removed_afterwards)
+    if what == "show":
+        with pytest.raises(StackError, match="build 1 has just been removed; next: choose another"):
+            project.printed("show")
+        return
+    listed = project.asked("list")
+    assert listed
+    assert newest["ref"] not in [build["ref"] for build in listed]
 
 
 def test_a_changed_file_is_found_by_the_step_that_copies_it(project: Project) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from client import assign, builds, ci, fleet, kit, status
+from client import assign, builds, ci, fleet, kit, metrics, status
 from client.stack import Stack, StackError
 from components.docker_host import HostError
 
@@ -14,6 +14,7 @@ VERBS = {
     "ci": ci,
     "status": status,
     "builds": builds,
+    "metrics": metrics,
     "fleet": fleet,
     "assign": assign,
 }

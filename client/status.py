@@ -12,7 +12,7 @@ import re
 import statistics
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,13 @@ _ROLES = ("daemon", "gateway", "janitor")
 _HOSTS_AT_ONCE = 8
 _LOG_LINES = 20_000
 _VISIT = re.compile(r"^\s*(\S+) (login|refused) name=(\S+) .*key=(\S+) from=(\S+):\d+")
+_REMOVED = re.compile(
+    r"^(\S+?)(?:\.\d+)?Z \[janitor\] (by age|the disk is nearly full): removed (.*); free "
+)
+_REMOVED_KIND = re.compile(
+    "(builder|untagged image|anonymous volume|build record|volume|container|network|image|cache) "
+    r"\S+(?: and (\d+) more)?"
+)
 _REFUSALS = 5
 _OLD_KEY_DAYS = 365
 
@@ -65,6 +72,30 @@ class Visit:
         """The logins and refusals in a log, in its order."""
         found = [match for line in log.splitlines() if (match := _VISIT.match(line))]
         return [cls(match[1], match[2] == "refused", *match.groups()[2:]) for match in found]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What the janitor removed of one kind at one time."""
+
+    time: str
+    """ISO 8601, UTC."""
+    cause: str
+    """age, or space when the disk was nearly full."""
+    kind: str
+    """image, cache, container and others."""
+    count: int
+
+    @classmethod
+    def parse(cls, log: str) -> list[Removal]:
+        """The removals in the janitor's log with timestamps, in its order."""
+        found = []
+        for line in log.splitlines():
+            if match := _REMOVED.match(line):
+                cause = "age" if match[2] == "by age" else "space"
+                for kind, more in _REMOVED_KIND.findall(match[3]):
+                    found.append(cls(f"{match[1]}Z", cause, kind, 1 + int(more or 0)))
+        return found
 
 
 @dataclass(frozen=True)
@@ -114,6 +145,10 @@ class Status:
     """Last day of the certificates between gateway and daemon, empty without TLS."""
     notices: list[str]
     """What needs attention."""
+    visits: list[Visit]
+    """All in the gateway's log; not in the JSON."""
+    removals: list[Removal]
+    """All in the janitor's log; not in the JSON."""
 
     @property
     def running(self) -> int:
@@ -168,7 +203,7 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
                 raise
             found = [Unread(stack.alias, [str(error)])]
     else:
-        found = gather_all(stack)
+        found = gather_all(stack, stack.resources())
     if options.json:
         shown = [as_json(status) for status in found]
         print(json.dumps(shown if stack.settings.get("hosts") else shown[0], indent=2))
@@ -197,15 +232,16 @@ def as_json(status: Status | Unread) -> dict[str, Any]:
     if isinstance(status, Unread):
         return asdict(status)
     derived = {"running": status.running, "hit_ratio": status.hit_ratio}
-    return {**asdict(status), **derived, "median_seconds": status.median_seconds}
+    shown = asdict(replace(status, visits=[], removals=[]))
+    del shown["visits"], shown["removals"]
+    return {**shown, **derived, "median_seconds": status.median_seconds}
 
 
-def gather_all(stack: Stack) -> list[Status | Unread]:
+def gather_all(stack: Stack, resources: list[dict[str, Any]]) -> list[Status | Unread]:
     """The status of each builder of the stack, in the order of `hosts`.
 
-    Raises StackError when Pulumi cannot answer. A host that does not answer hides no other.
+    `resources` are those of the stack's state. A host that does not answer hides no other.
     """
-    resources = stack.resources()
     names = [entry["name"] for entry in stack.settings.get("hosts") or []]
 
     def read(name: str | None) -> Status | Unread:
@@ -236,7 +272,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
         name = inspected[role]["Name"].strip("/") if role in inspected else f"{alias}-{role}"
         if role not in inspected:
             notices.append(f"{name} is missing; next: pulumi up")
-        elif not re.match(r"running( \(healthy\)| \(starting\))?$", state):
+        elif not is_well(state):
             notices.append(f"{name} is {state}; next: docker logs {name}, on the host")
 
     def printed(*words: str) -> str:
@@ -293,6 +329,8 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
         host_keys=host_keys,
         certificate_until=_certificate(stack, in_daemon),
         notices=notices,
+        visits=visits,
+        removals=Removal.parse(printed("logs", "--timestamps", f"{alias}-janitor")),
     )
     if status.disk and status.disk_free < status.disk * 0.05:
         notices.append(
@@ -349,6 +387,11 @@ def _expected(stack: Stack, asked: float) -> list[str]:
     ]
     roles = [*_ROLES, *(["guard"] if builds else [])]
     return [*roles, *(["verifier"] if active("identities") else [])]
+
+
+def is_well(state: str) -> bool:
+    """Whether a container's state needs no attention."""
+    return state in ("running", "running (healthy)", "running (starting)")
 
 
 def _state(inspected: dict[str, Any]) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import secrets
 import shlex
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +22,16 @@ from pathlib import Path
 import pytest
 
 from bench.client import put_ssh
-from tests.engine.conftest import BASE_IMAGE, Builder, passed, run, take_from_image, until
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    ROOT,
+    Builder,
+    free_port,
+    passed,
+    run,
+    take_from_image,
+    until,
+)
 from tests.engine.figures import LONG, record
 from tests.engine.laptop import Laptop, write_kit
 
@@ -466,6 +479,43 @@ def test_the_status_is_a_page_too_and_says_what_is_wrong(builder: Builder, tmp_p
     assert len(quiet.stdout.splitlines()) == 1
     assert status.returncode == 1
     assert f"look at   {builder.container('janitor')} is exited; next: docker logs" in status.stdout
+
+
+def test_the_metrics_follow_what_happens(builder: Builder) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    config = str(builder.folder / "config.yaml")
+    words = ("metrics", "--stack", builder.stack, "--config-file", config)
+    with subprocess.Popen(
+        (sys.executable, "-m", "client", *words, "--listen", address, "--every", "1"),
+        env={**os.environ, **builder.env},
+        cwd=ROOT,
+    ) as server:
+
+        def value(metric: str) -> float:
+            try:
+                with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+                    text = answer.read().decode()
+            except OSError:
+                return -1
+            found = re.search(rf"^{re.escape(metric)} (\S+)$", text, re.MULTILINE)
+            return float(found[1]) if found else -1
+
+        own = f'builder="{builder.alias}"'
+        failed = f'builder_builds_total{{{own},result="failed"}}'
+        try:
+            assert until(lambda: value(f"builder_up{{{own}}}") == 1, 60)
+            assert value(failed) == 0
+            assert value(f'builder_part_up{{{own},part="gateway"}}') == 1
+            assert value(f"builder_cache_limit_bytes{{{own}}}") == 5e9
+            assert value(f"builder_disk_free_inodes{{{own}}}") > 0
+            assert builder.docker("build", "-", input=f"FROM {BASE_IMAGE}\nRUN false\n").returncode
+            assert until(lambda: value(failed) == 1, 60)
+            assert value(f"builder_build_duration_seconds_count{{{own}}}") == 1
+        finally:
+            server.send_signal(signal.SIGINT)
+    assert server.returncode == 0
+    once = passed(builder.client("metrics"))
+    assert f"{failed} " in once
 
 
 def test_a_warm_build_is_hardly_slower_than_on_the_spot(builder: Builder, laptop: Laptop) -> None:

@@ -55,6 +55,8 @@ def shown(**changes: Any) -> status.Status:
         "host_keys": [],
         "certificate_until": "",
         "notices": [],
+        "visits": [],
+        "removals": [],
         **changes,
     }
     return status.Status(**values)

@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import crowd, distance, handshake, steps, transfers
+from bench import crowd, distance, handshake, large, steps, transfers
 from bench.builder import FORWARDED, Builder
 from bench.builds import WARM, group_of, interleaved, of_job
-from bench.client import LABEL, Client, take_cli, timed
+from bench.client import Client, forget, take_cli, timed
 from bench.figures import Figure
 from bench.images import Images
 from bench.link import Link, serve
@@ -115,6 +115,10 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         clients.insert(1, without_python(clients[0]))
         rounds = 1 if short else 3
         found(distance.builds(far, service, clients, rounds))
+        numbers = large.FILES_SHORT if short else large.FILES
+        projects = folder / "projects"
+        with large.away(far, clients[0]) as distant:
+            found(list(large.files(images.base, local, [kit, distant], projects, numbers)))
         found(distance.set_up(far, builder, folder / "job", port, rounds))
         registry_port = int(bases.rstrip("/").rpartition(":")[2])
         far_bases = Link(address, registry_port, rate=distance.RATE)
@@ -134,14 +138,6 @@ def without_python(kit: Client) -> Client:
     behind = Client(FORWARDED, kit.host.replace("docker.sock", "ssh.sock"), kit.folder)
     wait_for(behind)
     return behind
-
-
-def forget(client: Client) -> None:
-    """Remove the images that were built; the build cache is pruned like any other."""
-    ours = f"label={LABEL[1]}"
-    built = client.docker("image", "ls", "--quiet", "--filter", ours).stdout.split()
-    if built:
-        client.docker("image", "rm", "--force", *sorted(set(built)))
 
 
 def main() -> None:

@@ -148,3 +148,11 @@ class Client:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+def forget(client: Client) -> None:
+    """Remove the images that were built; the build cache is pruned like any other."""
+    ours = f"label={LABEL[1]}"
+    built = client.docker("image", "ls", "--quiet", "--filter", ours).stdout.split()
+    if built:
+        client.docker("image", "rm", "--force", *sorted(set(built)))

@@ -30,14 +30,16 @@ installed=$(docker exec "$gateway" sha256sum /access/authorized_keys 2>&1)
 [ "${installed%% *}" = "$keys_sha256" ] ||
 	fail "the gateway's authorized keys are not the configured ones ($installed)"
 
-# Runs a first build and writes a note for cache/check.sh: the release (major.minor) and the storage driver
-# of the daemon that uses the cache. The image has a name, because daemons before 29 with containerd's store
-# cannot find one without.
+# Builds an image and another one on top of it, because a daemon may be able to do only the first. Then writes
+# a note for cache/check.sh: the release (major.minor) and the storage driver of the daemon that uses the
+# cache. The images have names, because daemons before 29 with containerd's store cannot find one without.
 # shellcheck disable=SC2016
 output=$(in_daemon '
-	image=docker-build-machine/readiness
-	printf "FROM scratch\nLABEL docker-build-machine.readiness=1\n" |
-		DOCKER_BUILDKIT=1 docker build --quiet --tag "$image" - >/dev/null && docker image rm "$image" >/dev/null || exit 1
+	base=docker-build-machine/readiness:base top=docker-build-machine/readiness:top
+	build() { DOCKER_BUILDKIT=1 docker build --quiet --label docker-build-machine.readiness=1 --tag "$1" - >/dev/null; }
+	printf "FROM scratch\nWORKDIR /base\n" | build "$base" || exit 1
+	printf "FROM %s\nWORKDIR /top\n" "$base" | build "$top" || exit 1
+	docker image rm "$base" "$top" >/dev/null || exit 1
 	release=$(docker info --format "{{.ServerVersion}} {{.Driver}}") || exit 3
 	echo "$release" | sed "s/^\([0-9]*\.[0-9]*\)[^ ]*/\1/" >"$1/docker-build-machine.note" || exit 2' \
 	sh "$folder" 2>&1)

@@ -173,6 +173,18 @@ COMPONENTS: Mapping[str, Component] = {
                 date(2026, 7, 16),
                 "a git bundle runs commands, a frontend stops the node or empties its /tmp",
             ),
+            Advisory(
+                "GHSA-p3rc-w3hc-pqvv GHSA-f2v9-hprr-32q3 GHSA-4hgw-qrhw-fhg8 GHSA-2f5p-x9ph-g97x",
+                ("0.33.1",),
+                date(2026, 9, 30),
+                "a client puts false layers into the cache of others, a frontend stops the node",
+            ),
+            Advisory(
+                "GHSA-2fqp-xg6f-v7gj GHSA-w26x-xg27-7qjc",
+                ("0.34.2",),
+                date(2026, 11, 3),
+                "a build stops the node, a client sets attributes of files outside of its cache",
+            ),
         ),
     ),
     "gatewayImage": Component(

@@ -108,7 +108,7 @@ def test_a_warning_names_the_advisories_and_the_first_release_without_them() -> 
     assert "buildkitImage = moby/buildkit:v0.28.0" in warning
     assert "CVE-2026-33747 CVE-2026-33748 (until 0.28.1)" in warning
     assert "CVE-2025-31133" not in warning
-    assert "BuildKit 0.31.2 has none of them" in warning
+    assert "BuildKit 0.34.2 has none of them" in warning
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from client.stack import Stack, StackError
-from client.status import Status, Unread, gather_all, is_well
+from client.status import IdentityUse, KeyUse, Status, Unread, gather_all, is_well
 
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
@@ -215,11 +215,13 @@ class Exporter(Collector):
             labels=["builder", "part"],
         )
         sessions = GaugeMetricFamily(
-            "builder_sessions", "Open connections by the key's name.", labels=["builder", "key"]
+            "builder_sessions",
+            "Open connections by the name of the key or identity.",
+            labels=["builder", "key"],
         )
         ends = GaugeMetricFamily(
             "builder_key_expires_timestamp_seconds",
-            "When a client's key ends; keys without an end have none.",
+            "When a client's key or identity ends; those without an end have none.",
             labels=["builder", "key"],
         )
         ages = GaugeMetricFamily(
@@ -233,9 +235,10 @@ class Exporter(Collector):
             for part, state in status.containers.items():
                 parts.add_metric([name, part], is_well(state))
             connected = [visit.name for visit in status.connections]
-            for key in sorted({*connected, *(key.name for key in status.keys)}):
+            clients: list[KeyUse | IdentityUse] = [*status.keys, *status.identities]
+            for key in sorted({*connected, *(client.name for client in clients)}):
                 sessions.add_metric([name, key], connected.count(key))
-            for use in status.keys:
+            for use in clients:
                 if use.until:
                     ends.add_metric([name, use.name], _end_of(use.until))
             for host_key in status.host_keys:

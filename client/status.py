@@ -56,6 +56,23 @@ class KeyUse:
 
 
 @dataclass(frozen=True)
+class IdentityUse:
+    """One entry of `identities` in the stack, and how jobs use it."""
+
+    name: str
+    issuer: str
+    """The URL of the CI that issues the tokens."""
+    claims: dict[str, str]
+    role: str
+    """admin or build."""
+    until: str
+    """Last day, empty for none."""
+    connected: int
+    last_login: str
+    """ISO 8601, UTC; empty when the gateway's log has none."""
+
+
+@dataclass(frozen=True)
 class Visit:
     """One login or refusal in the gateway's log."""
 
@@ -63,7 +80,7 @@ class Visit:
     """ISO 8601, UTC."""
     refused: bool
     name: str
-    """Of the key; - when the stack does not know it."""
+    """Of the key or the identity; - when the stack does not know it."""
     fingerprint: str
     address: str
 
@@ -136,6 +153,7 @@ class Status:
     no_history: str
     """Why the builds are not known; empty when they are."""
     keys: list[KeyUse]
+    identities: list[IdentityUse]
     connections: list[Visit]
     """Those that are open."""
     refusals: list[Visit]
@@ -324,6 +342,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
         builds=builds,
         no_history=no_history,
         keys=_keys(stack, connections, visits),
+        identities=_identities(stack, connections, visits),
         connections=connections,
         refusals=[visit for visit in visits if visit.refused][-_REFUSALS:],
         host_keys=host_keys,
@@ -444,6 +463,23 @@ def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[K
     ]
 
 
+def _identities(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[IdentityUse]:
+    last = {visit.name: visit.time for visit in visits if not visit.refused}
+    connected = [visit.name for visit in connections]
+    return [
+        IdentityUse(
+            identity["name"],
+            identity["issuer"],
+            {name: str(text) for name, text in identity["claims"].items()},
+            identity.get("role") or "build",
+            str(identity.get("until") or ""),
+            connected.count(identity["name"]),
+            last.get(identity["name"], ""),
+        )
+        for identity in stack.identities
+    ]
+
+
 def _stores(daemon: dict[str, Any], in_daemon: Any) -> tuple[str, str]:
     """The image store in use, and the one that a change of `imageStore` left on the disk."""
     variables = dict(entry.split("=", 1) for entry in daemon["Config"]["Env"])
@@ -506,6 +542,10 @@ def as_text(status: Status | Unread) -> str:
         ("builds", f"{status.running} now; {builds_text(status)}"),
         *(("key", f"{key.name:12} {key_text(key, status.asked)}") for key in status.keys),
         *(
+            ("identity", f"{one.name:12} {identity_text(one, status.asked)}")
+            for one in status.identities
+        ),
+        *(
             ("now", f"{visit.name} from {visit.address} since {visit.time}")
             for visit in status.connections
         ),
@@ -546,18 +586,27 @@ def builds_text(status: Status) -> str:
 def key_text(key: KeyUse, asked: float) -> str:
     """Use and end of one key."""
     words = ["certificates"] if key.is_authority else []
-    if key.role != "admin":
-        words.append(f"role {key.role}")
-    if key.connected:
-        words.append(f"{key.connected} connected")
+    return ", ".join([*words, *_use(key, asked)])
+
+
+def identity_text(identity: IdentityUse, asked: float) -> str:
+    """Who issues the tokens, what they must say, use and end of one identity."""
+    claims = [f"{name} {text}" for name, text in identity.claims.items()]
+    return ", ".join([identity.issuer, *claims, *_use(identity, asked)])
+
+
+def _use(client: KeyUse | IdentityUse, asked: float) -> list[str]:
+    words = [] if client.role == "admin" else [f"role {client.role}"]
+    if client.connected:
+        words.append(f"{client.connected} connected")
     words.append(
-        f"last login {ago(asked - timestamp(key.last_login))}"
-        if key.last_login
+        f"last login {ago(asked - timestamp(client.last_login))}"
+        if client.last_login
         else "no login remembered"
     )
-    if key.until:
-        words.append(f"until {key.until}")
-    return ", ".join(words)
+    if client.until:
+        words.append(f"until {client.until}")
+    return words
 
 
 def host_key_text(key: HostKeyAge) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
@@ -114,6 +115,12 @@ def test_a_job_gets_in_with_its_token_and_the_log_names_it(keyless: Keyless) -> 
     assert until(
         lambda: any("login name=release repository=acme/app" in line for line in builder.audit())
     )
+    with builder.connection(key="job"):
+        shown = json.loads(passed(builder.client("status", "--json")))["identities"]
+    uses = {use["name"]: (use["role"], use["connected"], use["issuer"]) for use in shown}
+    url = keyless.issuer.url
+    assert uses == {"main": ("build", 1, url), "release": ("admin", 0, url)}
+    assert all(use["last_login"] for use in shown)
 
 
 def test_the_files_of_a_ci_ask_for_the_audience_of_the_stack(keyless: Keyless) -> None:

@@ -50,6 +50,7 @@ def shown(**changes: Any) -> status.Status:
         "builds": [],
         "no_history": "",
         "keys": [],
+        "identities": [],
         "connections": [],
         "refusals": [],
         "host_keys": [],
@@ -177,6 +178,26 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
     assert "17 minutes ago: 2.5 s, 3 of 4 steps from the cache" in html
     assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", html)
     assert "prefers-color-scheme: dark" in html
+
+
+def test_identities_are_shown_beside_the_keys() -> None:
+    main = status.IdentityUse(
+        "main",
+        "https://ci.example",
+        {"repository": "acme/<b>app"},
+        "build",
+        "2027-01-31",
+        2,
+        "1970-01-12T13:44:40Z",
+    )
+    shows_it = shown(identities=[main])
+    assert (
+        "  identity  main         https://ci.example, repository acme/<b>app, role build, "
+        "2 connected, last login 2 minutes ago, until 2027-01-31"
+    ) in status.as_text(shows_it)
+    html = page([shows_it])
+    assert "<code>ci.example, repository acme/&lt;b&gt;app</code>" in html
+    assert not re.search(r"https?://", html)
 
 
 def test_a_builder_without_builds_and_keys_has_a_page_too() -> None:

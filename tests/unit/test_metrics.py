@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from client.history import Build
 from client.metrics import Exporter, _address
 from client.stack import StackError
-from client.status import HostKeyAge, KeyUse, Removal, Status, Unread, Visit
+from client.status import HostKeyAge, IdentityUse, KeyUse, Removal, Status, Unread, Visit
 from tests.unit.conftest import ROOT
 from tests.unit.test_client import shown
 
@@ -36,6 +36,7 @@ def full(**changes: Any) -> Status:
         "builds": [Build(1, 2.5, 4, 3, False, ref="a"), Build(2, 50.0, 2, 0, True, ref="b")],
         "containers": {"daemon": "running (healthy)", "guard": "exited"},
         "keys": [KeyUse("ada", "SHA256:x", "admin", "2027-01-31", False, 1, "")],
+        "identities": [IdentityUse("main", "https://ci.example", {}, "build", "2027-01-30", 0, "")],
         "connections": [Visit("2026-11-27T05:00:00Z", False, "ada", "SHA256:x", "192.0.2.7")],
         "visits": [Visit("2026-11-27T05:00:00Z", True, "-", "SHA256:y", "192.0.2.8")],
         "removals": Removal.parse(LOG),
@@ -75,10 +76,12 @@ def test_once_all_that_the_builder_remembers_is_counted() -> None:
         "builder_janitor_removed_total age untagged image": 1,
         "builder_janitor_removed_total space cache": 1,
         "builder_sessions ada": 1,
+        "builder_sessions main": 0,
         "builder_part_up daemon": 1,
         "builder_part_up guard": 0,
         "builder_host_key_age_seconds 1 true": 3 * 86400,
         "builder_key_expires_timestamp_seconds ada": 1801440000,
+        "builder_key_expires_timestamp_seconds main": 1801353600,
         "builder_cache_limit_bytes": 8e9,
         "builder_disk_free_inodes": 5e5,
     }

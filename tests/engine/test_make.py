@@ -122,6 +122,32 @@ def test_a_build_key_of_a_team_gets_the_guard_that_can_be_had(
     assert f"{first}-builder-guard" in clone.containers(first)
 
 
+def test_ci_writes_files_that_need_no_key(
+    clone: Clone, teams: tuple[str, str], tmp_path: Path
+) -> None:
+    first, _ = teams
+    file = clone.folder / f"Pulumi.{first}.yaml"
+    before = file.read_text()
+    settings = yaml.safe_load(before)
+    settings["config"][f"{PROJECT}:identities"] = [
+        {
+            "name": "main",
+            "issuer": "https://token.actions.githubusercontent.com",
+            "audience": "builder.example.com",
+            "claims": {"repository": "acme/app"},
+        }
+    ]
+    file.write_text(yaml.safe_dump(settings))
+    words = ("ci", f"STACK={first}", "KIND=github", "IMAGE=registry.example/app")
+    passed(clone.make(*words, f"OUT={tmp_path / 'key'}"))
+    passed(clone.make(*words, f"OUT={tmp_path / 'token'}", "KEYLESS=yes"))
+    file.write_text(before)
+    workflow = ".github/workflows/image.yml"
+    assert "secrets.BUILDER_KEY" in (tmp_path / "key" / workflow).read_text()
+    assert "secrets.BUILDER_KEY" not in (tmp_path / "token" / workflow).read_text()
+    assert "id-token: write" in (tmp_path / "token" / workflow).read_text()
+
+
 def test_down_keeps_the_cache_and_says_so(clone: Clone, teams: tuple[str, str]) -> None:
     first, second = teams
     result = clone.make("down", f"STACK={first}")

@@ -22,6 +22,7 @@ from client.buildkit import BuildKit, seconds
 _DELETED = 2
 _PROVENANCE = "https://slsa.dev/provenance/v1"
 _IMAGE = "docker-image://"
+_READINESS = "docker-build-machine/readiness:"  # what components/readiness.sh builds at each update
 # "[2/5] RUN make", "[linux/amd64 tests 2/5] COPY . ."; not what BuildKit does by itself, nor FROM.
 _STEP = re.compile(r"\[(?:.* )?\d+/\d+\] (?!FROM )")
 _PLACE = re.compile(r"\[[^]]*\] ")
@@ -320,10 +321,14 @@ class History:
         self._buildkit = buildkit
 
     def records(self) -> list[Record]:
-        """The builds at work and those that the daemon remembers, the oldest first."""
+        """The builds at work and those that the daemon remembers, the oldest first.
+
+        Those of the readiness check are left out.
+        """
         found: dict[str, Record] = {}
         for event in self._buildkit.history():
-            if record := Record.parse(event):
+            record = Record.parse(event)
+            if record and not any(image.startswith(_READINESS) for image in record.images):
                 found[record.ref] = record
         return sorted(found.values(), key=lambda record: record.started)
 

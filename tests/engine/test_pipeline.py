@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import venv
@@ -387,3 +388,16 @@ def test_the_jobs_that_need_the_state_have_an_identity() -> None:
         gitlab[".identity"]["id_tokens"]["PULUMI_ID_TOKEN"]["aud"] == "urn:pulumi:org:$PULUMI_ORG"
     )
     assert all(gitlab[name]["extends"] == ".identity" for name in ("preview", "drift"))
+
+
+@pytest.mark.parametrize("words", [("status",), ("gitlab", "main")])
+def test_a_list_of_stacks_that_cannot_be_read_is_no_empty_list(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "review").mkdir()
+    script = tmp_path / "review" / "pipeline"
+    shutil.copy(ROOT / "review" / "pipeline", script)
+    refused = run(str(script), *words, env=os.environ)
+    assert refused.returncode != 0
+    assert "review" in refused.stderr
+    assert refused.stdout == ""

@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from client.stack import Stack, StackError
-from client.status import IdentityUse, KeyUse, Status, Unread, gather_all, is_well
+from client.status import ClientUse, Status, Unread, gather_all, is_well
 
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
@@ -235,7 +235,7 @@ class Exporter(Collector):
             for part, state in status.containers.items():
                 parts.add_metric([name, part], is_well(state))
             connected = [visit.name for visit in status.connections]
-            clients: list[KeyUse | IdentityUse] = [*status.keys, *status.identities]
+            clients: list[ClientUse] = [*status.keys, *status.identities]
             for key in sorted({*connected, *(client.name for client in clients)}):
                 sessions.add_metric([name, key], connected.count(key))
             for use in clients:

@@ -40,36 +40,34 @@ _OLD_KEY_DAYS = 365
 
 
 @dataclass(frozen=True)
-class KeyUse:
-    """One key of the stack, and how it is used."""
+class ClientUse:
+    """How clients use one name that may log in."""
 
     name: str
-    fingerprint: str
     role: str
     """admin or build."""
     until: str
     """Last day, empty for none."""
-    is_authority: bool
     connected: int
     last_login: str
     """ISO 8601, UTC; empty when the gateway's log has none."""
 
 
 @dataclass(frozen=True)
-class IdentityUse:
+class KeyUse(ClientUse):
+    """One key of the stack, and how it is used."""
+
+    fingerprint: str
+    is_authority: bool
+
+
+@dataclass(frozen=True)
+class IdentityUse(ClientUse):
     """One entry of `identities` in the stack, and how jobs use it."""
 
-    name: str
     issuer: str
     """The URL of the CI that issues the tokens."""
     claims: dict[str, str]
-    role: str
-    """admin or build."""
-    until: str
-    """Last day, empty for none."""
-    connected: int
-    last_login: str
-    """ISO 8601, UTC; empty when the gateway's log has none."""
 
 
 @dataclass(frozen=True)
@@ -323,6 +321,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
     visits = Visit.parse(printed("logs", "--tail", str(_LOG_LINES), gateway))
     who = printed("exec", gateway, "session-monitor", "who").split("lately")[0]
     connections = Visit.parse(who)
+    keys, identities = _clients(stack, connections, visits)
     status = Status(
         builder=alias,
         asked=asked,
@@ -341,8 +340,8 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
         inodes_free=int(inodes[1]) if inodes else 0,
         builds=builds,
         no_history=no_history,
-        keys=_keys(stack, connections, visits),
-        identities=_identities(stack, connections, visits),
+        keys=keys,
+        identities=identities,
         connections=connections,
         refusals=[visit for visit in visits if visit.refused][-_REFUSALS:],
         host_keys=host_keys,
@@ -445,39 +444,30 @@ def _host_keys(stack: Stack, resources: list[dict[str, Any]], asked: float) -> l
     return sorted(ages, key=lambda key: not key.presented)
 
 
-def _keys(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[KeyUse]:
+def _clients(
+    stack: Stack, connections: list[Visit], visits: list[Visit]
+) -> tuple[list[KeyUse], list[IdentityUse]]:
+    """The keys and the identities of the stack, whose names differ."""
     last = {visit.name: visit.time for visit in visits if not visit.refused}
     connected = [visit.name for visit in connections]
-    settings = {entry["name"]: entry for entry in stack.settings.get("keys") or []}
-    return [
-        KeyUse(
-            key.name,
-            key.public_key.fingerprint,
-            key.role,
-            str(settings[key.name].get("until") or ""),
-            key.is_authority,
-            connected.count(key.name),
-            last.get(key.name, ""),
-        )
-        for key in stack.keys
+
+    def use(entry: dict[str, Any], role: str) -> tuple[str, str, str, int, str]:
+        name, until = entry["name"], str(entry.get("until") or "")
+        return name, entry.get("role") or role, until, connected.count(name), last.get(name, "")
+
+    keys = [
+        KeyUse(*use(entry, key.role), key.public_key.fingerprint, key.is_authority)
+        for entry, key in zip(stack.settings.get("keys") or [], stack.keys, strict=True)
     ]
-
-
-def _identities(stack: Stack, connections: list[Visit], visits: list[Visit]) -> list[IdentityUse]:
-    last = {visit.name: visit.time for visit in visits if not visit.refused}
-    connected = [visit.name for visit in connections]
-    return [
+    identities = [
         IdentityUse(
-            identity["name"],
-            identity["issuer"],
-            {name: str(text) for name, text in identity["claims"].items()},
-            identity.get("role") or "build",
-            str(identity.get("until") or ""),
-            connected.count(identity["name"]),
-            last.get(identity["name"], ""),
+            *use(entry, "build"),
+            entry["issuer"],
+            {name: str(text) for name, text in entry["claims"].items()},
         )
-        for identity in stack.identities
+        for entry in stack.identities
     ]
+    return keys, identities
 
 
 def _stores(daemon: dict[str, Any], in_daemon: Any) -> tuple[str, str]:
@@ -595,7 +585,7 @@ def identity_text(identity: IdentityUse, asked: float) -> str:
     return ", ".join([identity.issuer, *claims, *_use(identity, asked)])
 
 
-def _use(client: KeyUse | IdentityUse, asked: float) -> list[str]:
+def _use(client: ClientUse, asked: float) -> list[str]:
     words = [] if client.role == "admin" else [f"role {client.role}"]
     if client.connected:
         words.append(f"{client.connected} connected")

@@ -158,7 +158,7 @@ def test_a_key_is_found_by_its_file(tmp_path: Path) -> None:
 
 def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
     key = status.KeyUse(
-        "<b>ada</b>", "SHA256:x", "build", "2027-01-31", False, 2, "1970-01-12T13:44:40Z"
+        "<b>ada</b>", "build", "2027-01-31", 2, "1970-01-12T13:44:40Z", "SHA256:x", False
     )
     html = page(
         [
@@ -183,12 +183,12 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
 def test_identities_are_shown_beside_the_keys() -> None:
     main = status.IdentityUse(
         "main",
-        "https://ci.example",
-        {"repository": "acme/<b>app"},
         "build",
         "2027-01-31",
         2,
         "1970-01-12T13:44:40Z",
+        "https://ci.example",
+        {"repository": "acme/<b>app"},
     )
     shows_it = shown(identities=[main])
     assert (

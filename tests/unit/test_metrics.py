@@ -35,8 +35,8 @@ def full(**changes: Any) -> Status:
     values: dict[str, Any] = {
         "builds": [Build(1, 2.5, 4, 3, False, ref="a"), Build(2, 50.0, 2, 0, True, ref="b")],
         "containers": {"daemon": "running (healthy)", "guard": "exited"},
-        "keys": [KeyUse("ada", "SHA256:x", "admin", "2027-01-31", False, 1, "")],
-        "identities": [IdentityUse("main", "https://ci.example", {}, "build", "2027-01-30", 0, "")],
+        "keys": [KeyUse("ada", "admin", "2027-01-31", 1, "", "SHA256:x", False)],
+        "identities": [IdentityUse("main", "build", "2027-01-30", 0, "", "https://ci.example", {})],
         "connections": [Visit("2026-11-27T05:00:00Z", False, "ada", "SHA256:x", "192.0.2.7")],
         "visits": [Visit("2026-11-27T05:00:00Z", True, "-", "SHA256:y", "192.0.2.8")],
         "removals": Removal.parse(LOG),

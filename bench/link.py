@@ -15,7 +15,7 @@ _CHUNK = 1 << 16  # bytes
 # Chunks of one direction of a connection that may be under way: 4 MiB, as much as TCP allows.
 _UNDER_WAY = 64
 
-Way = Literal["up", "down"]
+Direction = Literal["up", "down"]
 _Queue = asyncio.Queue[tuple[float, bytes]]
 
 
@@ -39,7 +39,7 @@ class Link:
     """How often a client has sent something at least a round trip after what was counted before,
     so that it can depend on the answer. A client that sends all the time counts every delay."""
     _counted: float = field(default=float("-inf"), repr=False)
-    _free: dict[Way, float] = field(default_factory=dict, repr=False)
+    _free: dict[Direction, float] = field(default_factory=dict, repr=False)
 
     async def carry(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
         """Carry one connection to its end."""
@@ -70,17 +70,17 @@ class Link:
                 writer.close()
 
     async def _take(
-        self, way: Way, source: asyncio.StreamReader, queue: _Queue, earliest: float = 0
+        self, direction: Direction, source: asyncio.StreamReader, queue: _Queue, earliest: float = 0
     ) -> None:
         """Put what the source sends into the queue, with the time at which it arrives."""
         while True:
             chunk = await source.read(_CHUNK)
             now = time.monotonic()
-            if way == "up" and chunk:
+            if direction == "up" and chunk:
                 self._count(max(now, earliest))
             duration = len(chunk) * 8 / self.rate if self.rate else 0
-            self._free[way] = max(now, earliest, self._free.get(way, 0)) + duration
-            await queue.put((self._free[way] + self.delay / 2, chunk))
+            self._free[direction] = max(now, earliest, self._free.get(direction, 0)) + duration
+            await queue.put((self._free[direction] + self.delay / 2, chunk))
             if not chunk:
                 return
 

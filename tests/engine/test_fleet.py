@@ -118,7 +118,12 @@ def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host])
     assert before == fleet.container_id("one-daemon")
     assert "unchanged" in passed(fleet.pulumi("up", "--expect-no-changes"))
     for name in PLATFORMS:
-        assert "when (UTC)" in passed(fleet.client("builds", "--host", name))
+        inside = ("docker", "exec", "--interactive", "--user", "1000:1000")
+        build = ("docker", "build", "-")
+        step = "FROM scratch\nWORKDIR /made\n"
+        passed(run(*inside, fleet.container_id(f"{name}-daemon"), *build, input=step))
+        [_, *builds] = passed(fleet.client("builds", "--host", name)).splitlines()
+        assert ["  ok  " in build for build in builds] == [True], "the readiness builds too"
     shown = json.loads(passed(fleet.client("status", "--json")))
     assert [status["builder"] for status in shown] == [fleet.alias_on(name) for name in PLATFORMS]
     assert all(status["host_keys"][0]["presented"] for status in shown)

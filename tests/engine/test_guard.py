@@ -1,7 +1,7 @@
 """Keys of role `build` can do what they may as with any builder, and nothing else.
 
-Among what they may is to fill the cache that others build from: no setting keeps them from it,
-because the guard cannot.
+Among what they may is to fill the cache that others build from. No setting keeps them from it:
+the tests of secrets, proxies and cache mounts show three ways.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host])
         step = "FROM scratch\nWORKDIR /made\n"
         passed(run(*inside, fleet.container_id(f"{name}-daemon"), *build, input=step))
         [_, *builds] = passed(fleet.client("builds", "--host", name)).splitlines()
-        assert ["  ok  " in build for build in builds] == [True], "the readiness builds too"
+        assert ["  ok  " in build for build in builds] == [True], "this build and no other"
     shown = json.loads(passed(fleet.client("status", "--json")))
     assert [status["builder"] for status in shown] == [fleet.alias_on(name) for name in PLATFORMS]
     assert all(status["host_keys"][0]["presented"] for status in shown)

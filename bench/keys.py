@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from bench.client import run
@@ -16,10 +18,16 @@ def make_key(path: Path) -> str:
 
 
 def free_port() -> int:
-    """A free TCP port of 127.0.0.1."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A free TCP port of 127.0.0.1 that Linux does not give to outgoing connections.
+
+    Those get ports from 32768 on (net.ipv4.ip_local_port_range), and could take the port before a
+    container listens there.
+    """
+    while True:
+        port = secrets.choice(range(10_000, 32_768))
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def ssh_block(

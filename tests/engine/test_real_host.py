@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -32,12 +33,14 @@ from tests.engine.figures import LONG, record
 from tests.engine.hosts import agent_with
 from tests.engine.laptop import Laptop
 from tests.engine.machine import FOLDER, Machine, machine_in
+from tests.engine.test_rootless import FOREIGN, foreign_context
 
 pytestmark = pytest.mark.skipif(not LONG, reason="a lane of make trials: it takes an hour")
 
 PREFLIGHT = (ROOT / "components" / "host" / "preflight.sh").read_text()
 PROFILE = "docker-build-machine"
 PATIENCE = 1800
+EMULATED = f"linux/{FOREIGN}"
 PORT = 2299
 SETTINGS = "user.max_user_namespaces", "kernel.unprivileged_userns_clone"
 
@@ -62,9 +65,11 @@ def admin(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 # What a host lacks -------------------------------------------------------------------------------
 
 
-def look(machine: Machine, *, clock: float | None = None) -> tuple[dict[str, str], str]:
+def look(
+    machine: Machine, *, clock: float | None = None, platform: str = ""
+) -> tuple[dict[str, str], str]:
     """The facts that ops gets there, and the messages about them."""
-    words = f"look o nobody-builder 0.0.0.0 {PORT} '' false"
+    words = f"look o nobody-builder 0.0.0.0 {PORT} '{platform}' false"
     script = f"CLOCK={clock or time.time():.0f} sh -s -- {words}"
     result = machine.ssh(script, user="ops", input=PREFLIGHT)
     return dict(line.split("=", 1) for line in passed(result).splitlines()), result.stderr
@@ -514,7 +519,22 @@ def comes_back(builder: Builder) -> float:
     return time.monotonic() - start
 
 
-def test_after_a_reboot_it_builds_by_itself(machine: Machine, builder: Builder) -> None:
+def test_prepare_sets_up_emulation(machine: Machine) -> None:
+    facts, output = look(machine, platform=EMULATED)
+    assert facts["emulated"] == ""
+    assert f"platforms has {EMULATED}, but the host is x86_64 and does not emulate it" in output
+    words = f"check o nobody-builder 0.0.0.0 {PORT} {EMULATED} true"
+    report = machine.ssh(f"sh -s -- {words}", input=PREFLIGHT, seconds=PATIENCE)
+    assert report.returncode == 0, report.stderr
+    assert "prepared: apt-get update" in report.stderr
+    facts, output = look(machine, platform=EMULATED)
+    assert facts["emulated"] == EMULATED
+    assert not output, output
+
+
+def test_after_a_reboot_it_builds_by_itself(
+    machine: Machine, builder: Builder, tmp_path: Path
+) -> None:
     boot = machine.reboot()
     record(
         "real host: seconds after a reboot",
@@ -523,6 +543,11 @@ def test_after_a_reboot_it_builds_by_itself(machine: Machine, builder: Builder) 
         then_until_a_build_has_ended=comes_back(builder),
     )
     assert daemon_says(machine, builder, "{{.AppArmorProfile}}") == PROFILE
+    # What `prepare` set up before.
+    assert look(machine, platform=EMULATED)[0]["emulated"] == EMULATED
+    foreign_context(tmp_path)
+    build = ("build", "--progress=plain", "--platform", EMULATED, str(tmp_path))
+    assert f" of {FOREIGN}\n" in passed(builder.docker(*build, stderr=subprocess.STDOUT))
 
 
 def test_the_power_goes_in_a_build(machine: Machine, builder: Builder) -> None:

@@ -227,6 +227,13 @@ def foreign_program() -> bytes:
     return header + struct.pack(">IIQQQQQQ", 1, 5, 0, start, start, size, size, 0x1000) + code
 
 
+def foreign_context(folder: Path) -> None:
+    """Write the context of a build with a step that runs that program."""
+    (folder / "program").write_bytes(foreign_program())
+    (folder / "program").chmod(0o755)
+    (folder / "Dockerfile").write_text('FROM scratch\nCOPY program /\nRUN ["/program"]\n')
+
+
 def emulator(folder: Path) -> Path:
     """Debian's QEMU for that architecture; newer releases have it in another package."""
     for package in ("qemu-user-static", "qemu-user"):
@@ -271,9 +278,7 @@ def emulation(folder: Path) -> Iterator[str]:
 
 
 def test_builds_run_on_a_platform_that_the_host_emulates(builder: Builder, tmp_path: Path) -> None:
-    (tmp_path / "program").write_bytes(foreign_program())
-    (tmp_path / "program").chmod(0o755)
-    (tmp_path / "Dockerfile").write_text('FROM scratch\nCOPY program /\nRUN ["/program"]\n')
+    foreign_context(tmp_path)
 
     def build_foreign() -> Result:
         command = ("build", "--no-cache", "--progress=plain", f"--platform=linux/{FOREIGN}")

@@ -17,6 +17,8 @@ from components.layout import OWNER_LABEL
 
 HEALTH = (Path(__file__).parent / "health.sh").read_text()
 """Shell functions that wait for containers' health checks; append the script that uses them."""
+RELEASES = (Path(__file__).parent / "releases.sh").read_text()
+"""A shell function that compares releases; append the script that uses it."""
 LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
 
 

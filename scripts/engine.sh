@@ -17,7 +17,8 @@ have_engine() {
 	fi
 	have_docker_cli
 	# Set up what rootless Docker needs and this machine lacks.
-	sh -s -- prepare <"$ROOT/components/host/preflight.sh" || note 'a new builder needs what the lines above say'
+	cat "$ROOT/components/releases.sh" "$ROOT/components/host/preflight.sh" | sh -s -- prepare ||
+		note 'a new builder needs what the lines above say'
 }
 
 start_engine() {

@@ -10,9 +10,11 @@ import pulumi_docker as docker
 
 from components.host_facts import HostFacts
 from components.layout import DATA_DIRECTORY
-from components.scope import Scope
+from components.scope import RELEASES, Scope
 from components.settings import Settings
 
+CHECK = RELEASES + (Path(__file__).parent / "check.sh").read_text()
+"""Runs on the host, with the arguments that check.sh names."""
 # Build contexts and checkouts: caching them only saves an upload, and each new folder of a CI job
 # adds one.
 _UPLOADED = ("source.local", "source.git.checkout")
@@ -99,7 +101,7 @@ class Cache:
             facts.apply(lambda facts: _warn_of_change(scope, settings, facts.store, volume))
         checked = scope.having(aliases=[pulumi.Alias(name=f"{scope.name}-disk")]).script(
             "cache-check",
-            (Path(__file__).parent / "check.sh").read_text(),
+            CHECK,
             [
                 volume.name,
                 DATA_DIRECTORY,

@@ -1,8 +1,8 @@
-#!/bin/sh
+# shellcheck shell=sh
 # Runs on the Docker host before a daemon of this image gets the cache volume. Fails, before anything
 # changes, when that daemon could not read the cache. Prints the size in bytes of the volume's file system
 # and the image store that the daemon is to use.
-# Usage: sh -s -- VOLUME FOLDER IMAGE REFERENCE STORE < check.sh
+# Usage: cat releases.sh check.sh | sh -s -- VOLUME FOLDER IMAGE REFERENCE STORE
 #   FOLDER  where the daemon mounts the volume. The check mounts it there too, because the first mount of
 #           a new volume sets its owner; readiness.sh leaves a note in this folder
 #   IMAGE   id of the daemon's image, REFERENCE its name in the settings
@@ -18,14 +18,6 @@ refuse() {
 	exit 1
 }
 empty_cache='or begin with an empty cache: pulumi config set keepCache false && pulumi up (with the old image) && pulumi destroy'
-
-# older RELEASE RELEASE: whether the first one (major.minor) is older.
-older() {
-	printf '%s %s\n' "$1" "$2" | awk '{
-		split($1, one, "[.]"); split($2, other, "[.]")
-		exit !(one[1] + 0 < other[1] + 0 || (one[1] == other[1] && one[2] + 0 < other[2] + 0))
-	}'
-}
 
 # The size, the release of the new daemon, and the note of the daemon that wrote the cache. A daemon that
 # never built left no note, but may have left images.

@@ -12,10 +12,11 @@ import pulumi_command as command
 
 from components.docker_host import DockerHost
 from components.host_facts import HostFacts, while_unknown_keep
-from components.scope import Scope
+from components.scope import RELEASES, Scope
 from components.settings import Settings
 
-_SCRIPT = Path(__file__).parent / "preflight.sh"
+PREFLIGHT = RELEASES + (Path(__file__).parent / "preflight.sh").read_text()
+"""Runs on the host, with the arguments that preflight.sh names."""
 # Per run of the program: the output of the last look through each sshd.
 _LOOKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, pulumi.Output[str]]] = (
     WeakKeyDictionary()
@@ -62,7 +63,7 @@ class Preflight:
             create=scope.host.apply(
                 lambda host: host.shell("check", *arguments, clock=True, first=True)
             ),
-            stdin=_SCRIPT.read_text(),
+            stdin=PREFLIGHT,
             # One variable per fact, so that a preview shows which one changed.
             environment=facts.apply(lambda facts: facts.variables),
             logging=command.local.Logging.STDERR,
@@ -93,7 +94,7 @@ def _look(
 
     seen = command.local.run_output(
         command=pulumi.Output.all(scope.host, before).apply(lambda parts: look(parts[0])),
-        stdin=_SCRIPT.read_text(),
+        stdin=PREFLIGHT,
         logging=command.local.Logging.NONE,
         opts=pulumi.InvokeOutputOptions(parent=scope.options.parent),
     )

@@ -1,7 +1,7 @@
-#!/bin/sh
+# shellcheck shell=sh
 # Runs on the Docker host and checks what a builder needs there.
-# Usage: sh -s -- VERB OWNER PREFIX ADDRESS PORT PLATFORMS PREPARE < preflight.sh
-#        sh -s -- prepare < preflight.sh
+# Usage: cat releases.sh preflight.sh | sh -s -- VERB OWNER PREFIX ADDRESS PORT PLATFORMS PREPARE
+#        cat releases.sh preflight.sh | sh -s -- prepare
 #   VERB       look: report the facts, change nothing, and succeed
 #              check: fail if a builder cannot run; with PREPARE fix first what can be fixed
 #              prepare: fix what can be fixed, without Docker; a person runs it at a terminal
@@ -63,14 +63,6 @@ fix() {
 	fi
 	shortfall "$1: $line${3:+ ($3)}"
 	return 1
-}
-
-# older VERSION MINIMUM: whether VERSION is older than MINIMUM (major.minor).
-older() {
-	awk -v have="$1" -v want="$2" 'BEGIN {
-		split(have, h, "[.]"); split(want, w, "[.]")
-		exit !(h[1] + 0 < w[1] + 0 || (h[1] + 0 == w[1] + 0 && h[2] + 0 < w[2] + 0))
-	}'
 }
 
 exists='' store=''

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from components.host import PREFLIGHT
 from tests.engine.conftest import (
     AS_ROOT,
-    ROOT,
     NewBuilder,
     Result,
     free_port,
@@ -210,16 +210,15 @@ def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:
     old_uname = tmp_path / "uname"
     old_uname.write_text('#!/bin/sh\n[ "$1" = -r ] && echo 5.4.0-old || exec /bin/uname "$@"\n')
     old_uname.chmod(0o755)
-    script = Path("components/host/preflight.sh").resolve()
     root = passed(run("docker", "info", "--format", "{{.DockerRootDir}}")).strip()
     inside = (
         f"mount -t tmpfs -o size=1m,nr_inodes=10 full {root} && "
         f"mount --bind {poor} /proc/sys/user/max_user_namespaces && "
         f"mount --bind {poor} /dev/net/tun && "
         f"export CLOCK=$(($(date +%s) - 3600)) PATH={tmp_path}:$PATH && "
-        f"sh -s -- check owner nobody-builder 127.0.0.1 1 linux/riscv64 false < {script}"
+        f"sh -s -- check owner nobody-builder 127.0.0.1 1 linux/riscv64 false"
     )
-    result = run(*AS_ROOT, "unshare", "--mount", "sh", "-c", inside)
+    result = run(*AS_ROOT, "unshare", "--mount", "sh", "-c", inside, input=PREFLIGHT)
     assert result.returncode == 1
     for shortfall in (
         "kernel 5.4.0-old is too old",
@@ -246,8 +245,7 @@ def preflight_where(folder: Path, verb: str, *setting: str, platforms: str = "''
             (folder / name).chmod(0o755)
     words = "" if verb == "prepare" else f"o nobody-builder 127.0.0.1 1 {platforms}"
     inside = (f"export PATH={folder}:$PATH", *setting, f"sh -s -- {verb} {words}")
-    script = (ROOT / "components" / "host" / "preflight.sh").read_text()
-    return run(*AS_ROOT, "unshare", "--mount", "sh", "-euc", " && ".join(inside), input=script)
+    return run(*AS_ROOT, "unshare", "--mount", "sh", "-euc", " && ".join(inside), input=PREFLIGHT)
 
 
 OWN = "/etc/sysctl.d/zz-docker-build-machine-max_user_namespaces.conf"

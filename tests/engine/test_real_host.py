@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench.client import put_ssh
+from components.host import PREFLIGHT
 from tests.engine.conftest import (
     BASE_IMAGE,
     DAEMON_IMAGE,
@@ -37,7 +38,6 @@ from tests.engine.test_rootless import FOREIGN, foreign_context
 
 pytestmark = pytest.mark.skipif(not LONG, reason="a lane of make trials: it takes an hour")
 
-PREFLIGHT = (ROOT / "components" / "host" / "preflight.sh").read_text()
 PROFILE = "docker-build-machine"
 PATIENCE = 1800
 EMULATED = f"linux/{FOREIGN}"
@@ -265,7 +265,9 @@ def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
     machine: Machine, tmp_path: Path
 ) -> None:
     """`have_engine`, with which every word that needs Docker begins; Docker is stopped first."""
-    files = passed(run("git", "ls-files", "scripts", "components/host", cwd=ROOT)).split()
+    files = passed(
+        run("git", "ls-files", "scripts", "components/host", "components/releases.sh", cwd=ROOT)
+    ).split()
     word = (
         "#!/usr/bin/env bash\nset -euo pipefail\n"
         'cd "$(dirname "$0")/.."\n. scripts/environment.sh\n. scripts/engine.sh\nhave_engine\n'

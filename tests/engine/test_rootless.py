@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from components.host import PREFLIGHT
 from tests.engine.conftest import (
     AS_ROOT,
     BASE_IMAGE,
@@ -284,7 +285,6 @@ def test_builds_run_on_a_platform_that_the_host_emulates(builder: Builder, tmp_p
         command = ("build", "--no-cache", "--progress=plain", f"--platform=linux/{FOREIGN}")
         return builder.docker(*command, str(tmp_path), stderr=subprocess.STDOUT)
 
-    preflight = (ROOT / "components" / "host" / "preflight.sh").read_text()
     look = ("sh", "-s", "look", "o", "nobody-builder", "127.0.0.1", "1", f"linux/{FOREIGN}")
     (tmp_path / "qemu").mkdir()
     with sole_emulation():
@@ -292,7 +292,7 @@ def test_builds_run_on_a_platform_that_the_host_emulates(builder: Builder, tmp_p
         with emulation(tmp_path / "qemu") as holder:
             built = passed(build_foreign())
             assert " of s390x\n" in built
-            seen = run(*AS_ROOT, "nsenter", "-t", holder, "-m", *look, "false", input=preflight)
+            seen = run(*AS_ROOT, "nsenter", "-t", holder, "-m", *look, "false", input=PREFLIGHT)
             assert f"emulated=linux/{FOREIGN}\n" in seen.stdout
             assert "platforms" not in seen.stderr
             # What docker/setup-qemu-action does: see the page.

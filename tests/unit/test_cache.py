@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.conftest import DISK, ROOT
+from components.cache import CHECK
+from tests.unit.conftest import DISK
 
 IMAGE = "docker:29.9.3-dind-rootless"
-SCRIPT = ROOT / "components" / "cache" / "check.sh"
 
 
 def check(tmp_path: Path, store: str, release: str, note: str) -> subprocess.CompletedProcess[str]:
@@ -22,7 +22,7 @@ def check(tmp_path: Path, store: str, release: str, note: str) -> subprocess.Com
     docker.chmod(0o755)
     return subprocess.run(
         ["sh", "-s", "--", "cache", "/data", "sha256:1", IMAGE, store],
-        stdin=SCRIPT.open(),
+        input=CHECK,
         text=True,
         capture_output=True,
         check=False,

@@ -157,9 +157,9 @@ def script_of(attacks: list[Attack], **words: str) -> str:
     """
     text = "".join(
         f"cat >/tmp/attack <<'ATTACK'\n{attack.script}\nATTACK\n"
-        "timeout -s KILL 30 sh /tmp/attack </dev/null >/tmp/said 2>/tmp/error\n"
+        "timeout -s KILL 30 sh /tmp/attack </dev/null >/tmp/output 2>/tmp/error\n"
         "[ $? -lt 128 ] && outcome=refused || outcome=unfinished\n"
-        "! grep -q '^REACHED' /tmp/said || outcome=reached\n"
+        "! grep -q '^REACHED' /tmp/output || outcome=reached\n"
         f'echo "{number} $outcome $(tail -n 1 /tmp/error)"\n'
         for number, attack in enumerate(attacks)
     )

@@ -108,7 +108,7 @@ def inside(container: str) -> tuple[str, ...]:
     return ("docker", "exec", "--interactive", "--env", socket, container, "docker")
 
 
-def test_a_builder_goes_on_with_the_cache_of_a_compose_file(
+def test_a_builder_takes_over_the_cache_of_a_compose_file(
     moved: Builder, compose: str, tmp_path: Path
 ) -> None:
     if BASE_IMAGE.startswith("localhost/"):
@@ -213,9 +213,7 @@ def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
     return run("make", word, cwd=tree, env=env)
 
 
-def test_make_reaches_a_host_by_the_key_that_the_stack_pins(
-    on_a_host: Builder, tmp_path: Path
-) -> None:
+def test_make_pins_the_host_key_of_the_stack(on_a_host: Builder, tmp_path: Path) -> None:
     tree, archive = tmp_path / "tree", str(tmp_path / "cache.tar")
     passed(make("backup", on_a_host, tree, FILE=archive))
     passed(on_a_host.docker("builder", "prune", "--all", "--force"))
@@ -249,7 +247,7 @@ def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> N
     assert "or set HOST_KEY=" in unknown.stderr
 
 
-def test_a_host_that_does_not_answer_is_not_taken_for_one_without_builder() -> None:
+def test_a_host_that_does_not_answer_is_an_error_of_its_own() -> None:
     result = run(
         str(ROOT / "scripts" / "cache"),
         "save",

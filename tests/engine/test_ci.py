@@ -345,11 +345,11 @@ def processes_seen() -> Iterator[set[str]]:
         thread.join()
 
 
-def test_every_kind_has_an_agent_here() -> None:
+def test_every_kind_has_an_agent_in_this_module() -> None:
     assert [*AGENTS] == [*KINDS]
 
 
-def test_actionlint_has_nothing_to_say_of_the_workflows(ci: Ci) -> None:
+def test_actionlint_accepts_the_workflows(ci: Ci) -> None:
     config = ci.folder / "actionlint.yaml"
     config.write_text("self-hosted-runner: {labels: [docker]}\n")
     for kind in ("github", "forgejo", "gitea"):
@@ -567,7 +567,7 @@ def test_a_killed_job_leaves_nothing(snippet: Snippet, shell: str) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_lost_connection_comes_back(snippet: Snippet, shell: str) -> None:
+def test_a_lost_connection_is_restored(snippet: Snippet, shell: str) -> None:
     code, log = snippet.run(
         """
         . ci/builder.sh
@@ -582,7 +582,7 @@ def test_a_lost_connection_comes_back(snippet: Snippet, shell: str) -> None:
     assert "left: \n" in log
 
 
-def test_what_keeps_a_job_out_is_said(snippet: Snippet) -> None:
+def test_a_job_that_cannot_log_in_says_why(snippet: Snippet) -> None:
     code, log = snippet.run(". ci/builder.sh", key="")
     assert code == 1
     assert "BUILDER_KEY is not set; next: put the private key into the secret store" in log
@@ -606,7 +606,7 @@ def test_what_keeps_a_job_out_is_said(snippet: Snippet) -> None:
     assert "left: \n" in log
 
 
-def test_a_job_waits_by_plain_ssh_for_a_daemon_that_is_away(snippet: Snippet) -> None:
+def test_a_job_waits_over_plain_ssh_for_a_stopped_daemon(snippet: Snippet) -> None:
     daemon = snippet.ci.builder.container("daemon")
     passed(run("docker", "stop", daemon))
     back = threading.Timer(3, lambda: run("docker", "start", daemon))
@@ -651,7 +651,7 @@ def test_a_job_without_a_key_sends_tokens_while_it_runs(
     assert after - before >= 3
 
 
-def test_what_keeps_a_job_without_a_key_out_is_said(
+def test_a_job_without_a_key_that_cannot_log_in_says_why(
     snippet: Snippet, issuer: Issuer, tools: Path
 ) -> None:
     ci, key = snippet.ci, snippet.ci.builder.folder / "ci"

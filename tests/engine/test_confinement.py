@@ -41,7 +41,7 @@ def test_no_command_but_the_docker_stream(
 
 @every_credential
 @pytest.mark.parametrize("command", ["docker ps", "ls", "docker system dial-stdi", "$(id)", "`id`"])
-def test_a_foreign_command_is_told_what_this_is(builder: Builder, key: str, command: str) -> None:
+def test_a_foreign_command_gets_an_explanation(builder: Builder, key: str, command: str) -> None:
     answer = builder.ssh(builder.alias, command, key=key, input=PING)
     assert answer.returncode == 1
     assert answer.stdout == ""
@@ -62,7 +62,7 @@ def test_a_foreign_command_is_told_what_this_is(builder: Builder, key: str, comm
         "DOCKER_HOST=tcp://evil docker system dial-stdio; id",
     ],
 )
-def test_what_dockers_clients_ask_for_is_the_pipe_and_is_not_run(
+def test_commands_of_docker_clients_open_the_pipe_and_do_not_run(
     builder: Builder, key: str, command: str
 ) -> None:
     answer = passed(builder.ssh(builder.alias, command, key=key, input=PING))
@@ -147,7 +147,7 @@ def test_no_tunnel(builder: Builder, key: str) -> None:
 
 
 @every_credential
-def test_nothing_of_the_client_reaches_its_session(
+def test_no_variable_of_the_client_reaches_its_session(
     builder: Builder, key: str, tmp_path: Path
 ) -> None:
     agent = passed(run("ssh-agent", "-s", "-a", str(tmp_path / "agent")))

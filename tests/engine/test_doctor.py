@@ -195,7 +195,7 @@ def test_the_key_has_a_passphrase_and_is_not_in_the_agent(laptop: Laptop) -> Non
         assert findings(laptop, before="SSH_AUTH_SOCK=~/agent") == {}
 
 
-def test_the_key_is_not_there_or_another(laptop: Laptop) -> None:
+def test_the_key_is_missing_or_another(laptop: Laptop) -> None:
     with laptop.changed(f"mv {KEY} ~/kept", f"mv ~/kept {KEY}"):
         assert findings(laptop)["key"][1].endswith("is neither in ~/.ssh nor in the agent")
         with laptop.changed(f"ssh-keygen -q -t ed25519 -N '' -f {KEY}", f"rm {KEY} {KEY}.pub"):
@@ -222,7 +222,7 @@ def test_a_variable_hides_the_context(builder: Builder, laptop: Laptop) -> None:
     assert found == f"DOCKER_CONTEXT=default in this shell overrides the context {laptop.alias}"
 
 
-def test_a_variable_of_another_daemon_is_left(builder: Builder, laptop: Laptop) -> None:
+def test_variables_of_another_daemon_are_still_set(builder: Builder, laptop: Laptop) -> None:
     left = f"DOCKER_TLS_VERIFY=1 DOCKER_HOST=ssh://{laptop.alias}"
     assert "ca.pem" in laptop.sh(f"{left} docker version").stderr
     check, _, next_step = the_error(laptop, before=left)
@@ -237,7 +237,7 @@ def test_docker_builds_elsewhere(builder: Builder, laptop: Laptop) -> None:
     }
 
 
-def test_nobody_is_behind_the_socket(builder: Builder, laptop: Laptop) -> None:
+def test_nothing_listens_behind_the_socket(builder: Builder, laptop: Laptop) -> None:
     stop = f"rm ~/.builder/{laptop.alias}/watched; sleep 1.5; ssh -O exit {laptop.alias}"
     with laptop.changed(stop, "~/.builder/builder on"):
         check, found, next_step = the_error(laptop)
@@ -294,7 +294,7 @@ def test_another_host_key_than_the_pinned_one(builder: Builder, laptop: Laptop) 
     assert "install a new kit" in next_step
 
 
-def test_the_key_is_not_let_in(builder: Builder, laptop: Laptop) -> None:
+def test_the_gateway_refuses_the_key(builder: Builder, laptop: Laptop) -> None:
     gateway = builder.container("gateway")
     config, reload = "/config/sshd/sshd_config", "pkill -HUP -f 'sshd.*[l]istener'"
     none = f"sed -i '1i AuthorizedKeysFile none' {config}; {reload}"
@@ -308,7 +308,7 @@ def test_the_key_is_not_let_in(builder: Builder, laptop: Laptop) -> None:
     assert fingerprint in next_step
 
 
-def test_the_gateway_is_away_and_the_daemon_is(builder: Builder, laptop: Laptop) -> None:
+def test_the_daemon_does_not_answer(builder: Builder, laptop: Laptop) -> None:
     daemon = builder.container("daemon")
     passed(run("docker", "pause", daemon))
     try:

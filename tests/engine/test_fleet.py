@@ -95,7 +95,7 @@ def fleet(new_fleet: NewFleet, pair: dict[str, Host]) -> Fleet:
     return new_fleet(entry("one", pair["one"].settings), entry("two", down))
 
 
-def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host]) -> None:
+def test_a_host_that_is_down_does_not_stop_the_others(fleet: Fleet, pair: dict[str, Host]) -> None:
     url = fleet.settings["hosts"][1]["host"]
     shown = passed(fleet.pulumi("preview"))
     assert f"host = {url} cannot be reached over SSH" in shown
@@ -129,7 +129,7 @@ def test_a_host_that_is_down_stops_no_other(fleet: Fleet, pair: dict[str, Host])
     assert all(status["host_keys"][0]["presented"] for status in shown)
 
 
-def test_a_host_that_goes_down_later_stops_no_change_of_the_others(
+def test_a_host_that_goes_down_later_does_not_stop_updates_of_the_others(
     fleet: Fleet, pair: dict[str, Host]
 ) -> None:
     fleet.add_key("ci")
@@ -159,7 +159,7 @@ def test_a_host_that_goes_down_later_stops_no_change_of_the_others(
     assert fleet.reaches("two", "ci")
 
 
-def test_a_builder_that_fails_holds_up_only_those_behind_it_on_its_host(
+def test_a_builder_that_fails_only_delays_the_next_ones_on_its_host(
     pair: dict[str, Host], new_fleet: NewFleet
 ) -> None:
     with socket.socket() as taken:
@@ -202,7 +202,7 @@ def registry(fleet: Fleet) -> Iterator[str]:
     run("docker", "rm", "--force", "--volumes", container)
 
 
-def test_a_build_for_two_platforms_runs_on_two_hosts_and_is_one_manifest(
+def test_a_build_for_two_platforms_runs_on_two_hosts_and_gives_one_manifest(
     fleet: Fleet, registry: str, tmp_path: Path
 ) -> None:
     fleet.settings["buildkitImage"] = BUILDKIT_IMAGE

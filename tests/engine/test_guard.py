@@ -180,7 +180,7 @@ def test_a_build_key_builds_pushes_pulls_and_reads(
     ],
     ids=" ".join,
 )
-def test_a_build_key_may_nothing_else(
+def test_a_build_key_can_do_nothing_else(
     builder: Builder, registry: str, buildx: Path, command: tuple[str, ...]
 ) -> None:
     context = str(ROOT / "tests" / "engine" / "context")
@@ -202,7 +202,7 @@ def test_a_classic_build_gets_no_host_network(docker: Docker) -> None:
     assert f"networkmode='host' {REFUSED}" in refused.stderr
 
 
-def test_a_step_that_asks_for_the_hosts_network_itself_is_refused_by_buildkit(
+def test_buildkit_refuses_a_step_that_requests_the_hosts_network(
     builder: Builder, buildx: Path
 ) -> None:
     dockerfile = f"FROM {BASE_IMAGE}\nRUN --network=host id\n"
@@ -251,7 +251,7 @@ RUN_PRIVILEGED = "POST /containers/create HTTP/1.0\r\nContent-Length: 2\r\n\r\n{
     ids=["command", "SetEnv", "SendEnv", "subsystem"],
 )
 @pytest.mark.parametrize("key", ["ci", "job", "forced"])
-def test_nothing_of_the_client_changes_its_role(
+def test_nothing_that_a_client_sends_changes_its_role(
     builder: Builder, key: str, options: tuple[str, ...], command: str
 ) -> None:
     """`forced` has a certificate with a forced command and all permissions."""
@@ -290,7 +290,7 @@ def test_nothing_of_the_client_changes_its_role(
     assert answer.stdout or "-s" in options
 
 
-def test_an_admin_key_is_as_it_was(builder: Builder) -> None:
+def test_an_admin_key_has_the_whole_api(builder: Builder) -> None:
     assert "uid=0" in passed(builder.docker("run", "--rm", "--privileged", BASE_IMAGE, "id"))
 
 
@@ -344,7 +344,7 @@ def test_a_secret_of_one_key_is_in_the_cache_of_another(
     assert made(releaser, tmp_path, step, *uncached) == "honest"
 
 
-def test_what_the_proxy_of_one_key_led_to_is_in_the_cache_of_another(
+def test_a_result_of_one_keys_proxy_is_in_the_cache_of_another(
     forker: Docker, releaser: Docker, tmp_path: Path
 ) -> None:
     step = SHOWS_PROXY % secrets.token_hex(4)
@@ -411,7 +411,7 @@ def test_a_form_in_the_body_adds_no_parameter(builder: Builder) -> None:
     assert result.stdout.startswith("HTTP/1.1 400 ")
 
 
-def test_the_cli_and_buildx_of_the_daemon_s_release_do_what_a_build_key_may(
+def test_the_cli_and_buildx_of_the_daemons_release_work_with_a_build_key(
     builder: Builder, registry: str
 ) -> None:
     with Laptop.with_kit(builder, "ci") as laptop:
@@ -499,7 +499,7 @@ def test_aiodocker_builds_pushes_and_pulls_by_digest(guard: str, registry: str) 
     asyncio.run(work())
 
 
-def test_a_session_of_docker_modem_begins(guard: str) -> None:
+def test_docker_modem_can_open_a_session(guard: str) -> None:
     """A recorded request of dockerode 5.0.1 for a build with BuildKit."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(30)
@@ -519,7 +519,7 @@ def test_a_session_of_docker_modem_begins(guard: str) -> None:
     assert heard.startswith(b"HTTP/1.1 101 ")
 
 
-def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Builder) -> None:
+def test_a_running_build_survives_a_new_key_and_a_new_daemon(builder: Builder) -> None:
     token = secrets.token_hex(4)
     dockerfile = f"FROM {BASE_IMAGE}\nRUN sleep 12 && echo {token} >/slow\n"
     results: list[Result] = []
@@ -543,7 +543,7 @@ def test_a_build_in_flight_is_not_cut_by_a_key_nor_by_a_new_daemon(builder: Buil
     assert "unchanged" in builder.up("--expect-no-changes")
 
 
-def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder, registry: str) -> None:
+def test_a_kit_of_a_build_key_forwards_the_guards_socket(builder: Builder, registry: str) -> None:
     with Laptop.with_kit(builder, "ci") as laptop:
         opened = laptop.builder("on")
         assert opened.returncode == 0, opened.stderr
@@ -557,7 +557,7 @@ def test_a_kit_for_such_a_key_forwards_the_guard_s_socket(builder: Builder, regi
     assert {key["name"]: key["role"] for key in shown["keys"]}["ci"] == "build"
 
 
-def test_another_role_closes_old_connections_and_the_guard_goes_with_the_last_of_its_own(
+def test_a_new_role_closes_old_connections_and_the_last_build_key_takes_the_guard_along(
     builder: Builder,
 ) -> None:
     gateway = builder.container_id("gateway")

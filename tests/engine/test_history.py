@@ -71,17 +71,17 @@ class Project:
         assert SECRET not in output.getvalue(), "never the value of a build argument"
         return output.getvalue()
 
-    def asked(self, *words: str) -> Any:
+    def ask(self, *words: str) -> Any:
         """The same as JSON."""
         return json.loads(self.printed(*words, "--json"))
 
     def causes(self, which: str = "1") -> list[tuple[str, str]]:
         """Stage and number of each step that ran, and the cause."""
-        return [(r["step"].split("]")[0] + "]", r["cause"]) for r in self.asked("why", which)]
+        return [(r["step"].split("]")[0] + "]", r["cause"]) for r in self.ask("why", which)]
 
     def reason(self) -> str:
         """The text about the first step that ran in the last build."""
-        return str(self.asked("why")[0]["text"])
+        return str(self.ask("why")[0]["text"])
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +109,11 @@ def chain(first: str, cause: str) -> list[tuple[str, str]]:
     return [(first, cause), *((step, "step before it") for step in after)]
 
 
-def test_the_first_build_of_something_has_nothing_to_compare(project: Project) -> None:
+def test_a_first_build_has_no_earlier_one_to_compare(project: Project) -> None:
     assert project.causes() == chain("[base 2/2]", "first build")
 
 
-def test_a_build_that_is_cached_has_nothing_to_explain(project: Project) -> None:
+def test_a_cached_build_needs_no_explanation(project: Project) -> None:
     passed(project.build())
     assert project.causes() == []
     assert "every step" in project.printed("why")
@@ -121,7 +121,7 @@ def test_a_build_that_is_cached_has_nothing_to_explain(project: Project) -> None
 
 def test_builds_are_listed_with_commit_context_and_cached_steps(project: Project) -> None:
     commit = passed(run("git", "-C", str(project.folder), "rev-parse", "HEAD")).strip()
-    again, first = project.asked("list", "--last", "2")
+    again, first = project.ask("list", "--last", "2")
     assert (again["cached"], again["steps"], first["cached"], first["steps"]) == (4, 4, 0, 4)
     for build in (again, first):
         assert build["images"] == ["acme/app:1"]
@@ -139,7 +139,7 @@ def test_builds_are_listed_with_commit_context_and_cached_steps(project: Project
 def test_one_build_is_shown_step_by_step(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # Names are cut to the width of the terminal, which pytest's workers set to 80.
     monkeypatch.setenv("COLUMNS", "120")
-    shown = project.asked("show", "2")
+    shown = project.ask("show", "2")
     steps = {entry["step"].split("]")[0] + "]": entry for entry in shown["waterfall"]}
     assert set(STEPS) < set(steps)
     assert steps["[base 2/2]"]["step"] == "[base 2/2] RUN echo $WORD >/word"
@@ -155,11 +155,11 @@ def test_one_build_is_shown_step_by_step(project: Project, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("what", ["list", "show"])
-def test_a_build_that_is_removed_while_it_is_read_is_none(
+def test_a_build_that_is_removed_during_reading_is_left_out(
     project: Project, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     passed(project.build())
-    [newest] = project.asked("list", "--last", "1")
+    [newest] = project.ask("list", "--last", "1")
     records = History.records
     env = {**project.builder.docker_env(), "DOCKER_CONFIG": str(project.config)}
 
@@ -173,7 +173,7 @@ def test_a_build_that_is_removed_while_it_is_read_is_none(
         with pytest.raises(StackError, match="build 1 has just been removed; next: choose another"):
             project.printed("show")
         return
-    listed = project.asked("list")
+    listed = project.ask("list")
     assert listed
     assert newest["ref"] not in [build["ref"] for build in listed]
 
@@ -211,13 +211,13 @@ def test_a_step_that_failed_after_a_change_is_explained_when_it_runs_again(
     project.change("a.txt")
     assert project.build(go="").returncode
     assert project.causes() == [("[stage-1 1/3]", "file"), ("[stage-1 2/3]", "step before it")]
-    assert project.asked("list")[0]["failed"]
+    assert project.ask("list")[0]["failed"]
     assert "error: " in project.printed("show")
     passed(project.build())
     assert project.causes() == chain("[stage-1 2/3]", "never completed")
 
 
-def test_no_cache_is_the_client_s_wish(project: Project) -> None:
+def test_no_cache_is_named_as_an_option_of_the_client(project: Project) -> None:
     passed(project.build("--no-cache"))
     assert project.causes() == [(step, "no-cache") for step in STEPS]
 
@@ -241,10 +241,10 @@ def test_another_base_image_of_the_same_name_is_found(project: Project) -> None:
     assert f"the base image {BASE_IMAGE} has another digest: sha256:" in project.reason()
 
 
-def test_a_cleared_cache_is_told_from_a_change(project: Project) -> None:
+def test_a_cleared_cache_is_distinguished_from_a_change(project: Project) -> None:
     project.change("a.txt")
     passed(project.build())
-    [changed] = project.asked("list", "--last", "1")
+    [changed] = project.ask("list", "--last", "1")
     assert project.causes(changed["ref"][:10]) == chain("[stage-1 1/3]", "file")
     passed(project.builder.docker("builder", "prune", "--all", "--force"))
     passed(project.build())
@@ -253,17 +253,17 @@ def test_a_cleared_cache_is_told_from_a_change(project: Project) -> None:
     assert project.causes(changed["ref"][:10]) == chain("[stage-1 1/3]", "cannot be told")
 
 
-def test_the_history_outlives_the_daemon_and_has_the_limits_of_the_settings(
+def test_the_history_survives_a_new_daemon_and_keeps_to_its_limits(
     project: Project,
 ) -> None:
-    before = [build["ref"] for build in project.asked("list")]
+    before = [build["ref"] for build in project.ask("list")]
     project.builder.settings |= {"historyBuilds": 4, "historyAge": "10s"}
     daemon = project.builder.container_id("daemon")
     project.builder.up()
     assert project.builder.container_id("daemon") != daemon
 
     def kept() -> list[str]:
-        return [build["ref"] for build in project.asked("list") if build["ref"] in before]
+        return [build["ref"] for build in project.ask("list") if build["ref"] in before]
 
     # The daemon removes what is beyond both limits when it starts, and every two minutes.
     assert until(lambda: len(kept()) < len(before))

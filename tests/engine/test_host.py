@@ -102,7 +102,7 @@ def test_a_taken_port_is_named_before_anything_is_created(new_builder: NewBuilde
     assert "200 OK" in builder.ping().stdout
 
 
-def test_a_volume_of_somebody_else_is_never_taken(new_builder: NewBuilder) -> None:
+def test_a_volume_of_another_owner_is_never_used(new_builder: NewBuilder) -> None:
     builder = new_builder()
     passed(run("docker", "volume", "create", builder.container("cache")))
     try:
@@ -113,7 +113,7 @@ def test_a_volume_of_somebody_else_is_never_taken(new_builder: NewBuilder) -> No
         passed(run("docker", "volume", "rm", builder.container("cache")))
 
 
-def test_docker_out_of_reach(new_builder: NewBuilder, tmp_path: Path) -> None:
+def test_an_unreachable_docker_is_one_clear_error(new_builder: NewBuilder, tmp_path: Path) -> None:
     builder = new_builder(host=f"unix://{tmp_path}/no.sock")
     result = builder.pulumi("up")
     assert result.returncode != 0
@@ -121,7 +121,7 @@ def test_docker_out_of_reach(new_builder: NewBuilder, tmp_path: Path) -> None:
     assert "correct the setting host" in result.stdout
 
 
-def test_every_wrong_setting_is_told_by_the_engine_too(new_builder: NewBuilder) -> None:
+def test_the_engine_reports_every_wrong_setting(new_builder: NewBuilder) -> None:
     builder = new_builder(sshPort=0, keys=[], cacheSize="much", unknown="x")
     result = builder.pulumi("preview")
     assert result.returncode != 0
@@ -136,7 +136,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield hosts
 
 
-def test_what_a_host_lacks_is_told_by_the_preview_and_refused_by_the_update(
+def test_a_preview_warns_of_what_a_host_lacks_and_an_update_refuses_it(
     new_builder: NewBuilder, hosts: Hosts
 ) -> None:
     """A container as host has no /dev/net/tun and no kernel module for it."""
@@ -151,7 +151,7 @@ def test_what_a_host_lacks_is_told_by_the_preview_and_refused_by_the_update(
     assert "docker:index" not in builder.state()
 
 
-def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
+def test_prepare_fixes_a_host_and_later_changes_are_shown(
     new_builder: NewBuilder, hosts: Hosts
 ) -> None:
     host = hosts.new("--device", "/dev/net/tun")
@@ -182,7 +182,7 @@ def test_prepare_mends_a_host_and_what_changes_on_it_later_is_shown(
     assert builder.ping("ci").returncode == 0
 
 
-def test_of_a_host_that_does_not_answer_a_preview_changes_nothing(
+def test_a_preview_changes_nothing_on_a_host_that_does_not_answer(
     new_builder: NewBuilder, hosts: Hosts
 ) -> None:
     host = hosts.new("--device", "/dev/net/tun")
@@ -262,7 +262,7 @@ ALLOWING = "user.max_user_namespaces=28633"
         ("/etc/sysctl.conf", True),
     ],
 )
-def test_what_a_boot_would_refuse_is_told_and_prepared(
+def test_a_boot_that_would_refuse_is_reported_and_prepared(
     tmp_path: Path, file: str, last: bool
 ) -> None:
     """With any setting of the kernel now. A file that is read after the program's own is named."""
@@ -286,7 +286,7 @@ def test_what_a_boot_would_refuse_is_told_and_prepared(
     assert f"sysctl -w {ALLOWING}" in (tmp_path / "called").read_text()
 
 
-def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
+def test_a_tun_device_that_does_not_open_is_reported(tmp_path: Path) -> None:
     """The node and its mode are right, but the kernel has no device behind it."""
     passed(run(*AS_ROOT, "mknod", "--mode=0666", str(tmp_path / "tun"), "c", "10", "250"))
     hidden = f"mount --bind {tmp_path}/tun /dev/net/tun"
@@ -298,7 +298,7 @@ def test_a_tun_device_that_does_not_open_is_told(tmp_path: Path) -> None:
     assert "modprobe tun && echo tun >/etc/modules-load.d" in report.stderr
 
 
-def test_apparmors_restriction_is_lifted_for_the_daemons_container_alone(tmp_path: Path) -> None:
+def test_apparmors_restriction_is_lifted_only_for_the_daemons_container(tmp_path: Path) -> None:
     setting: tuple[str, ...] = (
         "mount -t tmpfs none /proc/sys/kernel",
         "echo 1 >/proc/sys/kernel/apparmor_restrict_unprivileged_userns",

@@ -95,7 +95,7 @@ def keyless(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -
         yield keyless
 
 
-def test_a_job_gets_in_with_its_token_and_the_log_names_it(keyless: Keyless) -> None:
+def test_a_job_logs_in_with_its_token_and_the_log_names_it(keyless: Keyless) -> None:
     builder, key = keyless.builder, keyless.key("job")
     assert builder.ping(key="job").returncode == 255
     answer = passed(keyless.as_token("job", input=keyless.token(key)))
@@ -129,7 +129,7 @@ def test_the_files_of_a_ci_ask_for_the_audience_of_the_stack(keyless: Keyless) -
     assert "id-token: write" in written
 
 
-def test_a_wrong_token_lets_nobody_in_and_is_in_no_log(keyless: Keyless) -> None:
+def test_a_wrong_token_is_refused_and_never_logged(keyless: Keyless) -> None:
     builder, key = keyless.builder, keyless.key("stranger")
     other = keyless.key("other")
     wrong = {
@@ -163,7 +163,7 @@ def test_a_wrong_token_lets_nobody_in_and_is_in_no_log(keyless: Keyless) -> None
     assert "repository=acme/other" in everything
 
 
-def test_who_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:
+def test_a_client_that_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:
     builder = keyless.builder
     keyless.key("nosy")
     sessions = ("docker", "top", builder.container("gateway"), "-eo", "pid,args")
@@ -190,7 +190,7 @@ def test_who_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:
     assert "user=token" in "\n".join(builder.audit())
 
 
-def test_a_removed_rule_closes_its_connections_and_nobody_elses(keyless: Keyless) -> None:
+def test_a_removed_rule_closes_only_its_own_connections(keyless: Keyless) -> None:
     builder = keyless.builder
     gateway, verifier = builder.container_id("gateway"), builder.container_id("verifier")
     keyless.let_in("leaver")
@@ -224,7 +224,7 @@ def test_a_removed_rule_closes_its_connections_and_nobody_elses(keyless: Keyless
     assert "200 OK" in builder.ping(key="leaver").stdout
 
 
-def test_a_rule_ends_without_the_verifier_and_the_gateway_says_that_it_is_away(
+def test_a_rule_expires_without_the_verifier_and_the_gateway_reports_that_it_is_away(
     keyless: Keyless,
 ) -> None:
     builder = keyless.builder
@@ -259,7 +259,7 @@ def keys_urn(builder: Builder) -> str:
     return f"urn:pulumi:{builder.stack}::docker-build-machine::{kind}::builder-keys"
 
 
-def test_a_preview_shows_the_rule_and_health_an_issuer_that_does_not_answer(
+def test_a_preview_shows_the_rule_and_the_health_check_shows_an_issuer_that_does_not_answer(
     keyless: Keyless,
 ) -> None:
     builder = keyless.builder
@@ -287,7 +287,7 @@ def test_a_preview_shows_the_rule_and_health_an_issuer_that_does_not_answer(
     assert until(lambda: run(*health).returncode == 0, 30)
 
 
-def test_many_jobs_get_in_at_once(keyless: Keyless) -> None:
+def test_many_jobs_log_in_at_once(keyless: Keyless) -> None:
     builder = keyless.builder
     names = [f"crowd{number}" for number in range(JOBS)]
     tokens = {name: keyless.token(keyless.key(name)) for name in names}
@@ -320,7 +320,7 @@ def test_many_jobs_get_in_at_once(keyless: Keyless) -> None:
     )
 
 
-def test_without_rules_nothing_is_left_of_them(keyless: Keyless) -> None:
+def test_removing_the_last_rule_removes_everything_of_identities(keyless: Keyless) -> None:
     builder = keyless.builder
     keyless.let_in("last")
     del builder.settings["identities"]

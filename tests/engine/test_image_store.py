@@ -71,7 +71,7 @@ def test_the_cache_stays_below_its_limit(builder: Builder) -> None:
     assert until(lambda: status()["cache"] <= 1.32 * 10**9, 200), status()["cache"]
 
 
-def test_a_change_is_told_and_the_cache_is_warm_again_after_a_change_back(
+def test_a_change_is_announced_and_the_cache_is_warm_after_a_change_back(
     builder: Builder,
 ) -> None:
     builder.settings["imageStore"] = "overlay2"
@@ -97,7 +97,7 @@ def test_a_change_is_told_and_the_cache_is_warm_again_after_a_change_back(
     passed(builder.docker("build", "-", input=kept))
 
 
-def test_what_the_other_store_has_goes_when_that_is_asked_for(builder: Builder) -> None:
+def test_free_removes_the_data_of_the_other_store(builder: Builder) -> None:
     assert "store     containerd; overlay2 is on the disk too" in builder.client("status").stdout
     daemon = builder.container_id("daemon")
     assert "of the image store overlay2" in passed(free(builder))
@@ -115,7 +115,7 @@ def test_what_the_other_store_has_goes_when_that_is_asked_for(builder: Builder) 
     assert "The host is as the stack says." in passed(builder.review("drift"))
 
 
-def test_an_older_daemon_uses_it_or_up_says_what_lacks_it(new_builder: NewBuilder) -> None:
+def test_an_older_daemon_uses_containerds_store_or_is_refused(new_builder: NewBuilder) -> None:
     older = new_builder(daemonImage=OLDER_DAEMON_IMAGE, imageStore="containerd")
     options = ("--entrypoint", "dockerd")
     version = passed(run_in_image(OLDER_DAEMON_IMAGE, "--version", options=options))

@@ -76,7 +76,7 @@ def teams(clone: Clone) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("word", ["images", "audit", "test", "trials", "bench"])
-def test_a_word_that_is_about_no_stack_refuses_one(clone: Clone, word: str) -> None:
+def test_a_command_for_no_single_stack_refuses_the_variable_stack(clone: Clone, word: str) -> None:
     refused = clone.make(word, "STACK=web")
     assert refused.returncode != 0
     assert "STACK = web: make " in refused.stderr
@@ -90,7 +90,7 @@ def test_a_word_that_is_about_no_stack_refuses_one(clone: Clone, word: str) -> N
         *("down", "purge", "sbom"),
     ],
 )
-def test_a_stack_that_is_not_there_is_refused(clone: Clone, word: str) -> None:
+def test_an_unknown_stack_is_refused(clone: Clone, word: str) -> None:
     arguments = {
         "kit": ["KEY=ada"],
         "ci": ["KIND=github"],
@@ -103,13 +103,13 @@ def test_a_stack_that_is_not_there_is_refused(clone: Clone, word: str) -> None:
     assert "nobody" in refused.stdout + refused.stderr
 
 
-def test_team_takes_its_name_alone(clone: Clone) -> None:
+def test_team_accepts_only_a_name(clone: Clone) -> None:
     refused = clone.make("team", "NAME=web", "STACK=api")
     assert refused.returncode != 0
     assert "make team takes the name of the new stack as NAME" in refused.stderr
 
 
-def test_a_build_key_of_a_team_gets_the_guard_that_can_be_had(
+def test_a_build_key_of_a_team_gets_a_guard_image(
     clone: Clone, teams: tuple[str, str], tmp_path: Path
 ) -> None:
     first, _ = teams
@@ -158,7 +158,7 @@ def test_down_keeps_the_cache_and_says_so(clone: Clone, teams: tuple[str, str]) 
     assert len(clone.containers(second)) == 3
 
 
-def test_purge_of_a_stack_leaves_the_other_one(clone: Clone, teams: tuple[str, str]) -> None:
+def test_purge_of_one_stack_leaves_the_others(clone: Clone, teams: tuple[str, str]) -> None:
     first, second = teams
     passed(clone.make("up", f"STACK={first}"))
     passed(clone.make("purge", f"STACK={first}", "PURGE=yes"))
@@ -170,7 +170,7 @@ def test_purge_of_a_stack_leaves_the_other_one(clone: Clone, teams: tuple[str, s
     assert f"{second}-builder" in passed(clone.make("status", f"STACK={second}"))
 
 
-def test_down_says_when_the_cache_goes(clone: Clone, teams: tuple[str, str]) -> None:
+def test_down_says_that_it_deletes_the_cache(clone: Clone, teams: tuple[str, str]) -> None:
     _, second = teams
     file = clone.folder / f"Pulumi.{second}.yaml"
     settings = yaml.safe_load(file.read_text())

@@ -71,7 +71,7 @@ def make(user: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
     return make
 
 
-def test_every_word_works_without_a_new_login(make: Make, user: str) -> None:
+def test_every_command_works_without_a_new_login(make: Make, user: str) -> None:
     team = f"team{secrets.token_hex(3)}"
     stack = f"STACK={team}"
     try:

@@ -138,7 +138,7 @@ def test_malformed_ssh(builder: Builder) -> None:
     assert refused == 0
 
 
-def test_names_without_end_and_packets_without_bound(builder: Builder) -> None:
+def test_endless_names_and_oversized_packets(builder: Builder) -> None:
     for number in range(HUGE):
         start = b"SSH-2.0-" if number % 2 else b"SSH-2.0-x\r\n" + struct.pack(">I", 0x7FFFFFFF)
         exchange(lambda: socket.create_connection(address(builder), 5), start + b"A" * 4 * MIB)
@@ -159,7 +159,7 @@ def crawl(slow: list[socket.socket], text: bytes, let_in: Callable[[], bool]) ->
     return refused
 
 
-def test_logins_that_crawl_keep_nobody_out(builder: Builder) -> None:
+def test_slow_logins_do_not_block_others(builder: Builder) -> None:
     text = b"SSH-2.0-OpenSSH_9.9 slow loris and her friends, one letter after the other" * 4
     with contextlib.ExitStack() as open_ones:
         slow = [
@@ -228,7 +228,7 @@ def test_malformed_http(builder: Builder, role: str) -> None:
 
 
 @each_role
-def test_heads_without_end(builder: Builder, role: str) -> None:
+def test_endless_headers(builder: Builder, role: str) -> None:
     starts = [b"GET /" + b"a" * 16, b"GET /_ping HTTP/1.1\r\nA: ", b"GET /_ping HTTP/1.1\r\n"]
     with docker_stream(builder, role) as stream:
         for number in range(HUGE):
@@ -239,7 +239,7 @@ def test_heads_without_end(builder: Builder, role: str) -> None:
 
 
 @each_role
-def test_requests_that_crawl_keep_nobody_out(builder: Builder, role: str) -> None:
+def test_slow_requests_do_not_block_others(builder: Builder, role: str) -> None:
     key = "ada" if role == "admin" else "ci"
     with docker_stream(builder, role) as stream, contextlib.ExitStack() as open_ones:
         slow = [open_ones.enter_context(stream()) for _ in range(SLOW)]
@@ -248,7 +248,7 @@ def test_requests_that_crawl_keep_nobody_out(builder: Builder, role: str) -> Non
     assert refused == 0
 
 
-def test_calls_that_never_begin(builder: Builder) -> None:
+def test_grpc_calls_that_never_begin(builder: Builder) -> None:
     """Heads of calls in endless pieces, both empty and full."""
     before, _, _ = HEADS[5].partition(b"\0\0\0\4\0")
     frame = b"\0\x10\0\x09\0\0\0\0\1" + b"\0" * 4096
@@ -259,7 +259,7 @@ def test_calls_that_never_begin(builder: Builder) -> None:
     record("heads of gRPC calls without end, role build", HUGE)
 
 
-def test_half_requests_keep_nobody_of_the_role_out(builder: Builder) -> None:
+def test_half_requests_do_not_block_others_of_the_role(builder: Builder) -> None:
     with docker_stream(builder, "build") as stream, contextlib.ExitStack() as open_ones:
         for _ in range(HALF):
             open_ones.enter_context(stream()).send(b"GET /_ping HTTP/1.1\r\n")

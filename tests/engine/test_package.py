@@ -161,7 +161,7 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
     assert "The host is as the stack says" in passed(program.review("drift"))
 
 
-def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) -> None:
+def test_a_wrong_setting_has_the_error_of_this_programs_own_stacks(tmp_path: Path) -> None:
     program = YamlProgram(tmp_path, cpus="many", sshPort=0)
     # What is known is checked while the machine is not there.
     program.set(host=program.output_of_a_command("machine", "unix:///var/run/docker.sock"))
@@ -177,7 +177,7 @@ def test_a_wrong_setting_is_told_as_in_this_programs_own_stacks(tmp_path: Path) 
     assert ".py" not in result.stdout + result.stderr
 
 
-def test_a_fleet_on_machines_that_are_not_there_yet_is_planned(tmp_path: Path) -> None:
+def test_a_fleet_on_future_machines_is_planned(tmp_path: Path) -> None:
     program = YamlProgram(tmp_path)
     settings = program.program["resources"].pop("builder")["properties"]
     hosts: list[dict[str, Any]] = [
@@ -204,7 +204,7 @@ def test_a_fleet_on_machines_that_are_not_there_yet_is_planned(tmp_path: Path) -
     assert "hosts[0].weight = '0' must be a whole number from 1 to 100" in result.stdout
 
 
-def test_other_settings_are_no_outputs(tmp_path: Path) -> None:
+def test_other_settings_cannot_be_outputs(tmp_path: Path) -> None:
     program = YamlProgram(tmp_path)
     program.set(cacheSize=program.output_of_a_command("size", "20GB"))
     result = program.pulumi("preview")

@@ -113,7 +113,7 @@ def test_only_the_stack_that_differs_is_affected(repository: Repository) -> None
     assert json.loads(passed(repository.pipeline("stacks", repository.head))) == []
 
 
-def test_a_preview_tells_of_the_change_and_touches_nothing(repository: Repository) -> None:
+def test_a_preview_shows_the_change_and_changes_nothing(repository: Repository) -> None:
     before = repository.builder.state()
     result = repository.pipeline("preview", repository.base)
     shown = passed(result)
@@ -124,7 +124,7 @@ def test_a_preview_tells_of_the_change_and_touches_nothing(repository: Repositor
     assert repository.builder.state() == before
 
 
-def test_a_fork_sees_what_is_declared_otherwise_without_secrets_state_and_host(
+def test_the_preview_of_a_fork_compares_declarations_without_secrets_state_or_host(
     repository: Repository,
 ) -> None:
     with_state = passed(repository.pipeline("preview", repository.base))
@@ -150,7 +150,7 @@ def test_a_fork_sees_what_is_declared_otherwise_without_secrets_state_and_host(
     assert "/base" not in listed
 
 
-def test_the_policy_pack_holds_up_a_stack_that_breaks_it(
+def test_the_policy_pack_stops_a_stack_that_breaks_it(
     repository: Repository, policy_environment: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
@@ -391,9 +391,7 @@ def test_the_jobs_that_need_the_state_have_an_identity() -> None:
 
 
 @pytest.mark.parametrize("words", [("status",), ("gitlab", "main")])
-def test_a_list_of_stacks_that_cannot_be_read_is_no_empty_list(
-    words: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_an_unreadable_list_of_stacks_is_an_error(words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "review").mkdir()
     script = tmp_path / "review" / "pipeline"
     shutil.copy(ROOT / "review" / "pipeline", script)

@@ -158,9 +158,7 @@ TOGETHER = (
 
 
 @pytest.mark.parametrize("names", TOGETHER, ids=lambda names: names[0])
-def test_what_is_missing_is_told_with_what_gives_it(
-    machine: Machine, names: tuple[str, ...]
-) -> None:
+def test_a_shortfall_is_reported_with_its_fix(machine: Machine, names: tuple[str, ...]) -> None:
     lacks = [LACKS[name] for name in names]
     for lack in lacks:
         passed(machine.ssh(lack.take))
@@ -177,7 +175,7 @@ def test_what_is_missing_is_told_with_what_gives_it(
     assert {name: facts[name] for name in CLEAN} == CLEAN
 
 
-def test_a_wrong_clock_is_told(machine: Machine) -> None:
+def test_a_wrong_clock_is_reported(machine: Machine) -> None:
     facts, output = look(machine, clock=time.time() - 3600)
     assert facts["clock"] == "wrong"
     differs = re.search(r"the clock differs by (\d+) s", output)
@@ -186,7 +184,7 @@ def test_a_wrong_clock_is_told(machine: Machine) -> None:
     assert 3540 < int(differs[1]) < 3660
 
 
-def test_without_docker_nothing_is_known_and_overlay_is_mended(machine: Machine) -> None:
+def test_without_docker_no_facts_are_known_and_overlay_can_be_fixed(machine: Machine) -> None:
     passed(machine.ssh("systemctl stop docker.socket docker containerd; modprobe -r overlay"))
     facts, output = look(machine)
     assert not facts
@@ -226,7 +224,7 @@ def test_apparmors_restriction_is_lifted_for_one_container(machine: Machine) -> 
     passed(prepare(machine, before=RESTRICTED))
 
 
-def test_the_preview_tells_all_of_it_together_and_the_update_refuses(
+def test_a_preview_reports_all_shortfalls_and_an_update_refuses(
     machine: Machine, admin: Builder
 ) -> None:
     passed(machine.ssh(f"chmod 0600 /dev/net/tun; sysctl -w {SETTINGS[0]}=0"))
@@ -241,7 +239,7 @@ def test_the_preview_tells_all_of_it_together_and_the_update_refuses(
     assert report.returncode == 0, report.stderr
 
 
-def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -> None:
+def test_prepared_settings_survive_a_reboot_that_refuses_them(machine: Machine) -> None:
     hostile = "".join(f"echo '{setting} = 0'; " for setting in SETTINGS)
     passed(
         machine.ssh(
@@ -261,7 +259,7 @@ def test_what_was_prepared_outlives_a_reboot_that_refuses_it(machine: Machine) -
 # `make` as a user with sudo ----------------------------------------------------------------------
 
 
-def test_a_user_with_sudo_gets_to_docker_without_a_new_login(
+def test_a_user_with_sudo_reaches_docker_without_a_new_login(
     machine: Machine, tmp_path: Path
 ) -> None:
     """`have_engine`, with which every word that needs Docker begins; Docker is stopped first."""
@@ -318,9 +316,7 @@ def daemon_says(machine: Machine, builder: Builder, form: str) -> str:
     return passed(machine.ssh(inspect, user="ops")).strip()
 
 
-def test_the_daemon_runs_under_the_profile_that_only_it_has(
-    machine: Machine, builder: Builder
-) -> None:
+def test_only_the_daemon_has_its_profile(machine: Machine, builder: Builder) -> None:
     assert daemon_says(machine, builder, "{{.AppArmorProfile}}") == PROFILE
     process = daemon_says(machine, builder, "{{.State.Pid}}")
     label = passed(machine.ssh(f"cat /proc/{process}/attr/current")).strip("\0\n")
@@ -339,7 +335,7 @@ def test_the_daemon_runs_under_the_profile_that_only_it_has(
     passed(machine.ssh("apparmor_parser -R /tmp/lacking"))
 
 
-def test_again_nothing_changes(builder: Builder) -> None:
+def test_a_second_update_changes_nothing(builder: Builder) -> None:
     start = time.monotonic()
     assert "unchanged" in builder.up("--expect-no-changes")
     record("real host: seconds of a pulumi up that changes nothing", 1, up=time.monotonic() - start)
@@ -369,7 +365,7 @@ def kit_build(laptop: Laptop) -> Result:
     )
 
 
-def test_builds_by_plain_ssh_and_by_kit_and_with_latency(
+def test_builds_work_over_plain_ssh_with_the_kit_and_with_latency(
     machine: Machine, builder: Builder
 ) -> None:
     with Laptop.with_kit(builder) as laptop:
@@ -421,7 +417,7 @@ def test_a_container_keeps_to_its_cpus(builder: Builder) -> None:
     assert int(output.split("nr_throttled ")[1].split()[0]) > 0
 
 
-def test_a_cgroup_parent_takes_no_step_out_of_the_limits(builder: Builder) -> None:
+def test_a_cgroup_parent_moves_no_step_out_of_the_limits(builder: Builder) -> None:
     dockerfile = f"FROM {BASE_IMAGE}\nRUN echo it is in $(cat /proc/self/cgroup)\n"
 
     def group(*options: str) -> str:
@@ -447,7 +443,7 @@ def test_the_status_says_that_limits_work(builder: Builder) -> None:
     assert '"limits": "containers keep to theirs"' in builder.client("status", "--json").stdout
 
 
-def test_a_fork_bomb_leaves_the_daemon_its_processes(machine: Machine, builder: Builder) -> None:
+def test_a_fork_bomb_leaves_processes_for_the_daemon(machine: Machine, builder: Builder) -> None:
     """systemd gives the container less than the setting, and two users run the bomb at once."""
     started = daemon_says(machine, builder, "{{.State.StartedAt}}")
     process = daemon_says(machine, builder, "{{.State.Pid}}")
@@ -489,7 +485,7 @@ cat /sys/fs/cgroup/cgroup.max.descendants
 """
 
 
-def test_nobody_inside_raises_the_limits_of_the_daemons_container(builder: Builder) -> None:
+def test_nothing_inside_raises_the_limits_of_the_daemons_container(builder: Builder) -> None:
     output = in_container(builder, RAISE, *EVERYTHING).stdout.splitlines()
     assert "REACHED" not in output
     assert output.count("found memory.max") == 2
@@ -535,7 +531,7 @@ def test_prepare_sets_up_emulation(machine: Machine) -> None:
     assert not output, output
 
 
-def test_after_a_reboot_it_builds_by_itself(
+def test_builds_work_after_a_reboot(
     machine: Machine, builder: Builder, tmp_path: Path
 ) -> None:
     boot = machine.reboot()
@@ -553,7 +549,7 @@ def test_after_a_reboot_it_builds_by_itself(
     assert f" of {FOREIGN}\n" in passed(builder.docker(*build, stderr=subprocess.STDOUT))
 
 
-def test_the_power_goes_in_a_build(machine: Machine, builder: Builder) -> None:
+def test_a_power_cut_during_a_build(machine: Machine, builder: Builder) -> None:
     with build_in_flight(machine, builder) as in_flight:
         machine.cut_power()
         boot = machine.boot()
@@ -566,7 +562,7 @@ def test_the_power_goes_in_a_build(machine: Machine, builder: Builder) -> None:
     )
 
 
-def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_path: Path) -> None:
+def test_a_backup_has_the_whole_cache(machine: Machine, builder: Builder, tmp_path: Path) -> None:
     known = f"KnownHostsCommand=/bin/echo %H {machine.host_key}"
     path = put_ssh(tmp_path, "-F", "none", "-o", known)
     with (tmp_path / "cache.tar").open("wb") as archive:
@@ -592,7 +588,7 @@ def test_a_backup_is_of_the_whole_cache(machine: Machine, builder: Builder, tmp_
     assert "200 OK" in builder.ping().stdout
 
 
-def test_private_networks_close(machine: Machine, builder: Builder) -> None:
+def test_private_networks_are_blocked(machine: Machine, builder: Builder) -> None:
     passed(machine.ssh("systemd-run --quiet --unit page python3 -m http.server 8099 -d /etc/apt"))
     # This network of QEMU's has the addresses that slirp4netns would have by default.
     address, port = "10.0.2.15", "8099"
@@ -614,7 +610,7 @@ def test_private_networks_close(machine: Machine, builder: Builder) -> None:
     passed(machine.ssh("systemctl stop page"))
 
 
-def test_over_tls(builder: Builder) -> None:
+def test_builds_work_over_tls(builder: Builder) -> None:
     builder.settings |= {"transport": "tls", "privateNetworks": "allow"}
     builder.up()
     assert builder.build().count("CACHED") == 3

@@ -145,7 +145,7 @@ def other_gateway_image() -> Iterator[str]:
         ),
     ],
 )
-def test_a_plan_tells_what_then_happens(
+def test_a_plan_shows_what_the_update_does(
     builder: Builder, change: Change, gone: set[str], output: list[str]
 ) -> None:
     before, cache = containers(builder), cache_folder(builder)

@@ -147,7 +147,7 @@ def grows_linearly(costs: dict[int, Cost]) -> None:
     assert costs[many].mib < costs[few].mib * (many / few)
 
 
-def test_a_preview_grows_linearly_and_asks_the_host_gently(hosts: Hosts, tmp_path: Path) -> None:
+def test_a_preview_grows_linearly_with_few_logins(hosts: Hosts, tmp_path: Path) -> None:
     costs = {}
     for number in (1, 10, 100) if LONG else (1, 3):
         on = [hosts.new("--device", "/dev/net/tun") for _ in range(0, number, MOST_ON_A_HOST)]

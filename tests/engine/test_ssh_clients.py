@@ -47,7 +47,7 @@ def builder(new_builder: NewBuilder) -> Builder:
 
 
 @pytest.mark.parametrize("offered", [None, *OFFERED.values()], ids=["of this machine", *OFFERED])
-def test_openssh_takes_the_fastest_cipher_whatever_its_release_offers(
+def test_openssh_selects_the_fastest_cipher_of_its_release(
     builder: Builder, offered: str | None
 ) -> None:
     chosen = [f"-oCiphers={offered}"] if offered else []
@@ -58,7 +58,7 @@ def test_openssh_takes_the_fastest_cipher_whatever_its_release_offers(
         assert f"kex: {way} cipher: {first}-gcm@openssh.com MAC: <implicit>" in result.stderr
 
 
-def test_cbc_has_no_mac_of_the_plaintext(builder: Builder) -> None:
+def test_cbc_has_only_encrypt_then_mac(builder: Builder) -> None:
     result = builder.ssh(
         "-oCiphers=aes128-cbc",
         "-oMACs=hmac-sha2-256,hmac-sha2-512",
@@ -181,7 +181,7 @@ def pinned(builder: Builder) -> str:
         (plink_client, "AES-128 CBC"),
     ],
 )
-def test_other_clients_get_in_and_keep_to_the_pinned_host_key(
+def test_other_clients_log_in_and_check_the_pinned_host_key(
     builder: Builder, client: Client, cipher: str
 ) -> None:
     chosen, output = client(builder, pinned(builder))
@@ -241,7 +241,7 @@ def docker_py(builder: Builder, paramiko: Path, home: Path, host_key: str) -> Re
     )
 
 
-def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
+def test_docker_py_logs_in_with_each_paramiko_and_checks_the_pinned_host_key(
     builder: Builder, paramiko: Path, tmp_path: Path
 ) -> None:
     output = passed(docker_py(builder, paramiko, tmp_path, pinned(builder))).splitlines()
@@ -253,9 +253,7 @@ def test_docker_py_gets_in_with_each_paramiko_and_keeps_to_the_pinned_host_key(
     assert "BadHostKeyException" in refused.stderr
 
 
-def test_docker_py_goes_by_the_configured_name_with_openssh(
-    builder: Builder, paramiko: Path
-) -> None:
+def test_docker_py_uses_the_configured_name_with_openssh(builder: Builder, paramiko: Path) -> None:
     """As docs/clients.md describes it for a kit, whose Include paramiko does not read."""
     ask = (
         "import docker, sys; client = docker.DockerClient(base_url=sys.argv[1], "

@@ -52,7 +52,7 @@ def plan_upon(file: Path, folder: Path) -> Plan:
     return Plan.of(json.loads(shown))
 
 
-def test_cache_and_host_key_of_every_earlier_state_stay(tmp_path: Path) -> None:
+def test_an_update_keeps_cache_and_host_key_of_every_earlier_state(tmp_path: Path) -> None:
     assert STATES
     for file in STATES:
         folder = tmp_path / file.name

@@ -151,7 +151,7 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-def test_the_end_of_the_input_arrives_and_the_answer_still_comes(start: Start) -> None:
+def test_the_end_of_the_input_arrives_before_the_answer(start: Start) -> None:
     client = start(
         "run", "--rm", "--interactive", BASE_IMAGE, "sh", "-c", "cat | wc -c; sleep 1; echo late"
     )
@@ -159,7 +159,7 @@ def test_the_end_of_the_input_arrives_and_the_answer_still_comes(start: Start) -
     assert out.split() == [b"100000", b"late"]
 
 
-def test_much_goes_both_ways_at_once(start: Start) -> None:
+def test_large_streams_run_both_ways_at_once(start: Start) -> None:
     block = os.urandom(MIB)
     client = start("run", "--rm", "--interactive", BASE_IMAGE, "cat")
     sent, received = hashlib.sha256(), hashlib.sha256()
@@ -181,7 +181,7 @@ def test_much_goes_both_ways_at_once(start: Start) -> None:
     assert received.digest() == sent.digest()
 
 
-def test_long_output_arrives_whole_though_its_reader_is_slow(start: Start) -> None:
+def test_long_output_reaches_a_slow_reader_complete(start: Start) -> None:
     client = start("run", "--rm", BASE_IMAGE, "sh", "-c", "yes | head -c 20000000")
     assert client.stdout is not None
     time.sleep(2)
@@ -255,7 +255,9 @@ def answered(builder: Builder, key: str, request: str) -> str:
 
 
 @pytest.mark.parametrize("key", ["ada", "ci"], ids=["admin", "role build, by the guard"])
-def test_the_daemons_end_reaches_a_client_that_says_no_more(builder: Builder, key: str) -> None:
+def test_the_daemons_end_reaches_a_client_that_has_ended_its_input(
+    builder: Builder, key: str
+) -> None:
     """HTTP/1.0: the daemon or the guard closes after the answer; the client does nothing."""
     assert "200 OK" in answered(builder, key, PING)
 

@@ -92,7 +92,7 @@ def builders_engine(builder: Builder) -> Engine:
 
 
 @pytest.mark.parametrize("of", ["engine", "builders_engine"])
-def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
+def test_images_are_pinned_and_changes_behind_a_tag_are_shown(
     of: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     engine: Engine = request.getfixturevalue(of)
@@ -121,7 +121,7 @@ def test_images_are_pinned_and_what_changed_behind_a_tag_is_shown(
     assert f"gatewayImage: {gateway} is still {other}" in output
 
 
-def test_an_image_that_cannot_be_had_keeps_its_reference(engine: Engine, tmp_path: Path) -> None:
+def test_an_unavailable_image_keeps_its_reference(engine: Engine, tmp_path: Path) -> None:
     settings = tmp_path / "Pulumi.team.yaml"
     text = STACK.format(
         daemon=f"{engine.registry}/nothing:1",

@@ -74,7 +74,7 @@ def test_each_has_its_own_names_and_port(teams: list[Builder]) -> None:
             assert all(name.startswith(f"{builder.stack}-builder-") for name in named)
 
 
-def test_each_sees_its_own_images_cache_and_containers_alone(teams: list[Builder]) -> None:
+def test_each_sees_only_its_own_images_cache_and_containers(teams: list[Builder]) -> None:
     first, *others = teams
     assert "CACHED" not in first.build("ours")
     passed(first.docker("run", "--detach", "--name", "ours", BASE_IMAGE, "sleep", "60"))
@@ -101,7 +101,7 @@ def test_each_sees_its_own_images_cache_and_containers_alone(teams: list[Builder
         assert "CACHED" not in other.build("ours")
 
 
-def test_a_key_of_one_gets_nowhere_at_another(teams: list[Builder]) -> None:
+def test_a_key_of_one_is_refused_by_the_other(teams: list[Builder]) -> None:
     first, *others = teams
     for other in others:
         shutil.copy(first.folder / "ada", other.folder / "stranger")

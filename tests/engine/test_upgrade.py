@@ -50,7 +50,7 @@ def daemon_version(builder: Builder) -> str:
     return passed(builder.docker("version", "--format", "{{.Server.Version}}")).strip()
 
 
-def test_an_upgrade_lets_builds_end_and_keeps_the_cache(builder: Builder) -> None:
+def test_an_upgrade_waits_for_builds_and_keeps_the_cache(builder: Builder) -> None:
     before = daemon_version(builder)
     builder.settings["daemonImage"] = DAEMON_IMAGE
     upgrade = threading.Thread(target=builder.up)
@@ -109,7 +109,7 @@ def test_another_storage_driver_is_refused(builder: Builder) -> None:
     assert "200 OK" in builder.ping().stdout
 
 
-def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder) -> None:
+def test_builds_that_take_longer_than_the_drain_are_cut_with_a_message(builder: Builder) -> None:
     builder.settings |= {"cpus": "2", "drainTime": "3s"}
     # Much longer than an `up` takes on a busy machine; it is cut.
     with builder.build_in_flight(90) as in_flight:
@@ -119,7 +119,7 @@ def test_builds_that_do_not_end_in_time_are_cut_and_it_says_so(builder: Builder)
     assert builder.build().count("CACHED") == 3
 
 
-def test_clients_that_are_gone_are_not_waited_for(builder: Builder) -> None:
+def test_a_drain_does_not_wait_for_ended_clients(builder: Builder) -> None:
     """The engine keeps connections open whose clients have ended or were killed."""
     builder.settings |= {"cpus": "1.5", "drainTime": "1h"}
     passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))

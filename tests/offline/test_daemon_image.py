@@ -78,7 +78,7 @@ def config() -> dict[str, Any]:
     return found
 
 
-def test_it_is_the_version_that_is_the_default() -> None:
+def test_its_version_is_the_default() -> None:
     """If the default changes, read upstream's files again; the image may need other modules."""
     default = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]["daemonImage"]["default"]
     assert default == f"docker:{VERSION}-dind-rootless"
@@ -125,7 +125,7 @@ def test_programs_are_where_upstream_has_them() -> None:
             inside(f"test -x {folder}/{name} || {{ echo {folder}/{name} >&2; exit 1; }}")
 
 
-def test_busybox_is_what_the_names_of_everyday_mean() -> None:
+def test_everyday_commands_are_busybox() -> None:
     found = lines(
         f'for name in {" ".join(BUSYBOX.split())}; do p=$(command -v "$name"); '
         'case $p in /*) ;; *) p=$(which "$name") ;; esac; '
@@ -136,7 +136,7 @@ def test_busybox_is_what_the_names_of_everyday_mean() -> None:
     assert "iproute2" in inside("ip -V")
 
 
-def test_what_alpine_does_not_have_is_not_there() -> None:
+def test_programs_that_alpine_lacks_are_missing() -> None:
     assert inside(f"for name in {ABSENT}; do command -v $name; done; true") == ""
     for command in (
         "setpriv --reuid=1000 true",
@@ -243,7 +243,7 @@ def test_newuidmap_gives_the_user_its_range_without_more_than_these_capabilities
         ),
     ],
 )
-def test_what_its_entrypoint_starts(
+def test_its_entrypoint_starts_the_rootless_daemon(
     tmp_path: Path, options: list[str], command: list[str], last: str
 ) -> None:
     shim = tmp_path / "rootlesskit"

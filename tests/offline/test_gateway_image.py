@@ -274,7 +274,7 @@ def test_a_key_logs_in_with_the_images_own_configuration(gateway: Gateway) -> No
     assert passed(gateway.sh(login)) == "builder\n"
 
 
-def test_a_service_that_is_no_program_is_never_up_and_holds_up_the_end(tmp_path: Path) -> None:
+def test_a_service_that_is_no_program_never_starts_and_delays_the_stop(tmp_path: Path) -> None:
     """The kernel runs the file. The start waits for it without limit, and so does the stop."""
     gateway = Gateway(tmp_path, {"/custom-services.d/bad": "exec sleep 1000\n"})
     try:

@@ -52,7 +52,7 @@ def test_an_unknown_input_is_refused_by_name(up: Callable[..., Result]) -> None:
     assert "ipv6 is not an input of docker:index/network:Network" in result.stdout
 
 
-def test_a_failing_command_says_what_it_printed(up: Callable[..., Result]) -> None:
+def test_a_failing_command_shows_its_output(up: Callable[..., Result]) -> None:
     result = up("command.local.Command('c', create='echo broken >&2; exit 3')")
     assert result.returncode != 0
     assert "exit status 3" in result.stdout

@@ -148,7 +148,7 @@ def audit(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     return code, capsys.readouterr().out
 
 
-def test_the_audit_prints_what_the_images_of_each_stack_have(
+def test_the_audit_lists_the_holes_in_each_stacks_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_audit, "staleness", lambda _: "")
@@ -175,7 +175,7 @@ def test_the_audit_prints_what_the_images_of_each_stack_have(
     assert "unknown, because it names no release of Docker Engine" in output
 
 
-def test_an_old_table_is_told_and_fails_only_what_asks_for_a_fresh_one(
+def test_an_old_table_is_a_warning_and_with_fresh_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert image_audit.staleness(CHECKED + MOST_AGE) == ""

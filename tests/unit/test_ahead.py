@@ -115,7 +115,7 @@ def test_the_next_connection_is_open_before_it_is_needed(daemon: Daemon, folder:
 
 
 @pytest.mark.usefixtures("ahead")
-def test_a_ping_is_answered_again_for_a_second(daemon: Daemon, folder: Path) -> None:
+def test_a_ping_is_answered_from_memory_for_a_second(daemon: Daemon, folder: Path) -> None:
     for _ in range(2):
         for _ in range(3):
             with connected(folder) as client:
@@ -165,7 +165,7 @@ def test_large_transfers_and_each_end_pass_unchanged(folder: Path) -> None:
     assert received == data + b"end"
 
 
-def test_it_ends_when_its_socket_is_gone_and_carries_on_what_is_open(
+def test_it_ends_when_its_socket_is_gone_and_finishes_open_connections(
     ahead: subprocess.Popen[bytes], daemon: Daemon, folder: Path
 ) -> None:
     with connected(folder) as client:

@@ -42,7 +42,7 @@ def test_the_report_has_a_row_for_each_path_that_was_measured() -> None:
     assert distance.section([]) == []
 
 
-def test_a_target_may_be_a_number_alone() -> None:
+def test_a_target_can_be_a_number() -> None:
     figure = Figure("trips", KIT, "", (22.0,))
     (outcome,) = outcomes([Target("trips", ("trips", KIT), None, "≤", 25)], [figure])
     assert outcome.ratio == 22

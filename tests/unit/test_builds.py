@@ -79,7 +79,7 @@ def test_values_of_build_arguments_are_masked_in_names_and_errors() -> None:
     assert "s3cret" not in repr(failed)
 
 
-def test_a_change_of_a_build_that_failed_is_found_by_names_alone() -> None:
+def test_a_change_of_a_failed_build_is_found_by_names() -> None:
     old = build("a", 50, step("[2/3] RUN one", FROM, at=50))
     new = build("b", 100, step("[2/3] RUN two", FROM))
     assert causes(new, [old], [], []) == [
@@ -87,14 +87,14 @@ def test_a_change_of_a_build_that_failed_is_found_by_names_alone() -> None:
     ]
 
 
-def test_an_argument_that_no_name_shows_is_found_by_names_alone() -> None:
+def test_an_argument_that_no_name_shows_is_found_by_names() -> None:
     name = "[2/3] RUN one"
     old = build("a", 50, step(name, FROM, at=50), arguments={"A": "1", "B": "1"})
     new = build("b", 100, step(name, FROM), arguments={"A": "1", "B": "2"})
     assert causes(new, [old], [51], []) == [(Cause.ARGUMENT, "the build argument B changed")]
 
 
-def test_an_image_s_digest_is_found_by_names_alone() -> None:
+def test_the_digest_of_an_image_is_found_by_names() -> None:
     """BuildKit writes no provenance for a build that failed."""
     name = "[2/3] RUN one"
     old, new = (
@@ -109,7 +109,7 @@ def test_an_image_s_digest_is_found_by_names_alone() -> None:
     ]
 
 
-def test_a_download_is_no_instruction_of_its_own() -> None:
+def test_a_download_does_not_count_as_an_instruction() -> None:
     """The download of an ADD is a step with the same name, and never cached."""
     vertex = MESSAGES["Vertex"]
     name = "[2/2] ADD https://a.example/b /b"
@@ -128,7 +128,7 @@ def test_a_download_is_no_instruction_of_its_own() -> None:
     ) == [(Cause.FILE, "a file that it takes from the build context or an address changed")]
 
 
-def test_a_variable_of_the_dockerfile_is_told_from_a_build_argument() -> None:
+def test_a_variable_of_the_dockerfile_is_distinguished_from_a_build_argument() -> None:
     name = "[2/3] RUN make"
     old = build("a", 50, step(name, FROM, at=50), definitions={name: run_of("RUN make", 3, "A=1")})
     new = build("b", 100, step(name, FROM), definitions={name: run_of("RUN make", 3, "A=2")})
@@ -139,7 +139,7 @@ def test_a_variable_of_the_dockerfile_is_told_from_a_build_argument() -> None:
     )
 
 
-def test_an_instruction_more_is_new() -> None:
+def test_an_added_instruction_is_new() -> None:
     first, second = step("[2/3] RUN one", FROM, cached=True), step("[3/3] RUN two", "[2/3] RUN one")
     new = build("b", 100, first, second)
     old = build("a", 50, step("[2/3] RUN one", FROM, at=50))
@@ -174,7 +174,7 @@ def test_a_result_that_is_in_the_cache_and_was_not_used_cannot_be_explained() ->
     assert causes(new, [old], [60], [])[0][0] == Cause.CLEARED
 
 
-def test_no_cache_for_one_stage_explains_that_stage_alone() -> None:
+def test_no_cache_for_one_stage_explains_only_that_stage() -> None:
     steps = (step("[web 2/2] RUN one", FROM), step("[api 2/2] RUN two", FROM))
     new = build("b", 100, *steps, options={"no-cache": "web"})
     old = build("a", 50, *(replace(one, started=50.0, completed=52.0) for one in steps))
@@ -201,7 +201,7 @@ def test_a_build_is_compared_with_earlier_ones_of_the_same(
     assert comparable(record(), [other, record()]) == [other] * same
 
 
-def test_builds_of_two_repositories_are_not_compared_whatever_their_image() -> None:
+def test_builds_of_two_repositories_are_never_compared() -> None:
     def of(source: str, folder: str = ".") -> Record:
         options = {"vcs:source": source, "vcs:localdir:context": folder}
         return record("a", 50, options=options, images=())

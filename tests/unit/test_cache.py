@@ -48,7 +48,7 @@ def check(tmp_path: Path, store: str, release: str, note: str) -> subprocess.Com
         ("containerd", "29.7", "29.7 overlay2\n", "containerd"),
     ],
 )
-def test_the_setting_or_else_the_cache_decides_on_the_image_store(
+def test_the_image_store_comes_from_the_setting_or_the_cache(
     tmp_path: Path, store: str, release: str, note: str, used: str
 ) -> None:
     result = check(tmp_path, store, release, note)
@@ -65,7 +65,7 @@ def test_the_setting_or_else_the_cache_decides_on_the_image_store(
         ("keep", "28.5", "29.7 overlayfs\n", "it is Docker 28.5, and Docker 29.7 last used"),
     ],
 )
-def test_what_the_daemon_could_not_read_is_refused(
+def test_a_cache_that_the_daemon_cannot_read_is_refused(
     tmp_path: Path, store: str, release: str, note: str, why: str
 ) -> None:
     result = check(tmp_path, store, release, note)

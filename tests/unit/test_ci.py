@@ -182,7 +182,7 @@ def options(**given: object) -> argparse.Namespace:
     return argparse.Namespace(kind="github", image=IMAGE, keyless=False, **given)
 
 
-def test_files_are_written_once_and_those_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_files_are_written_once_and_never_over_others(tmp_path: Path) -> None:
     assert ci.run(STACK, options(out=tmp_path)) == 0
     assert ci.run(STACK, options(out=tmp_path)) == 0
     workflow = tmp_path / ".github" / "workflows" / "image.yml"
@@ -197,7 +197,7 @@ def test_files_are_written_once_and_those_of_others_are_left_alone(tmp_path: Pat
 @pytest.mark.parametrize(
     "image", ["app", "registry.example.com/team/app:1", "Registry/app", "a b/c"]
 )
-def test_an_image_needs_a_registry_and_no_tag(image: str) -> None:
+def test_an_image_name_needs_a_registry_and_no_tag(image: str) -> None:
     parser = argparse.ArgumentParser(exit_on_error=False)
     ci.add_arguments(parser)
     with pytest.raises(argparse.ArgumentError, match="is not REGISTRY/NAME"):

@@ -63,7 +63,7 @@ def shown(**changes: Any) -> status.Status:
     return status.Status(**values)
 
 
-def test_a_kit_has_these_files_and_no_others() -> None:
+def test_a_kit_has_exactly_these_files() -> None:
     files = kit.kit_files(stack(), stack().key("ada"))
     assert set(files) == {
         *kit.COMMAND_FILES,
@@ -99,7 +99,7 @@ def test_a_kit_of_a_fleet_has_each_of_its_builders() -> None:
     assert "HostName arm.example\n" in files["team-arm/ssh_config"]
 
 
-def test_a_builder_that_cannot_be_read_hides_no_other() -> None:
+def test_a_builder_that_cannot_be_read_does_not_hide_others() -> None:
     unread = status.Unread("team-a-builder-eu1", ["no route\nnext: look"])
     html = page([unread, shown()])
     assert "<title>team-a-builder-eu1, team-a-builder</title>" in html
@@ -146,7 +146,7 @@ def test_the_ssh_configuration_is_strict_and_names_no_algorithm() -> None:
     assert "  StrictHostKeyChecking yes\n" in windows
 
 
-def test_an_unknown_key_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_key_is_refused_with_the_known_names() -> None:
     with pytest.raises(StackError, match=r"--key eve: .* allowed: ada, ci-ca; next: "):
         stack().key("eve")
 
@@ -200,12 +200,12 @@ def test_identities_are_shown_beside_the_keys() -> None:
     assert not re.search(r"https?://", html)
 
 
-def test_a_builder_without_builds_and_keys_has_a_page_too() -> None:
+def test_a_builder_without_builds_and_keys_has_a_page() -> None:
     assert "no builds" in page([shown(cache_cap=0, disk=0)])
     assert "none remembered" in status.as_text(shown())
 
 
-def test_what_a_change_of_the_image_store_left_is_shown() -> None:
+def test_data_of_another_image_store_is_shown() -> None:
     left = shown(image_store="containerd", idle_store="overlay2")
     text = "containerd; overlay2 is on the disk too, unused; to delete it: make free"
     assert f"store     {text}" in status.as_text(left)
@@ -213,7 +213,7 @@ def test_what_a_change_of_the_image_store_left_is_shown() -> None:
     assert "Image store: containerd<" in page([shown()])
 
 
-def test_the_text_tells_the_same() -> None:
+def test_the_text_shows_the_same_facts() -> None:
     visit = status.Visit("1970-01-12T13:00:00Z", True, "-", "SHA256:y", "192.0.2.7")
     text = status.as_text(
         shown(builds=[Build(999_000.0, 2.0, 4, 1, True)], refusals=[visit], notices=["mend it"])

@@ -223,7 +223,7 @@ BAD_PAGES: list[tuple[str, Callable[[Page], None]]] = [
 
 
 @pytest.mark.parametrize(("text", "check"), BAD_PAGES)
-def test_the_checks_find_what_is_wrong(text: str, check: Callable[[Page], None]) -> None:
+def test_the_checks_find_wrong_pages(text: str, check: Callable[[Page], None]) -> None:
     with pytest.raises(AssertionError):
         check(Page(ROOT / "docs" / "page.md", text))
 
@@ -231,7 +231,7 @@ def test_the_checks_find_what_is_wrong(text: str, check: Callable[[Page], None])
 @pytest.mark.parametrize(
     "text", ["`pulumi config set colour red`", "`pulumi stack output colour`", "`hostColour`"]
 )
-def test_the_check_of_settings_finds_what_is_wrong(text: str, exports: set[str]) -> None:
+def test_the_check_of_settings_finds_wrong_rows(text: str, exports: set[str]) -> None:
     with pytest.raises(AssertionError):
         test_settings_and_exports_exist(Page(ROOT / "docs" / "page.md", text), exports)
 

@@ -125,7 +125,7 @@ def most_at_once(run: Run) -> int:
     ],
     ids=["socket", "tls", "guarded", "registry"],
 )
-def test_a_host_is_asked_as_little_by_many_builders_as_by_one(
+def test_many_builders_contact_a_host_as_rarely_as_one(
     run_program: Callable[..., Run], settings: dict[str, Any]
 ) -> None:
     def builders(number: int) -> Run:
@@ -168,7 +168,7 @@ def test_all_builders_are_exported_in_one_list(run_program: Callable[..., Run]) 
     ]
 
 
-def test_one_host_is_a_list_of_one_and_everything_else_as_it_was(
+def test_one_host_is_exported_as_a_list_of_one(
     run_program: Callable[..., Run],
 ) -> None:
     run = run_program()
@@ -216,7 +216,7 @@ def entries(number: int) -> list[dict[str, Any]]:
     ("hosts", "projects"),
     [(10, 100_000), (100, 100_000), (1000, 100_000)] if LONG else [(10, 2000)],
 )
-def test_only_the_projects_of_a_host_that_leaves_move(hosts: int, projects: int) -> None:
+def test_only_projects_of_a_removed_host_move(hosts: int, projects: int) -> None:
     names = [f"h{n}" for n in range(hosts)]
     moved = kept = 0
     lives_on = dict.fromkeys(names, 0)
@@ -247,7 +247,7 @@ def test_only_the_projects_of_a_host_that_leaves_move(hosts: int, projects: int)
     assert moved + kept == projects
 
 
-def test_a_heavier_host_gets_its_share_and_takes_only_what_it_wins() -> None:
+def test_a_heavier_host_gets_its_share_and_projects_move_only_to_it() -> None:
     light = entries(4)
     heavy = [{**light[0], "weight": 3}, *light[1:]]
     projects = [f"p{n}" for n in range(1200)]

@@ -58,7 +58,7 @@ BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
         ("POST /v1.41/grpc", Kind.GRPC),
     ],
 )
-def test_what_builds_need_is_allowed(request_line: str, kind: Kind) -> None:
+def test_calls_that_builds_need_are_allowed(request_line: str, kind: Kind) -> None:
     method, target = request_line.split(" ")
     assert check(method, *target.partition("?")[::2]) is kind
 
@@ -99,7 +99,7 @@ def test_what_builds_need_is_allowed(request_line: str, kind: Kind) -> None:
         "POST /v1.41/build/",
     ],
 )
-def test_all_else_is_refused_by_name_with_the_next_step(request_line: str) -> None:
+def test_all_other_calls_are_refused_by_name_with_the_next_step(request_line: str) -> None:
     method, path = request_line.split(" ")
     with pytest.raises(Refused, match=r"role build .* next: use a key of role admin") as refused:
         check(method, path, "")
@@ -107,7 +107,7 @@ def test_all_else_is_refused_by_name_with_the_next_step(request_line: str) -> No
     assert refused.value.status == 403
 
 
-def test_docker_inspect_goes_on_to_the_image_after_a_container_that_is_not_shown() -> None:
+def test_docker_inspect_finds_the_image_after_a_hidden_container() -> None:
     with pytest.raises(Refused) as refused:
         check("GET", "/v1.41/containers/alpine:3/json", "")
     assert refused.value.status == 404
@@ -131,7 +131,7 @@ def test_docker_inspect_goes_on_to_the_image_after_a_container_that_is_not_shown
         "isolation=hyperv",
     ],
 )
-def test_a_build_gets_no_other_network_and_no_power(query: str) -> None:
+def test_a_build_gets_no_other_network_or_privileges(query: str) -> None:
     with pytest.raises(Refused, match="a build with"):
         check("POST", "/v1.41/build", query)
 
@@ -221,12 +221,12 @@ def head(*lines: str) -> bytes:
     ],
     ids=lambda data: data[:60].decode("latin-1").replace("\r\n", "|"),
 )
-def test_what_two_readers_could_read_in_two_ways_is_no_request(data: bytes) -> None:
+def test_an_ambiguous_request_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         parse_head(data)
 
 
-def test_a_head_is_written_anew_with_its_meaning_alone() -> None:
+def test_a_head_is_rewritten_from_its_meaning() -> None:
     request = parse_head(
         head(
             "POST /v1.41/build?t=a%2Fb HTTP/1.1",
@@ -417,7 +417,7 @@ CHUNKED = "Transfer-Encoding: chunked"
     ],
     ids=lambda value: value.split("?")[0].replace(DIGEST, "D") if isinstance(value, str) else "",
 )
-def test_what_other_clients_write_is_read_and_reaches_the_daemon_decoded(
+def test_requests_of_other_clients_are_read_and_reach_the_daemon_decoded(
     lines: tuple[str, ...], wanted: str, kind: str | None
 ) -> None:
     request = parse_head(head(*lines))
@@ -439,7 +439,7 @@ def test_what_other_clients_write_is_read_and_reaches_the_daemon_decoded(
         (("GET /v1.41/containers/localhost%3A1%2Fa/json HTTP/1.1", *CURL), 404),
     ],
 )
-def test_other_clients_are_refused_by_the_rules_and_not_for_how_they_write(
+def test_other_clients_are_refused_by_the_rules_and_not_for_their_form(
     lines: tuple[str, ...], refused: int
 ) -> None:
     request = parse_head(head(*lines))
@@ -448,7 +448,7 @@ def test_other_clients_are_refused_by_the_rules_and_not_for_how_they_write(
     assert report.value.status == refused
 
 
-def test_who_sends_a_form_is_told_the_type_to_name() -> None:
+def test_the_error_for_a_form_names_the_right_content_type() -> None:
     """curl sends its data as a form by default."""
     with pytest.raises(Malformed, match=r"next: .* curl does with -H 'Content-Type: applicat"):
         parse_head(head("POST /build HTTP/1.1", *CURL, "Content-Length: 177", FORM))
@@ -488,7 +488,7 @@ def test_a_chunk_that_is_not_plain_ends_the_connection(data: bytes) -> None:
         Body(chunked=True).take(data)
 
 
-def test_whatever_head_is_taken_is_written_as_it_was_understood() -> None:
+def test_every_accepted_head_is_forwarded_as_it_was_understood() -> None:
     """Seeded random changes of real heads. Parsing the rewritten head gives the same request."""
     chance = random.Random(10)
     seeds = [
@@ -535,7 +535,7 @@ def pieces(chance: random.Random, data: bytes) -> list[bytes]:
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
-def test_it_does_not_matter_how_bytes_arrive() -> None:
+def test_the_split_of_bytes_does_not_matter() -> None:
     """Seeded: chunked bodies and protobuf messages, whole and in pieces."""
     chance = random.Random(11)
     good_body = b"5\r\nhello\r\n1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\nrest"
@@ -609,7 +609,7 @@ ENTITLED = b"\x4a\x0cnetwork.host"
     ],
     ids=bytes.hex,
 )
-def test_no_entitlement_comes_through_however_it_is_written(data: bytes) -> None:
+def test_no_entitlement_passes_in_any_encoding(data: bytes) -> None:
     for step in (1, 7, len(data)):
         message = Message(CONTROL + "Solve")
         with pytest.raises(Refused):
@@ -637,7 +637,7 @@ LIMITLESS = field(10, "/")
     [(CONTROL + "Solve", 7, 2, 10), (BRIDGE + "Solve", 3, 1, 13)],
     ids=["by the client", "by its frontend"],
 )
-def test_no_cgroup_parent_comes_through_however_it_is_written(
+def test_no_cgroup_parent_passes_in_any_encoding(
     call: str, options: int, steps: int, inputs: int
 ) -> None:
     for content in (
@@ -671,7 +671,7 @@ def test_no_cgroup_parent_comes_through_however_it_is_written(
     [(CONTROL + "Solve", 7, 2, 10), (BRIDGE + "Solve", 3, 1, 13)],
     ids=["by the client", "by its frontend"],
 )
-def test_steps_and_options_that_only_look_like_a_cgroup_parent_come_through(
+def test_steps_and_options_that_only_look_like_a_cgroup_parent_pass(
     call: str, options: int, steps: int, inputs: int
 ) -> None:
     data = solve(
@@ -687,7 +687,7 @@ def test_steps_and_options_that_only_look_like_a_cgroup_parent_come_through(
 
 
 @pytest.mark.parametrize("call", [CONTROL + "Solve", BRIDGE + "Solve"])
-def test_a_build_without_entitlements_comes_through_at_any_size(call: str) -> None:
+def test_a_build_without_entitlements_passes_at_any_size(call: str) -> None:
     data = solve(b"\x0a\x01a", b"\x22" + b"\x80\x80\x40" + b"\x4a" * 0x100000, b"\x2a\x01s")
     if call == BRIDGE + "Solve":
         data = solve(b"\x12\x01a", b"\x22" + b"\x80\x80\x40" + b"\x0a" * 0x100000)
@@ -696,7 +696,7 @@ def test_a_build_without_entitlements_comes_through_at_any_size(call: str) -> No
 
 
 @pytest.mark.parametrize("data", [solve(), solve(b"\x12\x00"), solve(b"\x12\x01a", b"\x12\x00")])
-def test_only_a_build_that_one_knows_is_found_in_the_history(data: bytes) -> None:
+def test_the_history_shows_only_builds_whose_name_the_client_knows(data: bytes) -> None:
     with pytest.raises(Refused, match="history"):
         Message(CONTROL + "ListenBuildHistory").feed(data)
     Message(CONTROL + "ListenBuildHistory").feed(solve(b"\x12\x01a"))
@@ -813,7 +813,7 @@ def test_no_request_is_smuggled(tmp_path: Path, data: bytes) -> None:
     assert b" 40" in heard
 
 
-def test_a_body_that_is_cut_short_is_none(tmp_path: Path) -> None:
+def test_a_body_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     heard, reached = raw(tmp_path, b"POST /auth HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf", b"")
     assert reached.endswith(b"\r\n\r\nhalf")
     assert heard.startswith(b"HTTP/1.1 400 ")
@@ -840,12 +840,12 @@ def test_an_upgrade_with_an_empty_body_in_chunks_reaches_the_daemon_without_one(
 @pytest.mark.parametrize(
     "body", [b"1\r\na\r\n0\r\n\r\n", b"00\r\n\r\n", b"0;a\r\n\r\n", b"0\r\nA: b\r\n\r\n"]
 )
-def test_an_upgrade_with_any_other_body_is_none(tmp_path: Path, body: bytes) -> None:
+def test_an_upgrade_with_any_other_body_is_refused(tmp_path: Path, body: bytes) -> None:
     heard, reached = raw(tmp_path, SESSION + body + START, SWITCHED)
     assert (heard[:13], reached) == (b"HTTP/1.1 400 ", b"")
 
 
-def test_an_interim_answer_comes_before_the_last_one(tmp_path: Path) -> None:
+def test_an_interim_response_is_forwarded_before_the_final_one(tmp_path: Path) -> None:
     data = b"POST /auth HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
     heard, _ = raw(tmp_path, data + PING, b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
     assert heard.count(b"100 Continue") == 2
@@ -930,7 +930,7 @@ def data(stream: int, content: bytes, flags: int = 1) -> bytes:
 
 
 @pytest.mark.parametrize("upgrade", [True, False], ids=["upgraded", "from the first byte"])
-def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade: bool) -> None:
+def test_a_refused_call_does_not_stop_the_others(tmp_path: Path, upgrade: bool) -> None:
     client = GrpcClient()
     heard, reached = grpc(
         tmp_path,
@@ -989,12 +989,12 @@ def test_a_refused_call_is_left_out_and_the_others_go_on(tmp_path: Path, upgrade
         [b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"],
     ],
 )
-def test_what_is_no_call_ends_the_connection(tmp_path: Path, sent: list[bytes]) -> None:
+def test_frames_that_are_no_call_end_the_connection(tmp_path: Path, sent: list[bytes]) -> None:
     _, reached = grpc(tmp_path, *sent, GrpcClient().call(CONTROL + "Status"))
     assert CONTROL + "Status" not in paths(reached).values()
 
 
-def test_frames_by_chance_bring_no_refused_call_to_the_daemon(tmp_path: Path) -> None:
+def test_random_frames_bring_no_refused_call_to_the_daemon(tmp_path: Path) -> None:
     """Seeded: connections with randomly changed frames."""
     chance = random.Random(12)
     for number in range(150):
@@ -1031,7 +1031,7 @@ LABELLED = b"\n(moby/build.ref.%b\x12\x02{}*i\n\x1econtainerd.io/gc.ref.content.
 
 
 @pytest.mark.parametrize("answer", [INSPECTED % (NAME, NAME), LABELLED % NAME])
-def test_no_name_of_a_build_is_shown_however_it_arrives(answer: bytes) -> None:
+def test_no_name_of_a_build_is_shown_in_any_encoding(answer: bytes) -> None:
     """Seeded: whole and in pieces."""
     chance, hidden = random.Random(13), answer.replace(NAME, b"x" * len(NAME))
     assert Hidden()(answer) == hidden
@@ -1092,12 +1092,12 @@ def test_content_is_described_without_names_of_builds() -> None:
     assert got == sent
 
 
-def test_a_call_that_the_client_has_reset_is_answered_with_nothing() -> None:
+def test_a_call_that_the_client_has_reset_gets_no_answer() -> None:
     sent, got = asyncio.run(answered(CONTENT + "Info", [LABELLED % NAME], reset=True))
     assert [frame.payload for frame in got] == [bytes(len(frame.payload)) for frame in sent]
 
 
-def test_an_answer_is_not_compressed_by_a_header_that_is_there_twice() -> None:
+def test_a_repeated_header_does_not_compress_an_answer() -> None:
     head = [(b":method", b"POST"), (b":path", b"/a"), (b"content-type", b"application/grpc")]
     assert path_of([*head, (b"grpc-encoding", b"identity")]) == "/a"
     for encodings in ([b"gzip"], [b"gzip", b"identity"], [b"identity", b"gzip"]):

@@ -12,7 +12,7 @@ from review.host import HostReader
 from tests.unit.conftest import KEY
 
 
-def test_a_machine_without_docker_is_not_taken_for_one_without_containers(
+def test_a_machine_without_docker_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "env").symlink_to(shutil.which("env") or "")
@@ -21,7 +21,7 @@ def test_a_machine_without_docker_is_not_taken_for_one_without_containers(
         HostReader(DockerHost("unix:///x.sock")).inspect("container", "any")
 
 
-def test_a_host_that_ssh_cannot_reach_is_told_in_ssh_s_words(
+def test_a_host_that_ssh_cannot_reach_is_reported_with_sshs_message(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -48,7 +48,7 @@ def test_no_container_is_privileged(run_program: Program) -> None:
         assert "privileged" not in container.inputs, container.name
 
 
-def test_only_the_daemon_is_privileged_and_only_when_told_to(run_program: Program) -> None:
+def test_only_the_daemon_is_privileged_and_only_by_setting(run_program: Program) -> None:
     run = run_program(isolation="privileged")
     privileged = [c.name for c in run.of_type(":Container") if c.inputs.get("privileged")]
     assert privileged == ["builder-daemon"]
@@ -75,7 +75,7 @@ def test_the_daemon_has_two_capabilities_one_device_and_a_profile(run_program: P
     assert not {"pidMode", "sysctls", "groupAdds"} & set(daemon)
 
 
-def test_a_host_that_has_fuse_hands_it_on(
+def test_the_daemon_gets_fuse_where_the_host_has_it(
     run_program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = run_program()
@@ -116,7 +116,7 @@ def test_the_profile_allows_namespaces_and_no_way_into_the_kernel(run_program: P
         assert name not in names, name
 
 
-def test_no_socket_goes_past_the_network_namespace(run_program: Program) -> None:
+def test_no_socket_bypasses_the_network_namespace(run_program: Program) -> None:
     rules = [rule for rule in profile(run_program())["syscalls"] if rule["names"] == ["socket"]]
     tests = {(arg["op"], arg["value"]) for rule in rules for arg in rule["args"]}
     # 38 is AF_ALG, 40 is AF_VSOCK.
@@ -134,7 +134,9 @@ def test_a_change_of_the_mode_replaces_the_daemon_and_nothing_else_does(
 
 
 @pytest.mark.parametrize("transport", ["socket", "tls"])
-def test_all_others_have_no_power_but_what_they_need(run_program: Program, transport: str) -> None:
+def test_all_others_have_only_the_capabilities_they_need(
+    run_program: Program, transport: str
+) -> None:
     needed = {
         "builder-gateway": ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"],
         "builder-janitor": [],
@@ -152,7 +154,7 @@ def test_all_others_have_no_power_but_what_they_need(run_program: Program, trans
         assert "devices" not in inputs, container.name
 
 
-def test_over_the_socket_only_the_daemon_has_a_way_out(run_program: Program) -> None:
+def test_with_the_socket_only_the_daemon_has_outgoing_connections(run_program: Program) -> None:
     run = run_program()
     networks = {c.name: c.inputs.get("networksAdvanced") for c in run.of_type(":Container")}
     assert [n["name"] for n in networks.pop("builder-daemon") or []] == ["dev-builder-network"]
@@ -174,7 +176,7 @@ def test_over_tls_gateway_and_janitor_reach_the_daemon(run_program: Program) -> 
         assert attached == ["dev-builder-tls-network"]
 
 
-def test_a_full_gateway_takes_nothing_from_its_host(run_program: Program) -> None:
+def test_a_full_gateway_does_not_fill_its_host(run_program: Program) -> None:
     gateway = run_program()["builder-gateway"].inputs
     assert gateway["memory"] == gateway["memorySwap"] == 2048
 
@@ -196,7 +198,9 @@ def test_the_docker_cli_beside_the_daemon_runs_nothing_that_a_build_left(
     assert daemon["tmpfs"][f"{buildx}/defaults"] == "mode=0755"
 
 
-def test_root_has_its_part_and_the_daemon_starts_without_power(run_program: Program) -> None:
+def test_root_runs_its_script_and_the_daemon_starts_without_capabilities(
+    run_program: Program,
+) -> None:
     daemon = run_program()["builder-daemon"].inputs
     script = "/usr/local/lib/daemon/egress"
     assert daemon["user"] == "0:0"
@@ -226,12 +230,12 @@ def notes(facts: HostFacts, **settings: Any) -> list[str]:
     return Limits.of(Settings.of({"keys": [ADA], **settings})).notes(facts)
 
 
-def test_a_host_that_lets_limits_be_is_not_worth_a_word() -> None:
+def test_limits_that_work_cause_no_warning() -> None:
     assert notes(HostFacts()) == []
     assert notes(HostFacts(cgroup="2", processes="16896")) == []
 
 
-def test_fewer_processes_than_the_setting_are_told() -> None:
+def test_a_lower_limit_of_the_host_on_processes_is_reported() -> None:
     report = notes(HostFacts(cgroup="2", processes="5879"))
     assert len(report) == 1
     assert report[0].startswith("processes = 16384: this host lets a container have 5879 processes")
@@ -245,7 +249,7 @@ def test_fewer_processes_than_the_setting_are_told() -> None:
         ("2", "privileged", "isolation is privileged"),
     ],
 )
-def test_limits_of_containers_that_do_nothing_are_told(
+def test_limits_of_containers_without_effect_are_reported(
     cgroup: str, isolation: str, why: str
 ) -> None:
     report = notes(HostFacts(cgroup=cgroup), isolation=isolation)

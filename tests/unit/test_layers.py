@@ -35,7 +35,7 @@ def imports() -> dict[str, set[str]]:
     return found
 
 
-def test_every_part_imports_from_lower_floors_alone() -> None:
+def test_every_part_imports_only_from_lower_floors() -> None:
     floor = {part: number for number, parts in enumerate(FLOORS) for part in parts}
     for part, others in imports().items():
         for other in others:

@@ -64,14 +64,14 @@ def test_an_answer_takes_a_round_trip_and_opening_another(delay: float) -> None:
             assert trips * delay <= time.monotonic() - start < trips * delay + LATE
 
 
-def test_a_server_that_speaks_first_is_heard_after_two_round_trips() -> None:
+def test_a_server_that_sends_first_is_received_after_two_round_trips() -> None:
     start = time.monotonic()
     with connected(0.1, b"SSH-2.0") as (client, _):
         assert client.recv(7) == b"SSH-2.0"
         assert 0.2 <= time.monotonic() - start < 0.2 + LATE
 
 
-def test_the_end_arrives_after_what_was_sent_and_as_late() -> None:
+def test_the_end_arrives_after_the_data_with_the_same_delay() -> None:
     with connected(delay=0.1) as (client, _):
         client.sendall(b"?" * 1000)
         client.shutdown(socket.SHUT_WR)
@@ -109,7 +109,7 @@ def test_round_trips_are_counted_over_all_connections() -> None:
             assert link.round_trips == 4 * number
 
 
-def test_the_delay_may_change_while_a_connection_is_open() -> None:
+def test_the_delay_can_change_during_a_connection() -> None:
     with connected(delay=0) as (client, link):
         for delay in (0, 0.1):
             link.delay = delay

@@ -49,7 +49,7 @@ def declared(program: Callable[[], object], run: Run, *, preview: bool = False) 
     return run
 
 
-def test_what_an_output_brings_is_as_if_it_had_been_written() -> None:
+def test_a_value_from_an_output_works_like_a_written_one() -> None:
     def outputs() -> dict[str, Any]:
         return {
             "host": output(HOST),
@@ -67,14 +67,14 @@ def test_what_an_output_brings_is_as_if_it_had_been_written() -> None:
         assert seen[name].inputs == expected[name].inputs, name
 
 
-def test_a_local_host_that_an_output_brings_has_no_ssh_options() -> None:
+def test_a_local_host_from_an_output_has_no_ssh_options() -> None:
     run = declare(lambda: {"host": output("unix:///run/docker.sock")}, Run())
     assert run["builder-host"].inputs["host"] == "unix:///run/docker.sock"
     # Not null: the plugin reads a list.
     assert run["builder-host"].inputs["sshOpts"] == "[]"
 
 
-def test_a_preview_plans_everything_while_the_machine_is_not_there() -> None:
+def test_a_preview_plans_everything_for_a_future_machine() -> None:
     def unknown() -> dict[str, Any]:
         never = output(UNKNOWN)
         return {"host": never, "hostKey": never, "sshHost": never, "keys": ada(never)}
@@ -93,7 +93,7 @@ def test_a_preview_plans_everything_while_the_machine_is_not_there() -> None:
         ({"sshHost": "a b"}, "sshHost = 'a b' must be a host name"),
     ],
 )
-def test_what_an_output_brings_is_checked_before_anything_is_on_the_host(
+def test_a_value_from_an_output_is_checked_before_anything_is_created(
     args: dict[str, str], problem: str
 ) -> None:
     run = Run()
@@ -103,20 +103,20 @@ def test_what_an_output_brings_is_checked_before_anything_is_on_the_host(
     assert not run.of_type("Container")
 
 
-def test_a_key_that_an_output_brings_is_checked_too() -> None:
+def test_a_key_from_an_output_is_checked() -> None:
     run = Run()
     with pytest.raises(pulumi.RunError, match=r"keys\[0\].publicKey = 'ssh-rsa AAAA' is cut short"):
         declare(lambda: {"keys": ada(output("ssh-rsa AAAA"))}, run)
     assert "builder-keys" not in run.resources
 
 
-def test_a_host_key_that_an_output_brings_to_a_known_host_is_no_missing_one() -> None:
+def test_a_host_key_from_an_output_does_not_count_as_missing() -> None:
     run = declare(lambda: {"host": HOST, "hostKey": output(KEY)}, Run())
     assert run["builder"].inputs["hostKey"] == KEY
     assert f"%H {KEY}" in run["builder-host"].inputs["sshOpts"]
 
 
-def test_what_is_known_is_checked_at_once() -> None:
+def test_known_values_are_checked_at_once() -> None:
     run = Run()
     with pytest.raises(ValueError, match="2 settings are not usable") as refused:
         declare(lambda: {"host": output(HOST), "cpus": "many", "ssh_port": 0}, run)
@@ -124,7 +124,7 @@ def test_what_is_known_is_checked_at_once() -> None:
     assert "builder" not in run.resources
 
 
-def test_other_settings_are_no_outputs() -> None:
+def test_other_settings_cannot_be_outputs() -> None:
     with pytest.raises(ValueError, match="cacheSize has an Output, which only these can be: host,"):
         declare(lambda: {"cacheSize": output("5GB")}, Run())
 
@@ -138,7 +138,7 @@ def registry(**args: Any) -> Registry:
     return Registry("cache", cast("RegistryArgs", {**PLACE, **args}))
 
 
-def test_a_registry_serves_a_builder_as_the_stacks_own_does() -> None:
+def test_a_registry_component_serves_a_builder_like_the_stacks_own() -> None:
     def both(**args: Any) -> None:
         cache = registry(**args)
         DockerBuilder("builder", builder({"registryClient": cache.client}))
@@ -157,7 +157,7 @@ def test_a_registry_serves_a_builder_as_the_stacks_own_does() -> None:
         assert late[name].inputs == plain[name].inputs, name
 
 
-def test_what_another_stack_exports_of_a_registry_serves_as_well() -> None:
+def test_the_export_of_another_stacks_registry_works_too() -> None:
     def program() -> None:
         parts = ("store", "mirror", "ca", "certificate", "key")
         given = pulumi.Output.secret({part: f"the {part}" for part in parts})
@@ -170,7 +170,7 @@ def test_what_another_stack_exports_of_a_registry_serves_as_well() -> None:
     assert "EGRESS_SERVERS=the store the mirror" in daemon.inputs["envs"]
 
 
-def test_a_preview_plans_a_registry_on_a_machine_that_is_not_there() -> None:
+def test_a_preview_plans_a_registry_on_a_future_machine() -> None:
     def unknown() -> None:
         never = output(UNKNOWN)
         cache = registry(host=never, hostKey=never, name=never)
@@ -181,7 +181,7 @@ def test_a_preview_plans_a_registry_on_a_machine_that_is_not_there() -> None:
     assert "not-known-yet" not in str([one.inputs for one in planned.resources.values()])
 
 
-def test_a_registry_that_builders_cannot_reach_is_refused_as_soon_as_that_is_known() -> None:
+def test_an_unreachable_registry_is_refused_as_soon_as_that_is_known() -> None:
     with pytest.raises(ValueError, match="name = 'localhost' must be a name or IPv4 address"):
         declared(lambda: registry(name="localhost"), Run())
     run = Run()
@@ -190,7 +190,7 @@ def test_a_registry_that_builders_cannot_reach_is_refused_as_soon_as_that_is_kno
     assert not run.of_type("Container")
 
 
-def test_a_part_of_a_registry_that_is_missing_is_named() -> None:
+def test_a_missing_part_of_a_registry_is_named() -> None:
     with pytest.raises(ValueError, match="registryClient has no ca, certificate, key, mirror;"):
         declare(lambda: {"registryClient": {"store": "a:5000"}}, Run())
 
@@ -198,7 +198,7 @@ def test_a_part_of_a_registry_that_is_missing_is_named() -> None:
 # A fleet ------------------------------------------------------------------------------------------
 
 
-def test_a_fleet_is_the_stacks_builders_below_one_component(run_program: RunProgram) -> None:
+def test_a_fleet_has_the_stacks_builders_in_one_component(run_program: RunProgram) -> None:
     shared = {name: value for name, value in CONFIG.items() if name != "host"}
 
     def program() -> None:
@@ -219,7 +219,7 @@ def test_a_fleet_is_the_stacks_builders_below_one_component(run_program: RunProg
     assert seen.exports["buildxCreate"] == named.replace("--node dev-", "--node dev-builder-")
 
 
-def test_machines_of_a_fleet_may_be_outputs() -> None:
+def test_machines_of_a_fleet_can_be_outputs() -> None:
     def fleet(value: Callable[[object], object]) -> None:
         hosts = [
             {**host, "host": value(host["host"]), "hostKey": value(host["hostKey"])}

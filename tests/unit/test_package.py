@@ -41,7 +41,7 @@ def described(settings: Any, *left_out: str) -> dict[str, str]:
     return {n: about["description"] for n, about in settings.items() if n not in left_out}
 
 
-def test_builder_and_fleet_have_every_setting_described_and_none_beside(schema: Any) -> None:
+def test_builder_and_fleet_have_every_setting_with_description_and_no_other(schema: Any) -> None:
     assert set(schema["resources"]) == {BUILDER, FLEET, REGISTRY}
     settings = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
     # The registry of a stack is a component of its own.
@@ -124,7 +124,7 @@ def test_the_version_is_that_of_pyproject(schema: Any) -> None:
         ("docker-build-machine:index:Host", {"host", "hostKey", "sshHost"}),
     ],
 )
-def test_what_a_machine_of_the_same_program_tells_may_be_an_output(
+def test_values_of_a_machine_of_the_same_program_can_be_outputs(
     schema: Any, token: str, expected: set[str]
 ) -> None:
     resource, type_ = schema["resources"].get(token), schema["types"].get(token)
@@ -142,7 +142,7 @@ def test_what_a_machine_of_the_same_program_tells_may_be_an_output(
         ("RegistryMirror", Mirror, ["port", "registry"], {}),
     ],
 )
-def test_what_lists_hold_has_the_fields_of_the_settings(
+def test_entries_of_lists_have_the_fields_of_the_settings(
     schema: Any, name: str, model: type[Model], required: Any, defaults: dict[str, Any]
 ) -> None:
     about = schema["types"][f"docker-build-machine:index:{name}"]

@@ -151,7 +151,7 @@ def output(*resources: Resource) -> set[str]:
         ]
     ],
 )
-def test_a_rule_of_resources_tells_right_from_wrong(
+def test_a_rule_accepts_right_and_refuses_wrong_resources(
     rule: rules.Rule, right: Resource, wrong: Resource
 ) -> None:
     assert list(rule(right)) == []
@@ -159,7 +159,7 @@ def test_a_rule_of_resources_tells_right_from_wrong(
     assert rules.name_of(rule) in output(wrong)
 
 
-def test_a_kept_cache_is_protected_and_another_is_told() -> None:
+def test_a_kept_cache_is_protected_and_another_is_reported() -> None:
     kept, loose = resource(VOLUME, "cache", protect=True), resource(VOLUME, "cache")
     assert output(builder(keepCache=True), kept) == set()
     assert output(builder(keepCache=True), loose) == {"kept-caches-are-protected"}
@@ -168,7 +168,7 @@ def test_a_kept_cache_is_protected_and_another_is_told() -> None:
     assert output(builder(keepCache=True), resource(VOLUME, "runtime")) == set()
 
 
-def test_only_a_daemon_that_is_declared_so_is_privileged() -> None:
+def test_only_a_daemon_with_that_setting_is_privileged() -> None:
     daemon = resource(CONTAINER, "daemon", privileged=True)
     gateway = resource(CONTAINER, "gateway", privileged=True)
     rule = {"privileged-where-declared"}

@@ -96,7 +96,7 @@ def test_tls_adds_certificates_and_drops_the_shared_socket(run_program: Program)
     assert "AllowStreamLocalForwarding no" in config
 
 
-def test_what_has_a_name_on_the_host_goes_before_its_replacement_comes(
+def test_named_objects_are_deleted_before_their_replacement(
     run_program: Program,
 ) -> None:
     run = run_program()
@@ -184,7 +184,7 @@ def test_images_are_used_by_id_and_kept_on_the_host(run_program: Program) -> Non
     assert run["builder-gateway"].inputs["image"] == "sha256:builder-gateway-image"
 
 
-def test_memory_and_cpus_have_the_form_that_settles(run_program: Program) -> None:
+def test_memory_and_cpus_have_the_form_that_docker_returns(run_program: Program) -> None:
     unlimited = run_program()["builder-daemon"].inputs
     assert not {"memory", "memorySwap", "cpus"} & set(unlimited)
     limited = run_program(memory="2GiB", cpus="2")["builder-daemon"].inputs
@@ -204,7 +204,7 @@ def daemon_json(run: Run) -> Any:
         ({"cacheSize": "70%", "minFreeSpace": "3 %"}, 70, 3),
     ],
 )
-def test_garbage_collection_drops_what_was_uploaded_before_what_was_built(
+def test_garbage_collection_removes_uploads_before_results(
     run_program: Program, settings: dict[str, str], size: int, min_free: int
 ) -> None:
     """The disk of the mocks has 100 GB."""
@@ -226,7 +226,7 @@ def test_garbage_collection_drops_what_was_uploaded_before_what_was_built(
     ]
 
 
-def test_the_daemon_remembers_builds_as_long_as_the_settings_say(run_program: Program) -> None:
+def test_the_history_has_the_limits_of_the_settings(run_program: Program) -> None:
     def history(**settings: Any) -> Any:
         return daemon_json(run_program(**settings))["builder"]["history"]
 
@@ -264,7 +264,7 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused(run_program: Program) -> N
         ("", "overlay2", None),
     ],
 )
-def test_the_daemon_names_its_image_store_whatever_its_release(
+def test_every_daemon_gets_its_image_store_by_name(
     run_program: Program,
     monkeypatch: pytest.MonkeyPatch,
     checked: str,
@@ -308,9 +308,7 @@ def test_the_check_of_the_cache_gets_the_image_store(run_program: Program) -> No
 
 
 @pytest.mark.parametrize("transport", ["socket", "tls"])
-def test_the_janitor_sees_the_disk_and_the_api_and_no_more(
-    run_program: Program, transport: str
-) -> None:
+def test_the_janitor_has_only_the_disk_and_the_api(run_program: Program, transport: str) -> None:
     run = run_program(transport=transport, imageAge="2w", leftoverAge="36h", keepImages=["a/*"])
     janitor = run["builder-janitor"].inputs
     assert all(volume["readOnly"] for volume in janitor["volumes"])
@@ -328,9 +326,7 @@ def test_the_janitor_sees_the_disk_and_the_api_and_no_more(
 
 
 @pytest.mark.parametrize("settings", [{}, {"transport": "tls"}], ids=["socket", "tls"])
-def test_the_kernel_can_run_whatever_is_uploaded_as_a_program(
-    run_program: Program, settings: dict[str, str]
-) -> None:
+def test_uploaded_programs_are_executable(run_program: Program, settings: dict[str, str]) -> None:
     """s6 runs a service (custom-services.d) as a program, only by its first line."""
     programs = {
         f"{name} {path}": upload["content"]
@@ -416,7 +412,7 @@ def test_an_expired_key_is_left_out_with_a_warning(
     ]
 
 
-def test_a_stack_whose_keys_have_all_expired_lets_nobody_in(run_program: Program) -> None:
+def test_a_stack_whose_keys_have_all_expired_has_no_keys(run_program: Program) -> None:
     keys = [{"name": "bob", "publicKey": OTHER_KEY, "until": "2020-01-01"}]
     installed = run_program(keys=keys)["builder-keys"]
     assert {upload["content"] for upload in uploads(installed).values()} == {
@@ -433,7 +429,7 @@ def test_a_key_is_added_without_touching_gateway_or_daemon(run_program: Program)
     assert changed == {"builder-keys", "builder-readiness"}
 
 
-def test_a_build_key_brings_the_guard_and_touches_nothing_else(run_program: Program) -> None:
+def test_a_build_key_adds_the_guard_and_changes_nothing_else(run_program: Program) -> None:
     one = run_program()
     ci = {"name": "ci", "publicKey": OTHER_KEY, "role": "build"}
     two = run_program(keys=[{"name": "ada", "publicKey": KEY}, ci])
@@ -467,7 +463,7 @@ def test_every_key_gets_the_one_socket_of_its_role(
     assert ("BUILDER_SOCKET=docker.sock" in line) == (role == "admin")
 
 
-def test_the_guard_has_no_network_and_no_power_but_the_daemons_user(run_program: Program) -> None:
+def test_the_guard_has_no_network_and_only_the_daemons_user(run_program: Program) -> None:
     key = {"name": "ci", "publicKey": KEY, "role": "build"}
     guard = run_program(keys=[key])["builder-guard"].inputs
     assert guard["networkMode"] == "none"
@@ -479,7 +475,7 @@ def test_the_guard_has_no_network_and_no_power_but_the_daemons_user(run_program:
     assert not {"ports", "privileged", "networksAdvanced", "mounts"} & set(guard)
 
 
-def test_the_guards_program_is_the_same_bytes_each_time_and_runs_alone(tmp_path: Path) -> None:
+def test_the_guards_program_is_reproducible_and_needs_no_other_file(tmp_path: Path) -> None:
     assert archive() == archive()
     (tmp_path / "guard.zip").write_bytes(archive())
     program = "import guard.__main__, sys; print(guard.__main__.__file__, 'pulumi' in sys.modules)"
@@ -501,7 +497,7 @@ IDENTITY = {
 }
 
 
-def test_an_identity_brings_verifier_and_guard_and_touches_gateway_and_keys(
+def test_an_identity_adds_verifier_and_guard_and_changes_gateway_and_keys(
     run_program: Program,
 ) -> None:
     without, run = run_program(), run_program(identities=[IDENTITY])
@@ -523,13 +519,13 @@ def test_an_identity_brings_verifier_and_guard_and_touches_gateway_and_keys(
     assert "builder-verifier" in children(admin)
 
 
-def test_an_expired_identity_brings_nothing(run_program: Program) -> None:
+def test_an_expired_identity_adds_nothing(run_program: Program) -> None:
     without, run = run_program(), run_program(identities=[{**IDENTITY, "until": "2020-01-01"}])
     assert children(run) == CHILDREN
     assert run["builder-gateway"].inputs == without["builder-gateway"].inputs
 
 
-def test_the_verifier_has_a_network_and_no_power_but_its_own_volume(run_program: Program) -> None:
+def test_the_verifier_has_a_network_and_only_its_own_volume(run_program: Program) -> None:
     verifier = run_program(identities=[IDENTITY])["builder-verifier"].inputs
     assert [network["name"] for network in verifier["networksAdvanced"]] == ["dev-builder-network"]
     assert verifier["user"] == "1000:1000"
@@ -592,7 +588,7 @@ def test_a_job_that_sends_a_token_can_do_nothing_else(run_program: Program) -> N
     assert "token" not in without["/usr/local/lib/gateway/sshd_config"]["content"]
 
 
-def test_the_private_host_key_is_a_secret_wherever_it_goes(run_program: Program) -> None:
+def test_the_private_host_key_is_always_a_secret(run_program: Program) -> None:
     run = run_program()
     generated = run["builder-host-key-1"]
     assert list(generated.request.additionalSecretOutputs) == ["stdout"]
@@ -606,7 +602,7 @@ def test_the_private_host_key_is_a_secret_wherever_it_goes(run_program: Program)
             assert "PRIVATE KEY" not in str(resource.inputs), name
 
 
-def test_exports_are_what_a_client_needs(run_program: Program) -> None:
+def test_the_exports_are_all_that_a_client_needs(run_program: Program) -> None:
     exports = run_program(sshHost="build.example", sshPort=22).exports
     assert exports["sshDestination"] == "builder@build.example"
     assert exports["dockerHost"] == "ssh://builder@build.example:22"
@@ -639,7 +635,7 @@ def test_a_remote_host_is_pinned_and_shares_one_connection(run_program: Program)
     assert run.exports["dockerHost"] == "ssh://builder@build.example:2222"
 
 
-def test_what_a_host_is_shows_as_inputs_of_its_check(run_program: Program) -> None:
+def test_facts_of_a_host_are_inputs_of_its_check(run_program: Program) -> None:
     preflight = run_program(prepare=True)["builder-preflight"].inputs
     assert preflight["environment"] == {
         **dict.fromkeys(preflight["environment"], ""),

@@ -56,7 +56,7 @@ def test_it_adds_exactly_these_resources_on_its_host(run_program: Program) -> No
     assert run["registry-store"].inputs["name"] == "dev-registry-store"
 
 
-def test_without_it_nothing_is_added_or_given(run_program: Program) -> None:
+def test_without_a_registry_nothing_is_added(run_program: Program) -> None:
     for run in (run_program(), run_program(registry={})):
         assert not [name for name in run.resources if name.startswith("registry")]
         assert not {"registry", "registryClient"} & set(run.exports)
@@ -97,7 +97,9 @@ def test_every_daemon_gets_the_mirror_and_a_certificate_and_depends_on_no_host_o
         assert [urn.rsplit("::", 1)[-1] for urn in hosted] == ["registry-certificates"]
 
 
-def test_both_ask_for_a_certificate_and_can_do_little(run_program: Program) -> None:
+def test_store_and_mirror_require_a_certificate_and_have_few_capabilities(
+    run_program: Program,
+) -> None:
     run = registry(run_program)
     for role, port in (("store", 5000), ("mirror", 5001)):
         inputs = run[f"registry-{role}"].inputs
@@ -118,7 +120,7 @@ def test_both_ask_for_a_certificate_and_can_do_little(run_program: Program) -> N
     assert "STORE_SIZE=20000000000" in run["registry-store"].inputs["envs"]
 
 
-def test_the_mirror_alone_has_an_upstream_and_deletes() -> None:
+def test_only_the_mirror_has_an_upstream_and_deletes() -> None:
     store = json.loads(configuration())
     mirror = json.loads(configuration(Upstream("https://x"), 60))
     assert "proxy" not in store
@@ -143,7 +145,7 @@ def file_in(run: Run, container: str, name: str) -> Any:
     return json.loads(files[f"/etc/docker-build-machine/registry/{name}"]["content"])
 
 
-def test_mirrors_log_in_by_files_that_are_secrets(
+def test_mirrors_read_their_login_from_secret_files(
     run_program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encrypted(monkeypatch, "registry")
@@ -227,7 +229,7 @@ def test_a_token_in_clear_is_refused_and_not_shown(run_program: Program) -> None
         assert "dckr" not in str(refused.value) + "".join(refused.value.args)
 
 
-def test_keys_are_made_once_and_another_generation_or_name_makes_them_anew(
+def test_keys_are_made_once_per_generation_and_name(
     run_program: Program,
 ) -> None:
     made = registry(run_program)["registry-certificates"]
@@ -237,7 +239,7 @@ def test_keys_are_made_once_and_another_generation_or_name_makes_them_anew(
     assert list(made.request.additionalSecretOutputs) == ["stdout"]
 
 
-def test_private_networks_that_are_blocked_leave_it_open(run_program: Program) -> None:
+def test_blocked_private_networks_leave_the_registry_open(run_program: Program) -> None:
     run = registry(run_program, privateNetworks="block")
     servers = "EGRESS_SERVERS=arm.example:5000 arm.example:5001"
     assert servers in run["builder-eu1-daemon"].inputs["envs"]
@@ -245,7 +247,7 @@ def test_private_networks_that_are_blocked_leave_it_open(run_program: Program) -
     assert not [env for env in without if env.startswith("EGRESS_SERVERS")]
 
 
-def test_the_client_export_is_a_secret_for_those_who_may_read_it(run_program: Program) -> None:
+def test_the_client_export_is_secret(run_program: Program) -> None:
     client = registry(run_program).exports["registryClient"]
     assert client["store"] == "arm.example:5000"
     assert client["mirror"] == "arm.example:5001"
@@ -305,12 +307,12 @@ def test_an_error_never_shows_a_token(settings: dict[str, Any]) -> None:
     assert "dckr_1" not in problems(registry='{"token": "dckr_1"')
 
 
-def test_a_stack_of_one_local_host_has_to_say_how_builders_reach_it() -> None:
+def test_a_stack_with_one_local_host_needs_the_registrys_address() -> None:
     assert "registry.name = ''" in problems(registry={"port": 5000})
     assert "registry.host = 'a'" in problems(registry={"host": "a", "name": "10.0.0.1"})
 
 
-def test_certificates_are_what_they_say(tmp_path: Path) -> None:
+def test_certificates_have_their_names_and_uses(tmp_path: Path) -> None:
     script = ROOT / "components" / "registry" / "certificates.sh"
     for server, name in (("10.0.0.7", "IP Address:10.0.0.7"), ("eu1.example", "DNS:eu1.example")):
         made = subprocess.run(
@@ -339,7 +341,7 @@ def test_certificates_are_what_they_say(tmp_path: Path) -> None:
         assert "PRIVATE KEY" not in made.stderr
 
 
-def test_nodes_get_the_registry_beside_what_the_user_gives(
+def test_nodes_get_the_registry_in_addition_to_the_users_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = {"store": "r:5000", "mirror": "r:5001", "ca": "C", "certificate": "D", "key": "K"}

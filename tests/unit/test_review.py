@@ -68,7 +68,7 @@ def test_a_key_whose_conditions_change_is_shown_before_and_after() -> None:
     assert f"| `ada` `{FINGERPRINT}` → `ada` `{FINGERPRINT}` until `2030-01-01` |" in shown
 
 
-def test_an_identity_is_shown_with_all_that_it_demands() -> None:
+def test_an_identity_is_shown_with_all_its_conditions() -> None:
     main = {
         "name": "main",
         "issuer": "https://gitlab.com",
@@ -101,12 +101,12 @@ def test_settings_and_images_are_shown_from_and_to() -> None:
     assert shown.count("d:2") == 1
 
 
-def test_a_state_without_settings_is_said_to_be_one() -> None:
+def test_a_state_without_settings_is_named_as_such() -> None:
     shown = page("dev", plan(None, {"keys": [ADA], "cpus": "2"}))
     assert "| settings | the state was written by a version that did not record them |" in shown
 
 
-def test_nothing_in_a_value_ends_the_table_the_code_or_the_block() -> None:
+def test_no_value_breaks_out_of_the_table_the_code_or_the_block() -> None:
     value = "a|b`c\n| **it means** | nothing |"
     shown = page("dev", plan({"keys": [], "x": ""}, {"keys": [], "x": value}))
     assert r"`a\|b'c \| **it means** \| nothing \|`" in shown
@@ -114,7 +114,7 @@ def test_nothing_in_a_value_ends_the_table_the_code_or_the_block() -> None:
     assert page("dev", failed).count("```") == 2
 
 
-def test_what_has_no_part_in_the_page_is_not_in_it() -> None:
+def test_inputs_of_containers_are_not_on_the_page() -> None:
     """The page never shows inputs of containers, whether Pulumi masks them or not."""
     secret = {"uploads": [{"file": "/k", "content": "hunter2"}], "envs": ["PASSWORD=hunter2"]}
     gateway = step("replace", CONTAINER, "gateway", {**secret, "envs": []}, secret)
@@ -123,7 +123,7 @@ def test_what_has_no_part_in_the_page_is_not_in_it() -> None:
     assert "hunter2" not in shown
 
 
-def test_a_plan_that_failed_is_no_plan_and_tells_why() -> None:
+def test_a_failed_plan_is_reported_with_its_reason() -> None:
     output = [
         {"severity": "error", "message": "error: cpus = 'x' must be a number"},
         {"severity": "error", "message": "error: preview failed"},
@@ -150,14 +150,14 @@ def test_a_rule_of_the_policy_pack_that_is_broken_is_shown() -> None:
         ({"protect": True}, False, "is refused: the cache would go, and it is protected"),
     ],
 )
-def test_a_cache_that_would_go(state: dict[str, Any], deletes: bool, output: str) -> None:
+def test_a_cache_that_the_update_deletes(state: dict[str, Any], deletes: bool, output: str) -> None:
     volume = step("replace", VOLUME, "cache", {"name": "c"}, {"name": "d"}, **state)
     effects = effects_of(plan({"keys": [ADA]}, {"keys": [ADA]}, volume).builders[0])
     assert effects.deletes_cache == deletes
     assert effects.sentences[0].startswith(output)
 
 
-def test_a_daemon_that_goes_without_the_drain_cuts_its_builds() -> None:
+def test_a_daemon_that_is_removed_without_drain_cuts_its_builds() -> None:
     daemon = step("replace", CONTAINER, "daemon", {"cpus": "1.0"}, {"cpus": "2.0"})
     drain = step("replace", "command:local:Command", "drain", {}, {})
     settings = {"keys": [ADA], "drainTime": "5m"}
@@ -179,7 +179,9 @@ def test_a_daemon_that_goes_without_the_drain_cuts_its_builds() -> None:
         (["A=b"], "keep", ""),
     ],
 )
-def test_a_change_of_the_image_store_is_told(variables: list[str], setting: str, told: str) -> None:
+def test_a_change_of_the_image_store_is_shown(
+    variables: list[str], setting: str, told: str
+) -> None:
     daemon = step("replace", CONTAINER, "daemon", {"envs": variables}, {"envs": []})
     settings = {"keys": [ADA], "drainTime": "5m"}
     changed = plan(settings, {**settings, "imageStore": setting}, daemon)
@@ -246,7 +248,7 @@ def declared(
     return {"urn": urn, "newState": state}
 
 
-def test_two_commits_differ_by_values_sources_and_what_is_behind_a_hidden_value() -> None:
+def test_two_commits_are_compared_by_values_and_by_the_sources_of_hidden_values() -> None:
     key, other = ({"uploads": [name]} for name in ("key-1", "key-2"))
     hidden = {"uploads": "[secret]"}
     old = [

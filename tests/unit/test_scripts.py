@@ -30,7 +30,7 @@ def test_a_first_key_is_added_and_the_salt_kept() -> None:
     }
 
 
-def test_what_was_set_on_this_machine_stays() -> None:
+def test_local_settings_are_kept() -> None:
     local = {"config": {"docker-build-machine:keys": [{"name": "eve", "publicKey": "k"}]}}
     settings = merged({"config": {}}, local, "ada", "ssh-ed25519 AAAA", IMAGES)
     assert settings["config"]["docker-build-machine:keys"] == [{"name": "eve", "publicKey": "k"}]
@@ -45,11 +45,11 @@ PROC_NET_TCP = """\
 """
 
 
-def test_ports_that_somebody_listens_on() -> None:
+def test_ports_in_use_are_found() -> None:
     assert listening(PROC_NET_TCP) == {2222, 2224}
 
 
-def test_a_team_file_holds_differences_alone_and_a_port_of_its_own(
+def test_a_team_file_has_only_differences_and_its_own_port(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(ROOT / "Pulumi.yaml", tmp_path)

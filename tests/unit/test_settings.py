@@ -249,7 +249,7 @@ def test_a_rule_that_names_its_owner_is_good(claims: dict[str, str]) -> None:
     assert identity.role == "build"
 
 
-def test_claims_may_be_true_or_a_number() -> None:
+def test_claims_can_be_true_or_a_number() -> None:
     claims = {**PINNED, "ref_protected": True, "build_number": 7, "x": False, "y": 7.0}
     (identity,) = Settings.of({**GOOD, "identities": [rule(claims=claims)]}).identities
     texts = {"ref_protected": "true", "build_number": "7", "x": "false", "y": "7"}
@@ -262,7 +262,7 @@ def test_all_rules_of_an_issuer_trust_the_same_certificates(tmp_path: Path) -> N
     assert "different values of issuerCa" in problems(identities=[one, other])
 
 
-def test_an_expired_rule_does_not_count() -> None:
+def test_an_expired_rule_has_no_effect() -> None:
     settings = Settings.of({**GOOD, "identities": [rule(until="2020-01-01")]})
     assert settings.active_identities == ()
     assert not settings.has_build_keys
@@ -361,7 +361,7 @@ def test_arguments_by_a_name_that_is_no_setting_are_refused() -> None:
         StackSettings.of({"keys": CONFIG["keys"], "sshport": 22})
 
 
-def test_a_wrong_argument_is_told_by_the_name_of_the_setting() -> None:
+def test_an_error_of_an_argument_has_the_name_of_the_setting() -> None:
     with pytest.raises(ValueError, match="nothing was created") as raised:
         StackSettings.of({"keys": [{"name": "ada", "public_key": "x"}], "ssh_port": 0.0})
     assert "keys[0].publicKey = 'x' is not an OpenSSH public key" in str(raised.value)
@@ -392,7 +392,5 @@ def test_fingerprints_are_those_of_ssh_keygen() -> None:
         ({"keys": [{**ADA, "name": 5}]}, "keys[0].name = '5' must be text"),
     ],
 )
-def test_a_value_of_another_type_is_answered_with_the_type(
-    settings: dict[str, Any], problem: str
-) -> None:
+def test_an_error_of_another_type_names_the_type(settings: dict[str, Any], problem: str) -> None:
     assert problem in problems(**settings)

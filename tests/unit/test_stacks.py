@@ -46,7 +46,7 @@ def test_a_missing_pulumi_is_one_line_with_the_next_step(
         StackCommands("dev").outputs()
 
 
-def test_a_failure_tells_what_pulumi_said_on_standard_error_alone(install: Install) -> None:
+def test_a_failure_shows_only_pulumis_standard_error(install: Install) -> None:
     install("echo hunter2; echo 'error: no stack named dev' >&2; exit 255")
     with pytest.raises(StackError) as raised:
         StackCommands("dev").resources_with_secrets()
@@ -55,7 +55,7 @@ def test_a_failure_tells_what_pulumi_said_on_standard_error_alone(install: Insta
     )
 
 
-def test_a_pulumi_that_does_not_answer_is_not_waited_for(
+def test_a_pulumi_that_does_not_answer_times_out(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("sleep 5")
@@ -64,7 +64,7 @@ def test_a_pulumi_that_does_not_answer_is_not_waited_for(
         StackCommands("dev").outputs()
 
 
-def test_settings_come_from_the_file_and_values_as_they_are(install: Install) -> None:
+def test_settings_are_read_from_the_file_unchanged(install: Install) -> None:
     calls = install(
         """echo '{"docker-build-machine:sshPort": {"value": "2222"},
         "docker-build-machine:keys": {"value": "[]", "objectValue": [{"name": "ada"}]}}'"""
@@ -76,7 +76,7 @@ def test_settings_come_from_the_file_and_values_as_they_are(install: Install) ->
     )
 
 
-def test_secrets_are_opened_where_they_are_asked_for_alone(install: Install) -> None:
+def test_secrets_are_decrypted_only_on_request(install: Install) -> None:
     calls = install(
         """echo '{"deployment": {"resources": [{"urn": "u", "inputs": {"envs": ["A=1"], "key": {
         "4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270",
@@ -91,12 +91,12 @@ def test_secrets_are_opened_where_they_are_asked_for_alone(install: Install) -> 
     ]
 
 
-def test_a_plan_that_failed_comes_with_its_diagnostics(install: Install) -> None:
+def test_a_failed_plan_has_its_diagnostics(install: Install) -> None:
     install("""echo '{"diagnostics": [{"severity": "error"}]}'; echo why >&2; exit 1""")
     assert StackCommands("dev").preview() == ({"diagnostics": [{"severity": "error"}]}, "why")
 
 
-def test_what_a_long_command_prints_is_shown_as_it_comes(
+def test_output_of_a_long_command_is_shown(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("echo updating; echo warning >&2")
@@ -104,7 +104,7 @@ def test_what_a_long_command_prints_is_shown_as_it_comes(
     assert capsys.readouterr() == ("updating\n", "warning\n")
 
 
-def test_an_interrupted_update_ends_in_order(install: Install) -> None:
+def test_an_interrupted_update_ends_cleanly(install: Install) -> None:
     trap = "trap 'sleep 0.5; echo cancelled; exit 1' INT"
     install(f"{trap}; echo started; while :; do sleep 0.1; done")
     program = "from stacks.commands import run; run(['up'], show=True)"

@@ -99,7 +99,7 @@ def test_a_digest_is_written_and_nothing_else_changes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_changed_is_shown(old: Image, new: Image, output: list[str]) -> None:
+def test_changed_packages_are_shown(old: Image, new: Image, output: list[str]) -> None:
     assert changes(old, new) == output
 
 
@@ -122,7 +122,7 @@ SKIPPED = {"name": "b", "skip_reason": "not found"}
         ),
     ],
 )
-def test_the_audit_says_what_it_could_not_ask(
+def test_the_audit_names_packages_it_could_not_check(
     dependencies: list[dict[str, object]], code: int, output: str
 ) -> None:
     got, lines = verdict({"dependencies": dependencies})

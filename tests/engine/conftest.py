@@ -81,10 +81,10 @@ def until(condition: Callable[[], object], seconds: float = 15) -> bool:
     return True
 
 
-def bridge_address() -> str:
-    """An address of this machine that containers reach."""
+def bridge_address(network: str = "bridge") -> str:
+    """This machine's address in the network, which containers reach."""
     form = "{{(index .IPAM.Config 0).Gateway}}"
-    return passed(run("docker", "network", "inspect", "bridge", "--format", form)).strip()
+    return passed(run("docker", "network", "inspect", network, "--format", form)).strip()
 
 
 @dataclass(frozen=True)
@@ -310,6 +310,18 @@ class Builder:
     def container_id(self, role: str) -> str:
         return passed(run("docker", "inspect", "--format", "{{.Id}}", self.container(role))).strip()
 
+    def mountpoint(self, role: str) -> str:
+        """The folder of a volume on this machine."""
+        form = ("--format", "{{.Mountpoint}}")
+        return passed(run("docker", "volume", "inspect", *form, self.container(role))).strip()
+
+    def health(self, role: str) -> Result:
+        """Run a container's own health check now."""
+        container = self.container(role)
+        form = ("--format", "{{json .Config.Healthcheck.Test}}")
+        check = json.loads(passed(run("docker", "inspect", *form, container)))
+        return run("docker", "exec", container, *check[1:])
+
     def in_daemon(self, *words: str, **options: Any) -> Result:
         """Run a command in the daemon's container as the daemon's user."""
         user = ("docker", "exec", "--user", "1000:1000", self.container("daemon"))
@@ -400,7 +412,7 @@ class Builder:
 
     @contextmanager
     def docker_process(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """docker as such a client; docker and its ssh are killed at the end of the block."""
+        """docker as a client over ssh://; docker and its ssh are killed at the end of the block."""
         with subprocess.Popen(
             ["docker", *arguments],
             env={**os.environ, **self.docker_env()},
@@ -522,6 +534,18 @@ def builder(new_builder: NewBuilder) -> Builder:
     ready.up()
     ready.load_base()
     return ready
+
+
+@pytest.fixture(scope="session")
+def common_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    """One deployed builder with the base image, for modules that do not change it."""
+    ready = Builder.create(tmp_path_factory.mktemp("b") / "s")
+    try:
+        ready.up()
+        ready.load_base()
+        yield ready
+    finally:
+        ready.clear_away()
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def _shown(value: float) -> str:
 
 
 def _rows(text: str) -> dict[str, str]:
-    """The rows of a page by what they are about."""
+    """The rows of a page by their first column."""
     lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
     return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
 

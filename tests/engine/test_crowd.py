@@ -23,6 +23,11 @@ KILLED_AT_ONCE = 40
 GUESSES = 500 if LONG else 25
 
 
+@pytest.fixture(scope="module")
+def builder(common_builder: Builder) -> Builder:
+    return common_builder
+
+
 @pytest.fixture(scope="module", autouse=True)
 def only_these_clients(builder: Builder) -> Iterator[None]:
     """No other connection is open, and the machine allows enough connections."""
@@ -93,7 +98,7 @@ def test_a_client_with_a_wrong_key_does_not_lock_the_others_out(builder: Builder
     assert answered
 
 
-def test_connections_that_only_stand_open_do_not_lock_the_others_out(builder: Builder) -> None:
+def test_half_open_connections_do_not_lock_the_others_out(builder: Builder) -> None:
     address = (builder.settings["sshAddress"], builder.settings["sshPort"])
     standing = []
     refused = tried = 0

@@ -20,6 +20,7 @@ from tests.engine.conftest import (
     REGISTRY_IMAGE,
     Builder,
     Result,
+    bridge_address,
     docker_config,
     free_port,
     logs,
@@ -185,9 +186,7 @@ def test_every_project_gets_a_builder_that_it_reaches(fleet: Fleet) -> None:
 @pytest.fixture
 def registry(fleet: Fleet) -> Iterator[str]:
     """A registry at an address of this machine that builders see, too."""
-    network = f"{fleet.alias_on('one')}-network"
-    form = "{{(index .IPAM.Config 0).Gateway}}"
-    address = passed(run("docker", "network", "inspect", network, "--format", form)).strip()
+    address = bridge_address(f"{fleet.alias_on('one')}-network")
     port = free_port()
     container = passed(
         run("docker", "run", "--detach", "--publish", f"{port}:5000", REGISTRY_IMAGE)

@@ -18,6 +18,7 @@ from tests.engine.conftest import (
     REGISTRY_IMAGE,
     ROOT,
     Result,
+    bridge_address,
     free_port,
     make_key,
     passed,
@@ -26,7 +27,7 @@ from tests.engine.conftest import (
 
 
 class YamlProgram:
-    """The example with a stack of its own, and what a test adds to its builder."""
+    """The example with its own stack and additional settings of its builder."""
 
     def __init__(self, folder: Path, **properties: Any) -> None:
         self.folder = folder
@@ -83,9 +84,7 @@ def program(tmp_path: Path) -> Iterator[YamlProgram]:
 @pytest.fixture
 def upstream() -> Iterator[str]:
     """A registry for a mirror to ask, at an address of this machine that containers reach."""
-    form = "{{(index .IPAM.Config 0).Gateway}}"
-    address = passed(run("docker", "network", "inspect", "bridge", "--format", form)).strip()
-    place = f"{address}:{free_port()}"
+    place = f"{bridge_address()}:{free_port()}"
     publish = ("--detach", "--publish", f"{place}:5000")
     container = passed(run("docker", "run", *publish, REGISTRY_IMAGE)).strip()
     yield f"http://{place}"

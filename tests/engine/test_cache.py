@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -42,13 +43,6 @@ def janitor_log(builder: Builder) -> str:
     return passed(run("docker", "logs", builder.container("janitor")))
 
 
-def janitor_health(builder: Builder) -> Result:
-    """Run the janitor's own health check now."""
-    janitor = builder.container("janitor")
-    check = json.loads(passed(run("docker", "inspect", janitor)))[0]["Config"]["Healthcheck"]
-    return run("docker", "exec", janitor, *check["Test"][1:])
-
-
 def load_plain(builder: Builder) -> None:
     archive = builder.folder / "plain.tar"
     container = passed(run("docker", "create", BASE_IMAGE)).strip()
@@ -75,41 +69,58 @@ def build_random(builder: Builder, tag: str, mib: int) -> Result:
     return builder.docker("build", "--quiet", *named, "-", input=dockerfile)
 
 
+@dataclass
+class Tidied:
+    """A builder whose janitor treats things as old after seconds, and what jobs left there."""
+
+    builder: Builder
+    untagged: str
+    """Id of an image whose tag has moved to another one."""
+    volume: str
+    """Name of a volume without a name of its own."""
+
+    @classmethod
+    def of(cls, builder: Builder) -> Tidied:
+        builder.up()
+        load_plain(builder)
+        passed(builder.docker("run", "--name", "stopped", "--volume", "/with-it", PLAIN, "true"))
+        # containerd's store keeps no image that lost its last tag to another one.
+        moved = passed(build_random(builder, "moved", 1)).strip()
+        passed(build_random(builder, "moved", 1))
+        return cls(builder, moved, passed(builder.docker("volume", "create")).strip())
+
+
 @pytest.fixture(scope="module")
-def tidied(new_builder: NewBuilder) -> Builder:
-    """A builder whose janitor treats things as old after seconds."""
-    builder = new_builder(
-        leftoverAge="15s", imageAge="30s", keepImages=["kept/*:v?", PLAIN, BASE_IMAGE]
+def older(new_builder: NewBuilder) -> Tidied:
+    """Its things become old while the other tests run."""
+    return Tidied.of(new_builder(daemonImage=OLDER_DAEMON_IMAGE, leftoverAge="15s", imageAge="30s"))
+
+
+@pytest.fixture(scope="module")
+def recent(new_builder: NewBuilder, older: Tidied) -> Tidied:
+    return Tidied.of(
+        new_builder(leftoverAge="15s", imageAge="30s", keepImages=["kept/*:v?", PLAIN, BASE_IMAGE])
     )
-    builder.up()
-    load_plain(builder)
-    return builder
 
 
-def test_a_loaded_image_counts_from_when_it_came(tidied: Builder) -> None:
-    """`docker load` keeps the day on which an image was made, and records no other."""
-    passed(run("docker", "tag", BASE_IMAGE, "loaded:1"))
-    tidied.load("loaded:1")
-    passed(run("docker", "image", "rm", "loaded:1"))
-    time.sleep(12)
-    assert "loaded" in names(tidied, "image", shown="{{.Repository}}")
-    assert until(lambda: "loaded" not in names(tidied, "image", shown="{{.Repository}}"), 60)
+@pytest.fixture(scope="module")
+def tidied(recent: Tidied) -> Builder:
+    return recent.builder
 
 
-def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> None:
+def test_leftovers_of_jobs_are_removed_by_age_and_what_is_used_stays(recent: Tidied) -> None:
+    tidied = recent.builder
     keep = ("--label", "docker-build-machine.keep=yes")
 
     def make(*arguments: str) -> None:
         passed(tidied.docker(*arguments))
 
-    # containerd's store keeps no image that lost its last tag to another one.
-    moved = passed(build_random(tidied, "moved", 1)).strip()
-    passed(build_random(tidied, "moved", 1))
+    tidied.load_base()
+    tidied.build("again")
     untagged = passed(build_random(tidied, "", 1)).strip()
     for tag in ("old:1", "kept/it:v1", "kept/it:other", "used:1"):
         passed(build_random(tidied, tag, 1))
     make("run", "--detach", "--name", "running", "used:1", "sleep", "600")
-    make("run", "--name", "stopped", "--volume", "/with-it", PLAIN, "true")
     make("create", "--name", "never-started", PLAIN, "true")
     make("run", "--name", "labelled", *keep, PLAIN, "true")
     for name in (LOST_BUILDER, "buildx_buildkit_mine0"):
@@ -127,12 +138,18 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     make("volume", "create", "named")
     make("network", "create", "unused")
     make("network", "create", *keep, "unused-labelled")
-    make("volume", "create")
 
-    def cleared() -> bool:
-        return "old:1" not in names(tidied, "image", shown="{{.Repository}}:{{.Tag}}")
+    def tags() -> set[str]:
+        return names(tidied, "image", shown="{{.Repository}}:{{.Tag}}")
 
-    assert until(cleared, 90), janitor_log(tidied)
+    # `docker load` keeps the day on which an image was made, and records no other. A loaded image
+    # counts from when it came.
+    passed(run("docker", "tag", BASE_IMAGE, "loaded:1"))
+    tidied.load("loaded:1")
+    passed(run("docker", "image", "rm", "loaded:1"))
+    time.sleep(12)
+    assert "loaded:1" in tags()
+    assert until(lambda: not {"old:1", "loaded:1"} & tags(), 90), janitor_log(tidied)
     time.sleep(10)
     assert names(tidied, "container", "--all", shown="{{.Names}}") == {
         "running",
@@ -143,60 +160,35 @@ def test_what_jobs_leave_goes_by_age_and_what_is_used_stays(tidied: Builder) -> 
     networks = names(tidied, "network")
     assert "unused-labelled" in networks
     assert "unused" not in networks
-    images = names(tidied, "image", shown="{{.Repository}}:{{.Tag}}")
-    assert images == {"kept/it:v1", "used:1", PLAIN}
-    for gone in (moved, untagged):
+    assert tags() - {BASE_IMAGE} == {"kept/it:v1", "used:1", PLAIN}
+    for gone in (recent.untagged, untagged):
         assert tidied.docker("image", "inspect", gone).returncode
     output = janitor_log(tidied)
     for kind in ("container", "network", "untagged image", "anonymous volume", "image"):
         assert f"{kind} " in output
+    assert tidied.build("again").count("CACHED") == 3, "the cache outlives the images"
+    # A janitor that removes something is healthy, so it must have nothing left to remove.
+    passed(tidied.docker("image", "rm", "again"))
 
 
-def test_the_cache_outlives_the_images(tidied: Builder) -> None:
-    tidied.load_base()
-    tidied.build("again")
-    gone = until(lambda: "again" not in names(tidied, "image", shown="{{.Repository}}"), 90)
-    assert gone, janitor_log(tidied)
-    assert tidied.build("again").count("CACHED") == 3
-
-
-def test_an_older_daemon_is_tidied_too(new_builder: NewBuilder) -> None:
-    builder = new_builder(daemonImage=OLDER_DAEMON_IMAGE, leftoverAge="15s", imageAge="30s")
-    builder.up()
-    load_plain(builder)
-    passed(builder.docker("run", "--name", "stopped", "--volume", "/with-it", PLAIN, "true"))
-    untagged = passed(build_random(builder, "moved", 1)).strip()
-    passed(build_random(builder, "moved", 1))
-    anonymous = passed(builder.docker("volume", "create")).strip()
+def test_an_older_daemon_is_tidied_too(older: Tidied) -> None:
+    builder = older.builder
     assert until(lambda: not names(builder, "image", shown="{{.Repository}}"), 90)
     assert until(lambda: not names(builder, "container", "--all", shown="{{.Names}}"))
-    assert anonymous not in names(builder, "volume")
-    assert builder.docker("image", "inspect", untagged).returncode
+    assert older.volume not in names(builder, "volume")
+    assert builder.docker("image", "inspect", older.untagged).returncode
     assert "commands that failed" not in janitor_log(builder)
-    passed(janitor_health(builder))
+    passed(builder.health("janitor"))
 
 
 def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder) -> None:
-    passed(janitor_health(tidied))
-    volumes = (
-        passed(
-            run(
-                "docker",
-                "volume",
-                "inspect",
-                "--format",
-                "{{.Mountpoint}}",
-                tidied.container("cache"),
-            )
-        ).strip()
-        + "/volumes"
-    )
+    passed(tidied.health("janitor"))
     volume = passed(tidied.docker("volume", "create")).strip()
     # The rootless daemon cannot remove files of the host's root.
-    stuck = f"{volumes}/{volume}/_data/stuck"
+    stuck = f"{tidied.mountpoint('cache')}/volumes/{volume}/_data/stuck"
     passed(run(*AS_ROOT, "install", "-d", "-m", "0700", f"{stuck}/of-root"))
-    assert until(lambda: janitor_health(tidied).returncode, 90)
-    assert "docker volume rm: " in janitor_health(tidied).stdout
+    assert until(lambda: tidied.health("janitor").returncode, 90)
+    assert "docker volume rm: " in tidied.health("janitor").stdout
     refused = tidied.pulumi("up", "--target-replace", "**builder-readiness")
     assert refused.returncode
     assert "builder-janitor does not pass its health check: docker volume rm: " in refused.stdout
@@ -210,19 +202,19 @@ def test_a_janitor_that_cannot_remove_is_unhealthy_and_up_fails(tidied: Builder)
     assert report.returncode == 1
     assert f"{janitor} is running (unhealthy)" in report.stdout
     passed(run(*AS_ROOT, "rm", "-r", stuck))
-    assert until(lambda: not janitor_health(tidied).returncode, 90)
+    assert until(lambda: not tidied.health("janitor").returncode, 90)
     tidied.up()
     assert volume not in names(tidied, "volume")
 
 
 def test_a_janitor_that_cannot_reach_the_daemon_is_unhealthy(tidied: Builder) -> None:
     passed(run("docker", "stop", tidied.container("daemon")))
-    assert until(lambda: janitor_health(tidied).returncode, 90)
-    assert "docker version --format: " in janitor_health(tidied).stdout
+    assert until(lambda: tidied.health("janitor").returncode, 90)
+    assert "docker version --format: " in tidied.health("janitor").stdout
     report = r"commands that failed: \d+, the last: docker .* connect to the [Dd]ocker"
     assert until(lambda: re.search(report, janitor_log(tidied)), 90)
     passed(run("docker", "start", tidied.container("daemon")))
-    assert until(lambda: not janitor_health(tidied).returncode, 60)
+    assert until(lambda: not tidied.health("janitor").returncode, 60)
     assert "works again" in janitor_log(tidied).splitlines()[-1]
 
 
@@ -285,7 +277,7 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
     assert {record.ref for record in before[:50]} <= kept
 
 
-def test_a_cache_larger_than_its_disk_is_told_before_the_daemon_starts(
+def test_a_cache_larger_than_its_disk_is_refused_before_the_daemon_starts(
     new_builder: NewBuilder, new_disk: NewDisk
 ) -> None:
     builder = new_builder(cacheSize="50GB", minFreeSpace="100MB")

@@ -6,6 +6,7 @@ import datetime
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,12 +14,42 @@ from tests.engine.conftest import (
     GATEWAY_IMAGE,
     PING,
     Builder,
+    NewBuilder,
     make_key,
     passed,
     run,
     run_in_image,
     until,
 )
+
+
+@dataclass
+class Deployed:
+    builder: Builder
+    output: str
+    """What the first `pulumi up` printed."""
+    last_day: datetime.date
+    """Until when the key `guest` counts."""
+
+
+@pytest.fixture(scope="module")
+def deployed(new_builder: NewBuilder) -> Deployed:
+    """Deployed with the keys of all tests, because an update takes longer than most tests."""
+    builder = new_builder()
+    # Not today, which may end during the tests.
+    last_day = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
+    builder.add_key("leaver")
+    builder.add_key("other-leaver")
+    builder.add_key("guest", until=f"{last_day}")
+    builder.add_key("forgotten", until="2020-01-01")
+    builder.add_key("elsewhere", **{"from": ["192.0.2.0/24"]})
+    builder.add_key("ci-ca", principals=["ci"])
+    return Deployed(builder, builder.up(), last_day)
+
+
+@pytest.fixture(scope="module")
+def builder(deployed: Deployed) -> Builder:
+    return deployed.builder
 
 
 def in_gateway(builder: Builder, script: str) -> None:
@@ -103,89 +134,75 @@ def test_a_change_of_keys_is_shown_by_name_and_fingerprint(builder: Builder) -> 
     assert f"reviewed={listed.split()[1]}" in shown
 
 
-@pytest.mark.parametrize("program", ["sshd-session", "sshd-session.pam"], ids=["", "Alpine's name"])
-def test_a_removed_key_is_out_and_its_connections_close(builder: Builder, program: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "program"),
+    [("leaver", "sshd-session"), ("other-leaver", "sshd-session.pam")],
+    ids=["", "Alpine's name"],
+)
+def test_a_removed_key_is_out_and_its_connections_close(
+    builder: Builder, key: str, program: str
+) -> None:
     builder.ssh_end()
     with as_program(builder, program):
-        builder.add_key("leaver")
-        builder.up()
         control = str(builder.folder / "shared")
         with (
-            builder.connection(
-                "-M", "-o", "ControlPersist=no", key="leaver", control=control
-            ) as master,
-            builder.connection(key="leaver", control=control, stdin=subprocess.PIPE) as shared,
+            builder.connection("-M", "-o", "ControlPersist=no", key=key, control=control) as master,
+            builder.connection(key=key, control=control, stdin=subprocess.PIPE) as shared,
         ):
-            assert until(lambda: "name=leaver" in builder.who())
+            assert until(lambda: f"name={key}" in builder.who())
             assert "name=ada" not in builder.who()
-            builder.remove_key("leaver")
+            builder.remove_key(key)
             builder.up()
             master.wait(10)
             shared.wait(10)
-    assert builder.ping(key="leaver").returncode == 255
+    assert builder.ping(key=key).returncode == 255
     assert "200 OK" in builder.ping().stdout
     assert until(
-        lambda: any(" refused name=leaver key=SHA256:" in line for line in builder.audit())
+        lambda: any(f" refused name={key} key=SHA256:" in line for line in builder.audit())
     )
-    for event in ("login name=leaver key=SHA256:", "closed name=leaver key=SHA256:"):
+    for event in (f"login name={key} key=SHA256:", f"closed name={key} key=SHA256:"):
         assert any(event in line and " from=" in line for line in builder.audit()), event
 
 
-def test_a_key_is_out_when_its_time_is_over(builder: Builder) -> None:
-    now = datetime.datetime.now(datetime.UTC)
-    builder.add_key("guest", until=f"{now:%Y-%m-%d}")
-    builder.up()
+def test_a_key_is_out_when_its_time_is_over(deployed: Deployed) -> None:
+    builder = deployed.builder
     with builder.connection(key="guest") as guest:
         assert until(lambda: "name=guest" in builder.who())
         # The last second is soon, because a test cannot wait for midnight.
         soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
-        change = f"s/{now:%Y%m%d}235959/{soon:%Y%m%d%H%M%S}/"
+        change = f"s/{deployed.last_day:%Y%m%d}235959/{soon:%Y%m%d%H%M%S}/"
         on_access_volume(builder, f"sed -i {change} /access/authorized_keys /access/list")
         assert "200 OK" in builder.ping(key="guest").stdout
         guest.wait(10)
     assert builder.ping(key="guest").returncode == 255
     assert "200 OK" in builder.ping().stdout
-    builder.remove_key("guest")
-    builder.up()
 
 
-def test_an_expired_key_does_not_block_an_update(builder: Builder) -> None:
-    builder.add_key("forgotten", until="2020-01-01")
-    assert "the key forgotten is left out" in builder.up()
-    assert builder.ping(key="forgotten").returncode == 255
-    assert "200 OK" in builder.ping().stdout
-    builder.remove_key("forgotten")
+def test_an_expired_key_does_not_block_an_update(deployed: Deployed) -> None:
+    assert "the key forgotten is left out" in deployed.output
+    assert deployed.builder.ping(key="forgotten").returncode == 255
+    assert "200 OK" in deployed.builder.ping().stdout
 
 
 def test_a_key_counts_only_from_its_addresses(builder: Builder) -> None:
-    builder.add_key("elsewhere", **{"from": ["192.0.2.0/24"]})
-    builder.up()
     assert builder.ping(key="elsewhere").returncode == 255
-    builder.remove_key("elsewhere")
 
 
 def test_a_certificate_gets_in_until_it_is_revoked(builder: Builder) -> None:
-    builder.add_key("ci-ca", principals=["ci"])
     builder.sign("job", "ci-ca", "ci", serial=7)
     builder.sign("other-job", "ci-ca", "ci", serial=8)
     builder.sign("outsider", "ci-ca", "admin")
-    try:
+    assert "200 OK" in builder.ping(key="job").stdout
+    assert builder.ping(key="ci-ca").returncode == 255
+    assert builder.ping(key="outsider").returncode == 255
+    with builder.connection(key="job") as job, builder.connection(key="other-job") as other:
+        assert until(lambda: builder.who().count("name=ci-ca") == 2)
+        builder.settings["revoked"] = [{"ca": "ci-ca", "serial": 7}]
         builder.up()
-        assert "200 OK" in builder.ping(key="job").stdout
-        assert builder.ping(key="ci-ca").returncode == 255
-        assert builder.ping(key="outsider").returncode == 255
-        with builder.connection(key="job") as job, builder.connection(key="other-job") as other:
-            assert until(lambda: builder.who().count("name=ci-ca") == 2)
-            builder.settings["revoked"] = [{"ca": "ci-ca", "serial": 7}]
-            builder.up()
-            job.wait(10)
-            assert other.poll() is None
-        assert builder.ping(key="job").returncode == 255
-        assert "200 OK" in builder.ping(key="other-job").stdout
-    finally:
-        builder.remove_key("ci-ca")
-        builder.settings.pop("revoked", None)
-        builder.up()
+        job.wait(10)
+        assert other.poll() is None
+    assert builder.ping(key="job").returncode == 255
+    assert "200 OK" in builder.ping(key="other-job").stdout
 
 
 def test_the_host_key_is_rotated_while_clients_accept_both(builder: Builder) -> None:

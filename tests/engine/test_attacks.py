@@ -230,13 +230,13 @@ def from_a_step(builder: Builder, command: str) -> Result:
 EVERY = (*PRIVATE, EXCEPTED, PUBLIC)
 
 
-def test_builds_reach_private_networks_where_that_is_allowed(builders: dict[str, Builder]) -> None:
+def test_builds_reach_private_networks_unless_blocked(builders: dict[str, Builder]) -> None:
     builder = builders["privileged"]
     with neighbourhood(builder):
         assert answering(from_a_step(builder, asking(*EVERY))) == set(EVERY)
 
 
-def test_nobody_inside_reaches_private_networks_where_they_are_blocked(
+def test_blocked_private_networks_cannot_be_reached_from_inside(
     builders: dict[str, Builder],
 ) -> None:
     builder = builders["unprivileged"]
@@ -262,7 +262,7 @@ def way_out(builder: Builder) -> str:
     return passed(report).split(" dev ")[1].split()[0]
 
 
-def test_what_builds_send_goes_by_the_kernel(builders: dict[str, Builder]) -> None:
+def test_builds_send_through_the_kernel(builders: dict[str, Builder]) -> None:
     assert way_out(builders["unprivileged"]) == "uplink"
     assert way_out(builders["privileged"]) == "tap0"
     # Root's script has ended and left no process.
@@ -273,7 +273,7 @@ def test_what_builds_send_goes_by_the_kernel(builders: dict[str, Builder]) -> No
     assert not [comm for *_, stat, comm in processes if stat.startswith("Z")]
 
 
-def test_nobody_inside_sends_by_another_address_or_reaches_the_containers_own(
+def test_nothing_inside_sends_from_another_address_or_reaches_the_containers_own(
     builders: dict[str, Builder],
 ) -> None:
     builder = builders["unprivileged"]
@@ -296,7 +296,7 @@ def test_nobody_inside_sends_by_another_address_or_reaches_the_containers_own(
         assert answering(request) == set()
 
 
-def test_without_the_uplink_builds_reach_the_same_by_the_rootless_network(
+def test_without_the_uplink_builds_reach_the_same_through_the_rootless_network(
     builders: dict[str, Builder],
 ) -> None:
     builder = builders["unprivileged"]
@@ -336,7 +336,7 @@ def image_without_nft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         yield tag
 
 
-def test_the_older_kind_of_tables_closes_private_networks_too(
+def test_iptables_without_nft_blocks_private_networks_too(
     new_builder: NewBuilder, image_without_nft: str
 ) -> None:
     builder = new_builder(
@@ -351,7 +351,7 @@ def test_the_older_kind_of_tables_closes_private_networks_too(
     assert way_out(builder) == "uplink"
 
 
-def test_what_the_gateway_would_send_out_gets_no_answer(builders: dict[str, Builder]) -> None:
+def test_the_gateway_gets_no_answer_from_outside(builders: dict[str, Builder]) -> None:
     """The listener is outside the host and has no route to the addresses of containers."""
     builder = builders["unprivileged"]
     with neighbour(str(os.getpid()), OUTSIDE):
@@ -367,7 +367,7 @@ def status(container: str, pattern: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def test_sshd_has_no_power_at_all_and_gains_none(builders: dict[str, Builder]) -> None:
+def test_sshd_has_no_capabilities_and_gains_none(builders: dict[str, Builder]) -> None:
     powers = status(builders["unprivileged"].container("gateway"), "^sshd.*listener")
     assert powers["Uid"].split() == ["1000"] * 4
     assert (powers["CapEff"], powers["CapPrm"], powers["NoNewPrivs"]) == ("0" * 16, "0" * 16, "1")
@@ -376,15 +376,12 @@ def test_sshd_has_no_power_at_all_and_gains_none(builders: dict[str, Builder]) -
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_mode_is_settled(builders: dict[str, Builder], mode: str) -> None:
-    builder = builders[mode]
-    assert "unchanged" in builder.up("--expect-no-changes")
-    passed(builder.pulumi("refresh"))
-    assert "unchanged" in builder.up("--expect-no-changes")
+def test_a_second_update_changes_nothing(builders: dict[str, Builder], mode: str) -> None:
+    assert "unchanged" in builders[mode].up("--refresh", "--expect-no-changes")
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_a_build_plants_does_not_run_outside_of_it(
+def test_programs_that_a_build_plants_do_not_run_outside_of_it(
     builders: dict[str, Builder], mode: str
 ) -> None:
     """The docker CLI of health check and scripts runs outside the daemon's namespace."""
@@ -406,13 +403,9 @@ def test_what_a_build_plants_does_not_run_outside_of_it(
             "run", "--rm", *EVERYTHING, BASE_IMAGE, "chroot", "/host", "sh", "-euc", plant
         )
     )
-    daemon = builder.container("daemon")
     passed(builder.in_daemon("test", "-x", "/home/rootless/.docker/cli-plugins/docker-buildx"))
     passed(builder.pulumi("up", "--target-replace", "**builder-readiness"))
-    health = passed(
-        run("docker", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", daemon)
-    )
-    passed(run("docker", "exec", daemon, *json.loads(health)[1:]))
+    passed(builder.health("daemon"))
     passed(builder.in_daemon("docker", "buildx", "version"))
     ran = "/home/rootless/planted-ran"
     assert builder.in_daemon("test", "-e", ran).returncode == 1
@@ -463,7 +456,7 @@ def test_the_mode_of_a_builder_is_changed_and_its_cache_stays(builders: dict[str
     assert "unchanged" in builder.up("--expect-no-changes")
 
 
-def test_an_image_that_cannot_do_without_privileges_is_refused(
+def test_an_image_that_needs_privileges_is_refused(
     builders: dict[str, Builder],
 ) -> None:
     builder = builders["unprivileged"]

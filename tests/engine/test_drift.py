@@ -25,6 +25,14 @@ OWNER = "docker-build-machine.owner"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA8mWEwgv2hCdQZQ3R4lVxxO1OVbpL5tzTDMVQGDzXmV eve"
 
 
+@pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder) -> Builder:
+    """With limits, so that the provider has all kinds of inputs to apply."""
+    ready = new_builder(memory="2GiB", cpus="1.5")
+    ready.up()
+    return ready
+
+
 def drift(builder: Builder, *options: str) -> tuple[int, str]:
     result = builder.review("drift", *options)
     assert not result.stderr, result.stderr
@@ -104,7 +112,7 @@ def tamper(builder: Builder) -> dict[str, str]:
         "expected 0755 and 0",
         "dockerd's configuration": "`builder-daemon` dockerd's insecure registries: eve.example, "
         "expected none",
-        "a limit": "`builder-daemon` memory is 3221225472, expected 0",
+        "a limit": "`builder-daemon` memory is 3221225472, expected 2147483648",
         "a limit that no setting has": "`builder-gateway` PidsLimit is 4000, expected none",
         "the restart policy": "`builder-gateway` restart is no, expected unless-stopped",
         "a network": f"`builder-gateway` networks: bridge, {network}, expected {network}",
@@ -200,10 +208,8 @@ PULUMI_ALONE |= {"waitTimeout", "containerReadRefreshTimeoutMilliseconds"}
 
 
 def test_the_provider_applies_every_input_of_a_container(
-    new_builder: NewBuilder, monkeypatch: pytest.MonkeyPatch
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    builder = new_builder(memory="2GB", cpus="1.5")
-    builder.up()
     for name, value in builder.env.items():
         monkeypatch.setenv(name, value)
     [state] = builders_of(builder.stack)

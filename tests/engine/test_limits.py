@@ -12,7 +12,7 @@ from tests.engine.conftest import BASE_IMAGE, Builder, NewBuilder, Result, passe
 
 pytestmark = pytest.mark.alone
 
-CALM_SECONDS = 20
+CALM_SECONDS = 12
 # Limited here, in case nothing else limits it.
 FORKS = 5000
 # The limit of a container on a systemd host with 1 GB of memory (DefaultTasksMax).
@@ -52,28 +52,28 @@ def state(builder: Builder) -> str:
     )
 
 
-def test_a_step_that_wants_all_memory_ends_alone(builder: Builder) -> None:
+def test_a_step_that_uses_all_memory_only_ends_itself(builder: Builder) -> None:
     with calm_build(builder):
         hog = run_step(builder, "tail /dev/zero")
     assert hog.returncode != 0
     assert "exit code: 137" in hog.stderr
 
 
-def test_a_step_that_forks_without_end_ends_alone(builder: Builder) -> None:
+def test_a_fork_bomb_in_a_step_only_ends_itself(builder: Builder) -> None:
     with calm_build(builder):
         bomb = run_step(builder, FORK)
     assert "can't fork" in bomb.stderr
     passed(run_step(builder, "true"))
 
 
-def test_a_container_that_forks_without_end_ends_alone(builder: Builder) -> None:
+def test_a_fork_bomb_in_a_container_only_ends_itself(builder: Builder) -> None:
     with calm_build(builder):
         bomb = builder.docker("run", "--rm", BASE_IMAGE, "sh", "-c", FORK)
     assert "can't fork" in bomb.stderr
     passed(builder.docker("run", "--rm", BASE_IMAGE, "true"))
 
 
-def test_the_limits_are_settled(builder: Builder) -> None:
+def test_a_second_update_changes_no_limits(builder: Builder) -> None:
     assert "unchanged" in builder.up("--expect-no-changes")
     assert " 1000\n" in run_step(builder, "ulimit -u").stderr
 
@@ -91,7 +91,7 @@ def narrow(new_builder: NewBuilder) -> Builder:
 
 
 @pytest.mark.parametrize("as_user", ["0", "1000"])
-def test_what_the_host_lets_the_container_have_is_not_used_up(
+def test_builds_leave_the_daemon_processes_where_the_host_allows_few(
     narrow: Builder, as_user: str
 ) -> None:
     started = state(narrow)

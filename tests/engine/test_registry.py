@@ -1,4 +1,4 @@
-"""The stack's own registry: who gets in, what a new host starts with, and what is cleared away."""
+"""The stack's own registry: access, warm starts of new hosts, and removal of old data."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tests.engine.conftest import (
     REGISTRY_IMAGE,
     ROOT,
     Result,
+    bridge_address,
     docker_config,
     free_port,
     logs,
@@ -35,7 +36,7 @@ from tests.engine.figures import record
 from tests.engine.hosts import hosts_in
 from tests.engine.laptop import Laptop, write_kit
 from tests.engine.test_fleet import Fleet, entry
-from tests.engine.test_secrets import command_lines_seen
+from tests.engine.test_tls import command_lines_seen
 from tests.engine.upstream import USER, Gate, gate_before
 
 IMAGES = {
@@ -83,7 +84,7 @@ class Api:
         return cls(server, context)
 
     def ask(self, method: str, path: str, body: Any = None, kind: str = "") -> tuple[int, Any]:
-        """Status, and what the Location names or the body."""
+        """Return the status, and the Location header or else the body."""
         connection = http.client.HTTPSConnection(self.server, context=self.context, timeout=30)
         try:
             headers = {"Content-Type": kind} if kind else {"Accept": f"{MANIFEST}, {INDEX}"}
@@ -149,7 +150,7 @@ class Pair(Fleet):
         return run("docker", *arguments, env={**self.docker_env(), **host}, **options)
 
     def secret(self) -> dict[str, str]:
-        """What the stack gives clients of the registry."""
+        """The stack's secret export for clients of the registry."""
         return dict(
             json.loads(
                 passed(
@@ -183,8 +184,7 @@ class Pair(Fleet):
 def address() -> Iterator[str]:
     """One of this machine that its containers reach, and of no builder's own bridge."""
     network = passed(run("docker", "network", "create", f"test{secrets.token_hex(3)}")).strip()
-    form = "{{(index .IPAM.Config 0).Gateway}}"
-    yield passed(run("docker", "network", "inspect", network, "--format", form)).strip()
+    yield bridge_address(network)
     run("docker", "network", "rm", network)
 
 
@@ -218,14 +218,14 @@ def upstream(address: str) -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def gate(address: str, upstream: Upstream) -> Iterator[Gate]:
-    """What asks for a login before it lets anybody to the upstream."""
+    """A proxy in front of the upstream that requires a login."""
     with gate_before(upstream.url.removeprefix("http://"), address, secrets.token_hex(20)) as gate:
         yield gate
 
 
 @pytest.fixture(scope="module")
 def stack(address: str, gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Deployed with private networks closed to builds: the registry stays open.
+    """Deployed with private networks blocked; the registry stays reachable.
 
     Its mirrors log in at their upstream. The registry of the second mirror has a name that nobody
     can resolve, so its images come by the mirror or not at all.
@@ -325,7 +325,7 @@ def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair, gate: G
     assert not [place for place, text in places.items() if any(key in text for key in keys)]
 
 
-def test_without_the_stacks_certificate_nobody_gets_in(stack: Pair, tmp_path: Path) -> None:
+def test_access_needs_the_stacks_certificate(stack: Pair, tmp_path: Path) -> None:
     made = passed(run("sh", str(ROOT / "components/registry/certificates.sh"), input="x\n1\n"))
     foreign = blocks(made)[3:]
     for server in ("store", "mirror"):
@@ -348,7 +348,9 @@ OPEN = (
 )
 
 
-def test_a_build_step_gets_neither_in_nor_at_the_key(stack: Pair, upstream: Upstream) -> None:
+def test_a_build_step_reaches_neither_the_registry_nor_its_key(
+    stack: Pair, upstream: Upstream
+) -> None:
     store = stack.exports()["registry"]
     dockerfile = (
         "FROM python:1\n"
@@ -431,7 +433,7 @@ class Node:
 def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
     stack: Pair, tmp_path: Path
 ) -> None:
-    """By certificates that nobody sees; the image of its nodes comes by the mirror."""
+    """Its certificates are shown nowhere, and its nodes pull their image through the mirror."""
     node = Node.of(stack, tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -455,7 +457,7 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
     passed(run("docker", "buildx", "rm", stack.stack, env=node.env))
 
 
-def test_images_of_another_registry_come_by_its_mirror(stack: Pair, gate: Gate) -> None:
+def test_images_of_another_registry_come_through_its_mirror(stack: Pair, gate: Gate) -> None:
     gate.served.clear()
     dockerfile = "FROM other.example/library/base:1\nRUN echo by the mirror\n"
     passed(stack.docker_on("one", "build", "--no-cache", "-", input=dockerfile))
@@ -469,7 +471,7 @@ def test_images_of_another_registry_come_by_its_mirror(stack: Pair, gate: Gate) 
     passed(stack.docker_on("one", "pull", f"{mirror}/library/base:1"))
 
 
-def test_a_failing_upstream_is_told(stack: Pair, gate: Gate) -> None:
+def test_a_failing_upstream_is_reported(stack: Pair, gate: Gate) -> None:
     good, wrong = gate.token, secrets.token_hex(20)
     log_in(stack, wrong)
     page = stack.review("preview")
@@ -535,7 +537,9 @@ def test_the_mirror_serves_what_it_has_while_its_upstream_is_away(
         passed(run("docker", "start", upstream.container, stack.registry("store")))
 
 
-def test_what_no_tag_keeps_goes_and_no_push_in_flight_is_cut(stack: Pair, tmp_path: Path) -> None:
+def test_untagged_data_is_removed_and_running_pushes_are_not_cut(
+    stack: Pair, tmp_path: Path
+) -> None:
     before = stack.api("store", tmp_path)
     stack.settings["registry"] = {**stack.settings["registry"], **SHORT, "certificates": 2}
     passed(stack.update())
@@ -566,7 +570,7 @@ def test_what_no_tag_keeps_goes_and_no_push_in_flight_is_cut(stack: Pair, tmp_pa
     index = [{"mediaType": MANIFEST, "digest": child, "size": 1}]
 
     def keep() -> None:
-        """Push what is to stay again, as a CI does."""
+        """Push again the images that must stay, as a CI does."""
         store.push("app", "v3", layers[3])
         assert store.push_manifest("app", "many", INDEX, manifests=index)[0] == 201
 

@@ -1,4 +1,7 @@
-"""After a complete run, nothing that it wrote, printed or showed has a secret in clear text."""
+"""The transport `tls`, end to end: mutual TLS on the private network, and no secret in clear text.
+
+After a complete run, nothing that it wrote, printed or showed has a secret in clear text.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import Builder, NewBuilder, passed, run
+from tests.engine.laptop import Laptop
 
 ROLES = ("daemon", "gateway", "janitor", "keys", "certificates")
 
@@ -121,7 +125,7 @@ def whole(new_builder: NewBuilder) -> WholeRun:
     return this
 
 
-def test_the_search_finds_what_is_there(whole: WholeRun) -> None:
+def test_the_search_finds_secrets(whole: WholeRun) -> None:
     assert all(whole.secrets.values())
     shown = passed(
         run(
@@ -138,7 +142,7 @@ def test_the_search_finds_what_is_there(whole: WholeRun) -> None:
     assert f"config-file {whole.builder.folder}/config.yaml" in whole.places["command lines"]
 
 
-def test_no_secret_is_in_clear_anywhere(whole: WholeRun) -> None:
+def test_no_secret_is_in_clear_text(whole: WholeRun) -> None:
     assert len(whole.places) > 20
     assert whole.leaks(whole.places) == []
 
@@ -155,3 +159,38 @@ def test_only_their_users_can_read_the_keys(whole: WholeRun) -> None:
             shown = run("docker", "exec", "--user", USERS[role], container, "stat", "-c%a", path)
             mode = passed(shown).strip()
             assert mode in ("400", "600"), path
+
+
+def test_tls_builds_and_requires_a_certificate(whole: WholeRun) -> None:
+    builder = whole.builder
+    assert "CACHED" not in whole.places["build"]
+    assert builder.build().count("CACHED") == 3
+    assert "unchanged" in builder.up("--expect-no-changes")
+
+    with Laptop.with_kit(builder) as laptop:
+        opened = laptop.builder("on")
+        assert opened.returncode == 0
+        assert "the socket cannot be forwarded (transport tls" in opened.stderr
+        assert "Server" in passed(laptop.sh("docker version"))
+        assert passed(laptop.builder("list")) == f"{builder.stack}-builder\tplain ssh\n"
+
+    gateway = builder.container("gateway")
+
+    def ask(url: str, *options: str) -> str:
+        dial = ["docker", "exec", gateway, "/tls/docker", *options, "--host", url, "version"]
+        result = run(*dial)
+        return result.stdout + result.stderr
+
+    verified = ("--tlsverify", "--tlscacert", "/tls/ca.pem")
+    own = ("--tlscert", "/tls/cert.pem", "--tlskey", "/tls/key.pem")
+    assert "Server:" in ask("tcp://docker:2376", *verified, *own)
+    assert "certificate required" in ask("tcp://docker:2376", *verified)
+    assert "Server:" not in ask("tcp://docker:2376")
+    assert "Server:" not in ask("tcp://docker:2375")
+    assert run("docker", "exec", gateway, "test", "-e", "/tls/ca-key.pem").returncode == 1
+
+    builder.settings["keepCache"] = False
+    builder.up()
+    builder.ssh_end()
+    passed(builder.pulumi("destroy"))
+    assert run("docker", "volume", "inspect", builder.container("cache")).returncode != 0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,77 +12,78 @@ import pytest
 from components.host import PREFLIGHT
 from tests.engine.conftest import (
     AS_ROOT,
+    Builder,
     NewBuilder,
     Result,
-    free_port,
     make_key,
     passed,
     run,
 )
-from tests.engine.hosts import Hosts, hosts_in
+from tests.engine.hosts import Host, Hosts, hosts_in
 from tests.engine.test_drift import drift
 
 
-@dataclass(frozen=True)
-class Sshd:
-    """A real sshd of the tests on 127.0.0.1."""
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
+        yield hosts
 
-    port: int
-    host_key: str
-    agent: str
+
+@dataclass(frozen=True)
+class OnHost:
+    """A deployed builder on a host behind SSH, and what its first deployment printed."""
+
+    builder: Builder
+    host: Host
+    output: str
 
 
 @pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    folder = tmp_path_factory.mktemp("sshd")
-    port, host_key = free_port(), make_key(folder / "host")
-    (folder / "authorized_keys").write_text(make_key(folder / "operator") + "\n")
-    (folder / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin prohibit-password\n"
-    )
-    passed(run(*AS_ROOT, "mkdir", "-p", "/run/sshd"))
-    server = subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-f", str(folder / "config")], stderr=subprocess.DEVNULL
-    )
-    agent_socket = str(folder / "agent")
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", agent_socket], stdout=subprocess.DEVNULL)
-    while not Path(agent_socket).exists():
-        time.sleep(0.05)
-    env = {"SSH_AUTH_SOCK": agent_socket}
-    passed(run("ssh-add", str(folder / "operator"), env=env))
-    yield Sshd(port, host_key, agent_socket)
-    for process in (agent, server):
-        process.terminate()
-        process.wait()
-
-
-def test_a_host_over_ssh(new_builder: NewBuilder, sshd: Sshd) -> None:
-    url = f"ssh://{os.environ.get('USER') or 'root'}@127.0.0.1:{sshd.port}"
-    builder = new_builder(host=url, hostKey=sshd.host_key)
-    builder.env["SSH_AUTH_SOCK"] = sshd.agent
+def on_host(new_builder: NewBuilder, hosts: Hosts) -> OnHost:
+    host = hosts.new("--device", "/dev/net/tun")
+    builder = new_builder(**host.settings)
+    builder.env["SSH_AUTH_SOCK"] = hosts.agent
     first = builder.pulumi("up")
-    output = passed(first) + first.stderr
     builder.write_ssh_config()
+    return OnHost(builder, host, passed(first) + first.stderr)
+
+
+def test_a_host_over_ssh(on_host: OnHost) -> None:
     for noise in ("refused by peer", "disabling multiplexing", "mux_client"):
-        assert noise not in output, output
-    assert "200 OK" in builder.ping().stdout
-    assert "unchanged" in builder.up("--expect-no-changes")
-    assert "The host is as the stack says." in drift(builder)[1]
+        assert noise not in on_host.output, on_host.output
+    assert "200 OK" in on_host.builder.ping().stdout
+    assert "unchanged" in on_host.builder.up("--expect-no-changes")
+    assert "The host is as the stack says." in drift(on_host.builder)[1]
 
 
 def test_an_unknown_host_key_is_one_clear_error_before_anything_is_created(
-    new_builder: NewBuilder, sshd: Sshd, tmp_path: Path
+    new_builder: NewBuilder, on_host: OnHost, hosts: Hosts, tmp_path: Path
 ) -> None:
-    url = f"ssh://root@127.0.0.1:{sshd.port}"
+    url = on_host.host.url
     builder = new_builder(host=url, hostKey=make_key(tmp_path / "other"))
-    builder.env["SSH_AUTH_SOCK"] = sshd.agent
+    builder.env["SSH_AUTH_SOCK"] = hosts.agent
     result = builder.pulumi("up")
     assert result.returncode != 0
     assert f"host = {url} cannot be reached over SSH" in result.stdout
     assert "hostKey" in result.stdout
     assert "docker:index" not in builder.state()
+
+
+def test_a_preview_changes_nothing_on_a_host_that_does_not_answer(on_host: OnHost) -> None:
+    """After this test the host of `on_host` is gone."""
+    builder = on_host.builder
+    for outage, report in (
+        ("rm /usr/local/bin/docker", "Docker does not answer"),
+        ("kill 1", "cannot be reached over SSH"),
+    ):
+        on_host.host.shell(outage)
+        shown = builder.pulumi("preview", "--diff", "--expect-no-changes")
+        assert report in shown.stdout + shown.stderr
+        assert shown.returncode == 0, shown.stdout
+        # An update that cannot do anything there prints the reason.
+        refused = builder.pulumi("up")
+        assert refused.returncode != 0
+        assert report in refused.stdout
 
 
 def test_a_taken_port_is_named_before_anything_is_created(new_builder: NewBuilder) -> None:
@@ -128,12 +126,6 @@ def test_the_engine_reports_every_wrong_setting(new_builder: NewBuilder) -> None
     for name in ("sshPort", "keys", "cacheSize", "unknown"):
         assert f"  - {name}" in result.stdout
     assert "Traceback" not in result.stdout
-
-
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
-        yield hosts
 
 
 def test_a_preview_warns_of_what_a_host_lacks_and_an_update_refuses_it(
@@ -180,27 +172,6 @@ def test_prepare_fixes_a_host_and_later_changes_are_shown(
     builder.add_key("ci")
     assert closed in builder.up()
     assert builder.ping("ci").returncode == 0
-
-
-def test_a_preview_changes_nothing_on_a_host_that_does_not_answer(
-    new_builder: NewBuilder, hosts: Hosts
-) -> None:
-    host = hosts.new("--device", "/dev/net/tun")
-    builder = new_builder(**host.settings)
-    builder.env["SSH_AUTH_SOCK"] = hosts.agent
-    builder.up()
-    for outage, report in (
-        ("rm /usr/local/bin/docker", "Docker does not answer"),
-        ("kill 1", "cannot be reached over SSH"),
-    ):
-        host.shell(outage)
-        shown = builder.pulumi("preview", "--diff", "--expect-no-changes")
-        assert report in shown.stdout + shown.stderr
-        assert shown.returncode == 0, shown.stdout
-        # An update that cannot do anything there prints the reason.
-        refused = builder.pulumi("up")
-        assert refused.returncode != 0
-        assert report in refused.stdout
 
 
 def test_every_shortfall_of_a_host_is_reported_together(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The examples in Python, TypeScript and Go: generated SDK, type check, preview on the engine."""
+"""The examples: generated SDK, type check, preview on the engine; two of them are brought up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ import pytest
 import yaml
 
 from tests.engine import tree
-from tests.engine.conftest import ROOT, make_key, passed, run
+from tests.engine.conftest import (
+    DAEMON_IMAGE,
+    GATEWAY_IMAGE,
+    PING,
+    ROOT,
+    free_port,
+    make_key,
+    passed,
+    run,
+)
+from tests.engine.hosts import agent_with
 from tests.unit.conftest import KEY, PRIVATE_KEY
 
 EXAMPLES = ROOT / "examples"
@@ -99,7 +109,7 @@ def declares_a_builder(example: Example) -> bool:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, path: str) -> Path:
-    """A folder with what the examples in Python import and the tests do not run with.
+    """A folder with packages that only the examples in Python import.
 
     In the tests' own environment a provider's package would make every `pulumi up` of this program
     fetch its plugin.
@@ -138,7 +148,7 @@ def test_python(new_example: NewExample) -> None:
 
 
 def node_modules(example: Example) -> Path:
-    """What the example needs of npm, installed once for these versions."""
+    """The npm packages of the example, installed once for these versions."""
     package = json.loads((example.folder / "package.json").read_text())
     del package["dependencies"]["@pulumi/docker-build-machine"]
     text = json.dumps(package)
@@ -267,3 +277,68 @@ def test_pulumi_package_add_and_install(tmp_path: Path, path: str) -> None:
     shutil.rmtree(program / "sdks")
     passed(run("pulumi", "--non-interactive", "install", cwd=program, env=env))
     passed(run("go", "vet", ".", cwd=program, env=env))
+
+
+# Examples that bring builders up ------------------------------------------------------------------
+
+
+def test_a_machine_and_its_builder_in_one_program(tmp_path: Path, new_example: NewExample) -> None:
+    example = new_example("machine")
+    images = f'daemon_image="{DAEMON_IMAGE}", gateway_image="{GATEWAY_IMAGE}"'
+    options = f'{images}, cache_size="5GB", keep_cache=False, ssh_port={free_port()}, '
+    example.replace("__main__.py", "    keys=", f"    {options}keys=")
+    operator = make_key(tmp_path / "operator")
+    example.init(operatorKey=operator, port=str(free_port()))
+    with agent_with(tmp_path / "operator", tmp_path) as agent:
+        example.env["SSH_AUTH_SOCK"] = agent
+        # Nothing of the machine is there, and all is planned.
+        assert "builder-readiness" in example.pulumi("preview")
+        try:
+            example.pulumi("up", "--yes", "--skip-preview")
+            config = tmp_path / "ssh_config"
+            config.write_text(
+                f"IdentityFile {example.folder}/ada\nIdentitiesOnly yes\n"
+                + example.pulumi("stack", "output", "sshConfig")
+            )
+            ssh = ("ssh", "-F", str(config), "-S", "none", "example-builder")
+            assert "200 OK" in passed(run(*ssh, input=PING))
+        finally:
+            example.pulumi("destroy", "--yes", "--skip-preview")
+    assert not (example.folder / "sshd" / "pid").exists()
+
+
+def test_a_builder_for_each_team_of_a_list(tmp_path: Path) -> None:
+    teams: dict[str, Any] = {
+        team: {
+            "sshAddress": "127.0.0.1",
+            "sshPort": free_port(),
+            "keys": [{"name": "ada", "publicKey": make_key(tmp_path / team)}],
+            "daemonImage": DAEMON_IMAGE,
+            "gatewayImage": GATEWAY_IMAGE,
+            "cacheSize": "5GB",
+            "keepCache": False,
+        }
+        for team in ("web", "data")
+    }
+    (tmp_path / "teams.yaml").write_text(yaml.safe_dump(teams))
+    (tmp_path / "backend").mkdir()
+    env = {**ENV, "PULUMI_BACKEND_URL": f"file://{tmp_path}/backend"}
+    example = (sys.executable, str(EXAMPLES / "teams.py"), str(tmp_path / "teams.yaml"))
+    try:
+        report = passed(run(*example, env=env))
+        for team, other in (("web", "data"), ("data", "web")):
+            port = teams[team]["sshPort"]
+            assert f"{team}: DOCKER_HOST=ssh://builder@127.0.0.1:{port}\n" in report
+            outputs = passed(
+                run("pulumi", "stack", "output", "--json", "-s", team, cwd=tmp_path, env=env)
+            )
+            config = tmp_path / f"{team}.config"
+            config.write_text(f"IdentitiesOnly yes\n{json.loads(outputs)['sshConfig']}")
+            ssh = ("ssh", "-F", str(config), "-S", "none", "-o", "BatchMode=yes")
+            builder = f"{team}-builder"
+            assert "200 OK" in passed(run(*ssh, "-i", str(tmp_path / team), builder, input=PING))
+            assert run(*ssh, "-i", str(tmp_path / other), builder, input=PING).returncode != 0
+    finally:
+        passed(run(*example, "destroy", env=env))
+    left = "label=docker-build-machine.owner=teams/web/builder"
+    assert not passed(run("docker", "ps", "--all", "--quiet", "--filter", left))

@@ -198,7 +198,7 @@ def near_registry(builder: Builder) -> Iterator[str]:
 
 
 def blob(archive: tarfile.TarFile, descriptor: dict[str, Any]) -> Any:
-    """What a descriptor of an OCI layout describes."""
+    """The content of a descriptor of an OCI layout."""
     file = archive.extractfile(f"blobs/{descriptor['digest'].replace(':', '/')}")
     assert file
     return json.load(file)
@@ -392,7 +392,7 @@ def test_only_an_admin_finds_the_build_of_an_image(
     role: str,
     finds: bool,
 ) -> None:
-    """Who finds it may read the build's log."""
+    """A client that finds it can read the build's log."""
     folder = f"/home/rootless/private-{role}"
     laptops["kit"].put(write_project(tmp_path / "project"), folder)
     build = Client(laptops["kit"], "kit", folder).build_id("--tag private")

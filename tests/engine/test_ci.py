@@ -267,7 +267,7 @@ class Ci:
 
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuer]:
-    """What gives tokens to the jobs of all CIs."""
+    """The issuer of tokens for the jobs of all CIs."""
     with issuing(tmp_path_factory.mktemp("issuer"), bridge_address()) as issuer:
         yield issuer
 

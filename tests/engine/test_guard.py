@@ -1,7 +1,7 @@
-"""Keys of role `build` can do what they may as with any builder, and nothing else.
+"""Keys of role `build` can build, push, pull and read, and do nothing else.
 
-Among what they may is to fill the cache that others build from. No setting keeps them from it:
-the tests of secrets, proxies and cache mounts show three ways.
+They can also fill the cache that others build from. No setting prevents this; the tests of
+secrets, proxies and cache mounts show three ways.
 """
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ def forker(builder: Builder, buildx: Path) -> Docker:
 
 @pytest.fixture
 def releaser(builder: Builder, buildx: Path) -> Docker:
-    """docker of somebody else, whose builds come after those of `forker`."""
+    """docker of another user, who builds after `forker`."""
     return over_ssh(builder, "job", buildx)
 
 

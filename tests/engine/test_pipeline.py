@@ -1,4 +1,4 @@
-"""What a CI runs, on two commits of this repository in a separate worktree."""
+"""The commands that a CI runs, on two commits of this repository in a separate worktree."""
 
 from __future__ import annotations
 

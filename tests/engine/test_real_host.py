@@ -531,9 +531,7 @@ def test_prepare_sets_up_emulation(machine: Machine) -> None:
     assert not output, output
 
 
-def test_builds_work_after_a_reboot(
-    machine: Machine, builder: Builder, tmp_path: Path
-) -> None:
+def test_builds_work_after_a_reboot(machine: Machine, builder: Builder, tmp_path: Path) -> None:
     boot = machine.reboot()
     record(
         "real host: seconds after a reboot",

@@ -231,7 +231,7 @@ def request(line: str, body: str, *headers: str) -> str:
 
 
 def answered(builder: Builder, key: str, request: str) -> str:
-    """Everything that comes back; the client keeps its side open until the other side ends."""
+    """Everything that is received; the client keeps its side open until the other side ends."""
     with subprocess.Popen(
         [*builder.ssh_command(key), builder.alias, "docker system dial-stdio"],
         stdin=subprocess.PIPE,

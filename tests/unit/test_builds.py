@@ -1,4 +1,4 @@
-"""What the client says about builds, without a daemon; tests/engine/test_history.py has one."""
+"""The client's explanations of builds, without a daemon; test_history.py has a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each container may do: its exact capabilities, and what it must not have."""
+"""The exact capabilities of each container, and what it must not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench's link delays and limits what it carries by what it says."""
+"""The bench's link has the delay and the rate that it is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stack's own registry: what it adds, what it gives the daemons, and nothing without it."""
+"""The stack's own registry: its resources, and the configuration that daemons get."""
 
 from __future__ import annotations
 

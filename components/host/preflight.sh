@@ -65,7 +65,7 @@ fix() {
 	return 1
 }
 
-exists='' store=''
+exists='' store='' gateway_port=''
 if [ "$verb" != prepare ]; then
 	if ! docker_version=$(docker version --format '{{.Server.Version}}' 2>&1); then
 		warn "Docker does not answer (DOCKER_HOST=${DOCKER_HOST:-default}): $docker_version"
@@ -73,12 +73,20 @@ if [ "$verb" != prepare ]; then
 		[ "$verb" = look ]
 		exit
 	fi
-	exists=$(docker container ls --all --quiet --filter "name=^/$prefix-daemon\$" --filter "label=$owner_label=$owner")
-	if [ -n "$exists" ] && variables=$(docker container inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "$exists"); then
-		# Daemons of earlier releases, which knew overlay2 only, have no such variable.
-		store=$(printf '%s\n' "$variables" |
-			awk -F = '$1 == "BUILDER_IMAGE_STORE" { store = $2 } END { print store ? store : "overlay2" }')
-	fi
+	# One docker for both containers: each is a process, and the look is part of every run.
+	# Daemons of earlier releases, which knew overlay2 only, have no BUILDER_IMAGE_STORE.
+	seen=$(docker container inspect --format "{{.Name}}|{{index .Config.Labels \"$owner_label\"}}|\
+{{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}}{{end}}{{end}}|\
+{{range .Config.Env}}{{\$pair := split . \"=\"}}{{if eq (index \$pair 0) \"BUILDER_IMAGE_STORE\"}}{{index \$pair 1}}{{end}}{{end}}" \
+		"$prefix-daemon" "$prefix-gateway" 2>/dev/null)
+	while IFS='|' read -r name holder published found; do
+		case $name in
+		"/$prefix-daemon") [ "$holder" != "$owner" ] || exists=yes store=${found:-overlay2} ;;
+		"/$prefix-gateway") gateway_port=$published ;;
+		esac
+	done <<-SEEN
+		$seen
+	SEEN
 	if older "$docker_version" "$oldest_docker"; then
 		shortfall "Docker $docker_version is too old; $oldest_docker or newer is needed: upgrade docker.io or docker-ce"
 	fi
@@ -278,9 +286,6 @@ case $free_inodes in
 esac
 
 # The port of this builder's own gateway counts as free.
-gateway_port=$(docker container inspect --format \
-	'{{range $_, $bindings := .HostConfig.PortBindings}}{{range $bindings}}{{.HostPort}}{{end}}{{end}}' \
-	"$prefix-gateway" 2>/dev/null || :)
 if [ "$gateway_port" != "$port" ] &&
 	awk -v port="$(printf ':%04X' "$port")" \
 		'$4 == "0A" && substr($2, length($2) - 4) == port { taken = 1 } END { exit !taken }' \

@@ -1,11 +1,21 @@
 """Settings -> registry, if there is one -> a builder for each host -> exports."""
 
+# ruff: noqa: E402
+import gc
+
+# Loading makes no garbage, and what is loaded stays: searches for garbage would only take time,
+# while modules load and once more at the end of Python.
+gc.disable()
+
 from typing import cast
 
 import pulumi
 
 from components import Registry, RegistryArgs, load_settings
 from components.fleet import builder_entries, declare_builders, fleet_exports, last_on, settled
+
+gc.freeze()
+gc.enable()
 
 given = load_settings()
 settings = given.known

@@ -58,7 +58,7 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         for path, seconds in zip((PROGRAM, FORMER), deployed, strict=True):
             found([Figure(DEPLOYED, path, "s", (seconds,))])
         found([Figure(ANSWERED, FORMER, "s", (deployed[1] + answered,))])
-        unchanged = [(builder.stack.up(), former.up()) for _ in range(1 if short else 3)]
+        unchanged = [(builder.stack.up(), former.up()) for _ in range(1 if short else 10)]
         for path, times in zip((PROGRAM, FORMER), zip(*unchanged, strict=True), strict=True):
             found([Figure(UNCHANGED, path, "s", times)])
 
@@ -115,6 +115,8 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
         clients.insert(1, without_python(clients[0]))
         rounds = 1 if short else 3
         found(distance.builds(far, service, clients, rounds))
+        size = 50 if short else 500
+        found(transfers.at_a_distance(far, images, clients[0], folder / "far-data", size, 1))
         numbers = large.FILES_SHORT if short else large.FILES
         projects = folder / "projects"
         with large.away(far, clients[0]) as distant:

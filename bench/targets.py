@@ -7,9 +7,9 @@ from bench.builder import FORWARDED, KIT, PLAIN, SHARED
 from bench.builds import FRESH, FRESH_CACHED, WARM, group_of
 from bench.crowd import AT_ONCE
 from bench.figures import Target
-from bench.peers import ORIGINAL
+from bench.peers import ORIGINAL, ROOTLESS
 from bench.steps import DOWNLOAD, UPLOAD, WRITE
-from bench.transfers import CONTEXT, LOAD, RAW, SAVE
+from bench.transfers import CONTEXT, LOAD, RAW, SAVE, away
 from bench.workloads import NAMES
 
 LOCAL = "local socket"
@@ -89,6 +89,17 @@ def targets() -> list[Target]:
         for group in (CONTEXT, SAVE, LOAD)
     ]
     found += [
+        Target(
+            f"{over}: the kit's share of what the rootless daemon's own socket carries",
+            (over, KIT),
+            (group, ROOTLESS),
+            "≥",
+            0.9,
+        )
+        for group in (CONTEXT, SAVE, LOAD)
+        for over in (group, away(group))
+    ]
+    found += [
         Target(f"{group}: share of the rootful bridge", (group, KIT), (group, LOCAL), "≥", 0.6)
         for group in (DOWNLOAD, UPLOAD)
     ]
@@ -96,10 +107,12 @@ def targets() -> list[Target]:
         Target(f"{WRITE}: share of the rootful overlay", (WRITE, KIT), (WRITE, LOCAL), "≥", 0.9)
     )
     found += [
-        Target(
-            f"{group}: {PROGRAM} relative to {FORMER}", (group, PROGRAM), (group, FORMER), "≤", 1
+        Target(f"{what}: {PROGRAM} relative to {FORMER}", (group, PROGRAM), (other, FORMER), "≤", n)
+        for what, group, other, n in (
+            (DEPLOYED, DEPLOYED, DEPLOYED, 1),
+            (f"{DEPLOYED}, until a build works", DEPLOYED, ANSWERED, 1),
+            (UNCHANGED, UNCHANGED, UNCHANGED, 1.1),
         )
-        for group in (DEPLOYED, UNCHANGED)
     ]
     build = "Round trips of a warm build"
     found += [

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from bench.client import Client
+from bench.distance import FAR
 from bench.figures import Figure
 from bench.images import Images
+from bench.link import Link
 
 CONTEXT, SAVE, LOAD = "Build context of random data", "docker save", "docker load"
 RAW = "ssh itself"
@@ -40,13 +43,37 @@ def _raw(host: Client, command: str) -> list[str]:
     return [ssh, "-S", "none", "-c", CIPHER, "host", command]
 
 
-def context(
-    images: Images, clients: list[Client], host: Client, folder: Path, megabytes: int, rounds: int
+def away(group: str) -> str:
+    """The group of a transfer to a builder at a distance."""
+    return f"{group}, {FAR} ms away"
+
+
+def at_a_distance(
+    link: Link, images: Images, kit: Client, folder: Path, megabytes: int, rounds: int
 ) -> list[Figure]:
-    """A step that uses the whole context; each round has new data in a new file."""
-    folder.mkdir()
+    """All transfers of a client behind this link, which has a delay and no limit of its rate."""
+    rate, link.delay, link.rate = link.rate, FAR / 1000, 0
+    figures = context(images, [kit], None, folder / "context", megabytes, rounds)
+    figures += images_of([kit], None, folder / "images", megabytes, rounds)
+    link.delay, link.rate = 0, rate
+    return [replace(figure, group=away(figure.group)) for figure in figures]
+
+
+def context(
+    images: Images,
+    clients: list[Client],
+    host: Client | None,
+    folder: Path,
+    megabytes: int,
+    rounds: int,
+) -> list[Figure]:
+    """A step that uses the whole context; each round has new data in a new file.
+
+    With `host`, ssh itself carries the same data there.
+    """
+    folder.mkdir(parents=True)
     dockerfile = f"FROM {images.base}\nRUN --mount=type=bind,target=/context true\n"
-    samples: dict[str, list[float]] = {path: [] for path in (*(c.path for c in clients), RAW)}
+    samples: dict[str, list[float]] = {client.path: [] for client in clients}
     for number in range(rounds):
         for client in clients:
             # A new folder for each build: BuildKit sends only what changed since the last one.
@@ -55,17 +82,16 @@ def context(
             (place / "Dockerfile").write_text(dockerfile)
             _random_file(place / "data", megabytes)
             samples[client.path].append(megabytes / client.build(place))
-            if client is clients[-1]:
+            if host and client is clients[-1]:
                 with (place / "data").open("rb") as data:
-                    samples[RAW].append(
-                        _rate(host, _raw(host, "cat >/dev/null"), megabytes, stdin=data)
-                    )
+                    rate = _rate(host, _raw(host, "cat >/dev/null"), megabytes, stdin=data)
+                samples.setdefault(RAW, []).append(rate)
             shutil.rmtree(place)
     return [Figure(CONTEXT, path, "MB/s", tuple(rates)) for path, rates in samples.items()]
 
 
 def images_of(
-    clients: list[Client], host: Client, folder: Path, megabytes: int, rounds: int
+    clients: list[Client], host: Client | None, folder: Path, megabytes: int, rounds: int
 ) -> list[Figure]:
     """`docker load` from a file and `docker save` to /dev/null, of an image of random data.
 
@@ -86,7 +112,6 @@ def images_of(
     clients[0].docker("save", "--output", str(archive), _LARGE)
     clients[0].docker("image", "rm", "--force", _LARGE)
     nowhere = subprocess.DEVNULL
-    send = _raw(host, f"head -c {megabytes}000000 /dev/zero")
     for _ in range(rounds):
         for client in clients:
             with archive.open("rb") as file:
@@ -95,8 +120,10 @@ def images_of(
             save = ["docker", "save", _LARGE]
             add(SAVE, client.path, _rate(client, save, megabytes, stdout=nowhere))
             client.docker("image", "rm", "--force", _LARGE)
-        with archive.open("rb") as file:
-            add(LOAD, RAW, _rate(host, _raw(host, "cat >/dev/null"), megabytes, stdin=file))
-        add(SAVE, RAW, _rate(host, send, megabytes, stdout=nowhere))
+        if host:
+            with archive.open("rb") as file:
+                add(LOAD, RAW, _rate(host, _raw(host, "cat >/dev/null"), megabytes, stdin=file))
+            send = _raw(host, f"head -c {megabytes}000000 /dev/zero")
+            add(SAVE, RAW, _rate(host, send, megabytes, stdout=nowhere))
     shutil.rmtree(folder)
     return [Figure(group, path, "MB/s", tuple(rates)) for (group, path), rates in samples.items()]

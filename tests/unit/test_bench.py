@@ -10,7 +10,11 @@ from bench import distance
 from bench.builder import KIT, PLAIN
 from bench.figures import Figure, Target, outcomes
 from bench.link import Link
+from bench.peers import ROOTLESS
 from bench.plot import lines_by
+from bench.report import page
+from bench.targets import ANSWERED, DEPLOYED, FORMER, PROGRAM, UNCHANGED
+from bench.transfers import CONTEXT, LOAD, SAVE, away
 
 
 def test_round_trips_are_the_seconds_that_delay_adds() -> None:
@@ -47,6 +51,30 @@ def test_a_target_can_be_a_number() -> None:
     (outcome,) = outcomes([Target("trips", ("trips", KIT), None, "≤", 25)], [figure])
     assert outcome.ratio == 22
     assert outcome.reached
+
+
+def test_the_report_shows_what_pulumi_and_transfers_reach_and_miss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.report.machine", lambda: "a machine")
+    seconds = [
+        Figure(DEPLOYED, PROGRAM, "s", (6.0,)),
+        Figure(ANSWERED, FORMER, "s", (5.0,)),
+        Figure(UNCHANGED, PROGRAM, "s", (1.6,)),
+        Figure(UNCHANGED, FORMER, "s", (1.5,)),
+    ]
+    rates = []
+    for group in (CONTEXT, SAVE, LOAD):
+        rates += [
+            Figure(group, ROOTLESS, "MB/s", (100.0,)),
+            Figure(group, KIT, "MB/s", (95.0,)),
+            Figure(away(group), KIT, "MB/s", (20.0,)),
+        ]
+    shown = page(seconds + rates, short=False, minutes=1)
+    rows = [line.rpartition(" | ≤ ")[2] for line in shown.splitlines() if " | ≤ " in line]
+    assert rows == ["1 | 1.20 | **missed** |", "1.1 | 1.07 | reached |"]
+    rows = [line.rpartition(" | ≥ ")[2] for line in shown.splitlines() if " | ≥ " in line]
+    assert rows == ["0.9 | 0.95 | reached |", "0.9 | 0.20 | **missed** |"] * 3
 
 
 def test_lines_are_drawn_for_light_and_dark_pages() -> None:

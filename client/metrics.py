@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -23,7 +24,15 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from client.stack import Stack, StackError
-from client.status import ClientUse, Status, Unread, gather_all, is_well
+from client.status import (
+    REMOVAL_CAUSES,
+    REMOVAL_KINDS,
+    ClientUse,
+    Status,
+    Unread,
+    gather_all,
+    is_well,
+)
 
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
@@ -183,8 +192,7 @@ class Exporter(Collector):
         news = self._refusals.setdefault(name, _News())
         new = news.count([visit.time for visit in status.visits if visit.refused])
         self._refused.labels(name).inc(new if counted else 0)
-        kinds = {(removal.kind, removal.cause) for removal in status.removals}
-        for kind, cause in kinds:
+        for kind, cause in itertools.product(REMOVAL_KINDS, REMOVAL_CAUSES):
             of_kind = [r for r in status.removals if (r.kind, r.cause) == (kind, cause)]
             times = [r.time for r in of_kind for _ in range(r.count)]
             new = self._removals.setdefault((name, kind, cause), _News()).count(times)

@@ -31,10 +31,13 @@ _VISIT = re.compile(r"^\s*(\S+) (login|refused) name=(\S+) .*key=(\S+) from=(\S+
 _REMOVED = re.compile(
     r"^(\S+?)(?:\.\d+)?Z \[janitor\] (by age|the disk is nearly full): removed (.*); free "
 )
-_REMOVED_KIND = re.compile(
-    "(builder|untagged image|anonymous volume|build record|volume|container|network|image|cache) "
-    r"\S+(?: and (\d+) more)?"
+# As janitor.sh calls them; the longer of two names that end alike comes first.
+REMOVAL_KINDS = (
+    *("builder", "untagged image", "anonymous volume", "build record", "volume", "container"),
+    *("network", "image", "cache"),
 )
+REMOVAL_CAUSES = ("age", "space")
+_REMOVED_KIND = re.compile(rf"({'|'.join(REMOVAL_KINDS)}) \S+(?: and (\d+) more)?")
 _REFUSALS = 5
 _OLD_KEY_DAYS = 365
 
@@ -96,9 +99,9 @@ class Removal:
     time: str
     """ISO 8601, UTC."""
     cause: str
-    """age, or space when the disk was nearly full."""
+    """One of REMOVAL_CAUSES; space is when the disk was nearly full."""
     kind: str
-    """image, cache, container and others."""
+    """One of REMOVAL_KINDS."""
     count: int
 
     @classmethod

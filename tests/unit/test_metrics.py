@@ -16,7 +16,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from client.history import Build
 from client.metrics import Exporter, _address
 from client.stack import StackError
-from client.status import HostKeyAge, IdentityUse, KeyUse, Removal, Status, Unread, Visit
+from client.status import (
+    REMOVAL_KINDS,
+    HostKeyAge,
+    IdentityUse,
+    KeyUse,
+    Removal,
+    Status,
+    Unread,
+    Visit,
+)
 from tests.unit.conftest import ROOT
 from tests.unit.test_client import shown
 
@@ -105,6 +114,25 @@ def test_a_server_counts_what_happens_after_its_start_and_each_thing_once() -> N
     assert values["builder_builds_total failed"] == 0
     assert values["builder_refused_logins_total"] == 1
     assert values["builder_janitor_removed_total space cache"] == 0
+
+
+def test_the_first_removal_is_an_increase() -> None:
+    """Prometheus sees no increase in a series that begins with 1."""
+    exporter = Exporter(is_past_counted=False)
+    exporter.take([full(removals=[])])
+    assert samples(exporter)["builder_janitor_removed_total space image"] == 0
+    exporter.take([full()])
+    values = samples(exporter)
+    assert values["builder_janitor_removed_total age container"] == 3
+    assert values["builder_janitor_removed_total space cache"] == 1
+    assert values["builder_janitor_removed_total space image"] == 0
+
+
+def test_the_janitor_removes_these_kinds_and_no_others() -> None:
+    script = (ROOT / "components" / "janitor" / "janitor.sh").read_text()
+    called = re.findall(r"^.*\bremove '?([a-z ]+?)'? \"\$", script, re.MULTILINE)
+    printed = re.findall(r'print "(\w+)\\t"', script)
+    assert {*called, *printed} == set(REMOVAL_KINDS)
 
 
 def test_a_builder_that_cannot_be_read_is_down_and_has_no_figures() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,13 +16,12 @@ from humanize import naturalsize
 
 from client.buildkit import BuildKit
 from client.explain import Clearing, Reason, comparable, explain, short
-from client.history import Build, Details, History, Record, RemovedError, Step, summary
+from client.history import Build, Details, History, Record, RemovedError, summary
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker
 
 _LISTED = 20
 _BAR = 30
-_CLEARED = re.compile(r"^(\S+?)(?:\.\d+)?Z \[janitor\] (.*removed .*\bcache .*)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +68,7 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     except OSError as error:
         raise StackError(f"the history of {stack.alias} cannot be read: {error}") from None
     log = host.output("logs", "--timestamps", f"{stack.alias}-janitor")
-    reasons = explain(details, earlier, made, clearings(log))
+    reasons = explain(details, earlier, made, Clearing.parse(log))
     _print(
         options,
         lambda: [asdict(reason) for reason in reasons],
@@ -102,16 +100,6 @@ def _chosen(records: list[Record], which: str) -> Record:
     if found[0].completed is None:
         raise StackError(f"build {which} still runs; next: ask again when it has ended")
     return found[0]
-
-
-def clearings(log: str) -> list[Clearing]:
-    """What the janitor's log, with timestamps, says of cache that it removed."""
-    found = []
-    for line in log.splitlines():
-        if match := _CLEARED.match(line):
-            time = datetime.datetime.fromisoformat(match[1]).replace(tzinfo=datetime.UTC)
-            found.append(Clearing(time.timestamp(), f"{_time(time.timestamp())}, {match[2]}"))
-    return found
 
 
 def _print_list(history: History, records: list[Record], options: argparse.Namespace) -> None:
@@ -147,7 +135,7 @@ def table(builds: list[Build]) -> str:
 
 def waterfall(details: Details) -> str:
     """A build's steps in the order in which they started, each with a bar from start to end."""
-    steps = _ran(details)
+    steps = details.ran
     first = details.record.started
     last = details.record.completed or first
     scale = _BAR / max(last - first, 0.001)
@@ -202,11 +190,6 @@ def headline(details: Details) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _ran(details: Details) -> list[Step]:
-    ran = [step for step in details.steps if step.started is not None]
-    return sorted(ran, key=lambda step: (step.started or 0, step.completed or 0))
-
-
 def _steps_json(details: Details) -> dict[str, object]:
     return {
         **asdict(summary(details.record, details.steps)),
@@ -219,7 +202,7 @@ def _steps_json(details: Details) -> dict[str, object]:
                 "failed": step.failed,
                 "bytes": step.bytes,
             }
-            for step in _ran(details)
+            for step in details.ran
         ],
     }
 

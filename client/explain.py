@@ -7,20 +7,23 @@ these explains a step, the answer says so.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
-from client.history import Definition, Details, Record, Step
+from client.history import Definition, Details, History, Record, Step
 
 # The clock of the cache's records and that of the steps are the same; a result is made while its
 # step runs.
 _SLACK = 0.5
 _COMPARED = 20
+_CLEARED = re.compile(r"^(\S+?)(?:\.\d+)?Z \[janitor\] (.*removed .*\bcache .*)$")
 # "[web 1/3] FROM alpine:3.22@sha256:00ff": all but the digest, the image, the digest.
 _FROM = re.compile(r"(\[.*\] FROM ([^@ ]+))(?:@(\S+))?$")
 
@@ -48,6 +51,16 @@ class Clearing:
     time: float
     """Seconds since 1970."""
     text: str
+
+    @classmethod
+    def parse(cls, log: str) -> list[Clearing]:
+        """What the janitor's log, with timestamps, says of cache that it removed."""
+        found = []
+        for line in log.splitlines():
+            if match := _CLEARED.match(line):
+                time = datetime.datetime.fromisoformat(match[1]).replace(tzinfo=datetime.UTC)
+                found.append(cls(time.timestamp(), f"{time:%Y-%m-%d %H:%M:%S}, {match[2]}"))
+        return found
 
 
 @dataclass(frozen=True)
@@ -213,18 +226,52 @@ def explain(
     return _Explanation(build, earlier, made, clearings).reasons()
 
 
+@dataclass(frozen=True)
+class Explained:
+    """A build that has ended, and why its steps ran."""
+
+    details: Details
+    reasons: list[Reason]
+
+
+def explain_last(history: History, count: int, clearings: list[Clearing]) -> list[Explained]:
+    """The last builds that have ended and ran steps of a Dockerfile, the newest first."""
+    records = history.records()
+    made = history.cache_times()
+    known: dict[str, Details] = {}
+
+    def read(some: list[Record]) -> list[Details]:
+        found = history.all_details([record for record in some if record.ref not in known])
+        known.update({details.record.ref: details for details in found})
+        return [known[record.ref] for record in some if record.ref in known]
+
+    explained = []
+    for record in [record for record in records if record.completed is not None][-count:][::-1]:
+        for details in read([record]):
+            ran = [step for step in details.steps if step.is_instruction]
+            earlier = [] if all(step.cached for step in ran) else comparable(record, records)
+            reasons = explain(details, read(earlier), made, clearings)
+            if ran:
+                explained.append(Explained(details, reasons))
+    return explained
+
+
 class _Explanation:
     def __init__(
         self, build: Details, earlier: list[Details], made: list[float], clearings: list[Clearing]
     ) -> None:
         self._build, self._made, self._clearings = build, made, clearings
-        # The build and each earlier one, by what both have: definitions, or names alone.
-        graphs = {by_name: _Graph(build, by_name) for by_name in (False, True)}
-        self._pairs = [
+        self._earlier = earlier
+
+    @cached_property
+    def _pairs(self) -> list[tuple[_Graph, _Graph]]:
+        """The build and each earlier one, by what both have: definitions, or names alone."""
+        graphs = {by_name: _Graph(self._build, by_name) for by_name in (False, True)}
+        return [
             (graphs[by_name], _Graph(other, by_name))
-            for other in earlier
+            for other in self._earlier
             if other.steps
-            for by_name in [not (build.definitions and other.definitions)]
+            for by_name in [not (self._build.definitions and other.definitions)]
         ]
 
     def reasons(self) -> list[Reason]:

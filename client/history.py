@@ -8,6 +8,7 @@ one of 26.
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import re
 from collections.abc import Iterator
@@ -302,6 +303,12 @@ class Details:
     definitions: dict[str, Definition]
     """By digest; empty for a build that failed, and where the provenance has another form."""
 
+    @property
+    def ran(self) -> list[Step]:
+        """The steps that ran or came from the cache, in the order in which they started."""
+        started = [step for step in self.steps if step.started is not None]
+        return sorted(started, key=lambda step: (step.started or 0, step.completed or 0))
+
     def label(self, step: Step) -> str:
         """Its name, with the instruction as in the Dockerfile; no values of build arguments."""
         definition = self.definitions.get(step.digest)
@@ -381,13 +388,34 @@ class History:
         return [seconds(entry.created) for entry in records if entry.type == "regular"]
 
 
-def recent_builds(dial: list[str]) -> list[Build]:
-    """The builds at work and the last 50 that the daemon remembers, the oldest first.
+@dataclass(frozen=True)
+class Day:
+    """The builds that started on one day and have ended."""
 
-    Builds without steps are left out. `dial` is a command whose standard input and output are a
-    connection to BuildKit. Raises OSError when there is none.
+    date: str
+    """YYYY-MM-DD, in UTC."""
+    builds: int
+    failed: int
+
+
+def days_of(records: list[Record]) -> list[Day]:
+    """The days on which builds started, the oldest first."""
+    dates: dict[str, list[bool]] = {}
+    for record in records:
+        if record.completed is not None:
+            at = datetime.datetime.fromtimestamp(record.started, datetime.UTC)
+            dates.setdefault(f"{at:%Y-%m-%d}", []).append(record.error is not None)
+    return [Day(date, len(failed), sum(failed)) for date, failed in sorted(dates.items())]
+
+
+def recent_builds(dial: list[str]) -> tuple[list[Build], list[Day]]:
+    """The builds at work and the last 50 that the daemon remembers, the oldest first; all its days.
+
+    Of the builds, those without steps are left out. `dial` is a command whose standard input and
+    output are a connection to BuildKit. Raises OSError when there is none.
     """
     with BuildKit.connected(dial) as buildkit:
         history = History(buildkit)
-        builds = history.builds(history.records()[-_LIMIT:])
-    return [build for build in builds if build.steps or build.seconds is None]
+        records = history.records()
+        builds = history.builds(records[-_LIMIT:])
+    return [build for build in builds if build.steps or build.seconds is None], days_of(records)

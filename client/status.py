@@ -18,7 +18,10 @@ from typing import Any
 
 from humanize import naturalsize, naturaltime
 
-from client.history import Build, recent_builds
+from client.buildkit import BuildKit
+from client.explain import Clearing, Explained, explain_last
+from client.forecast import Forecast, Sample, forecast
+from client.history import Build, Day, History, recent_builds
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker, HostError
 from components.layout import DATA_DIRECTORY, IMAGE_STORE_VARIABLE, OWNER_LABEL
@@ -39,6 +42,7 @@ REMOVAL_KINDS = (
 REMOVAL_CAUSES = ("age", "space")
 _REMOVED_KIND = re.compile(rf"({'|'.join(REMOVAL_KINDS)}) \S+(?: and (\d+) more)?")
 _REFUSALS = 5
+_EXPLAINED = 50
 _OLD_KEY_DAYS = 365
 
 
@@ -150,7 +154,10 @@ class Status:
     inodes: int
     """0 on file systems that have no fixed number of them."""
     inodes_free: int
+    disk_forecast: Forecast
     builds: list[Build]
+    days: list[Day]
+    """Those on which the remembered builds started."""
     no_history: str
     """Why the builds are not known; empty when they are."""
     keys: list[KeyUse]
@@ -168,6 +175,8 @@ class Status:
     """All in the gateway's log; not in the JSON."""
     removals: list[Removal]
     """All in the janitor's log; not in the JSON."""
+    explained: list[Explained]
+    """The recent builds step by step, the newest first, for the page; not in the JSON."""
 
     @property
     def running(self) -> int:
@@ -216,13 +225,15 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     if options.host or not stack.settings.get("hosts"):
         stack = stack.on_host(options.host)
         try:
-            found: list[Status | Unread] = [gather(stack, stack.resources())]
+            found: list[Status | Unread] = [
+                gather(stack, stack.resources(), is_explained=bool(options.html))
+            ]
         except HostError as error:
             if not options.quiet:
                 raise
             found = [Unread(stack.alias, [str(error)])]
     else:
-        found = gather_all(stack, stack.resources())
+        found = gather_all(stack, stack.resources(), is_explained=bool(options.html))
     if options.json:
         shown = [as_json(status) for status in found]
         print(json.dumps(shown if stack.settings.get("hosts") else shown[0], indent=2))
@@ -251,15 +262,17 @@ def as_json(status: Status | Unread) -> dict[str, Any]:
     if isinstance(status, Unread):
         return asdict(status)
     derived = {"running": status.running, "hit_ratio": status.hit_ratio}
-    shown = asdict(replace(status, visits=[], removals=[]))
-    del shown["visits"], shown["removals"]
+    shown = asdict(replace(status, visits=[], removals=[], explained=[]))
+    del shown["visits"], shown["removals"], shown["explained"]
     return {**shown, **derived, "median_seconds": status.median_seconds}
 
 
-def gather_all(stack: Stack, resources: list[dict[str, Any]]) -> list[Status | Unread]:
+def gather_all(
+    stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool = False
+) -> list[Status | Unread]:
     """The status of each builder of the stack, in the order of `hosts`.
 
-    `resources` are those of the stack's state. A host that does not answer hides no other.
+    A host that does not answer hides no other. The arguments are those of `gather`.
     """
     names = [entry["name"] for entry in stack.settings.get("hosts") or []]
 
@@ -268,7 +281,7 @@ def gather_all(stack: Stack, resources: list[dict[str, Any]]) -> list[Status | U
         try:
             one = stack.on_host(name)
             builder = one.alias
-            return gather(one, resources)
+            return gather(one, resources, is_explained=is_explained)
         except (StackError, HostError) as error:
             return Unread(builder, [str(error)])
 
@@ -276,10 +289,11 @@ def gather_all(stack: Stack, resources: list[dict[str, Any]]) -> list[Status | U
         return list(pool.map(read, names or [None]))
 
 
-def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
+def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool = False) -> Status:
     """Read the Docker host of a stack's only builder; `resources` are those of the stack's state.
 
-    Raises HostError when the host does not answer or has no such builder.
+    With `is_explained` the recent builds are read step by step too. Raises HostError when the host
+    does not answer or has no such builder.
     """
     host, alias = HostDocker(stack.docker_host), stack.alias
     asked = datetime.datetime.now(datetime.UTC).timestamp()
@@ -313,18 +327,27 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
     inodes = in_daemon("stat", "-f", "-c", "%c %d", DATA_DIRECTORY).split()
     configuration = in_daemon("cat", "/etc/docker-build-machine/daemon.json")
     gc = json.loads(configuration or "{}").get("builder", {}).get("gc", {})
+    tidied = printed("logs", "--timestamps", f"{alias}-janitor")
+    builds: list[Build] = []
+    days: list[Day] = []
+    explained: list[Explained] = []
+    no_history = ""
     try:
         into = ("exec", "--interactive", "--user", "1000:1000", f"{alias}-daemon")
-        dial = (*into, "docker", "buildx", "dial-stdio")
-        builds, no_history = recent_builds(host.command_line(*dial)), ""
+        dial = host.command_line(*into, "docker", "buildx", "dial-stdio")
+        builds, days = recent_builds(dial)
+        if is_explained:
+            with BuildKit.connected(dial) as buildkit:
+                explained = explain_last(History(buildkit), _EXPLAINED, Clearing.parse(tidied))
     except OSError as error:
-        builds, no_history = [], f"not known ({error})"
+        no_history = f"not known ({error})"
     host_keys = _host_keys(stack, resources, asked)
     gateway = f"{alias}-gateway"
     visits = Visit.parse(printed("logs", "--tail", str(_LOG_LINES), gateway))
     who = printed("exec", gateway, "session-monitor", "who").split("lately")[0]
     connections = Visit.parse(who)
     keys, identities = _clients(stack, connections, visits)
+    disk_free = int(disk[3]) * 1024 if disk else 0
     status = Status(
         builder=alias,
         asked=asked,
@@ -338,10 +361,12 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
         idle_store=idle_store,
         limits=_limits(stack, in_daemon, notices),
         disk=int(disk[1]) * 1024 if disk else 0,
-        disk_free=int(disk[3]) * 1024 if disk else 0,
+        disk_free=disk_free,
         inodes=int(inodes[0]) if inodes else 0,
         inodes_free=int(inodes[1]) if inodes else 0,
+        disk_forecast=forecast(Sample.parse(tidied), disk_free, asked),
         builds=builds,
+        days=days,
         no_history=no_history,
         keys=keys,
         identities=identities,
@@ -351,7 +376,8 @@ def gather(stack: Stack, resources: list[dict[str, Any]]) -> Status:
         certificate_until=_certificate(stack, in_daemon),
         notices=notices,
         visits=visits,
-        removals=Removal.parse(printed("logs", "--timestamps", f"{alias}-janitor")),
+        removals=Removal.parse(tidied),
+        explained=explained,
     )
     if status.disk and status.disk_free < status.disk * 0.05:
         notices.append(
@@ -531,7 +557,11 @@ def as_text(status: Status | Unread) -> str:
         ("images", naturalsize(status.images)),
         ("store", store_text(status)),
         ("limits", status.limits),
-        ("disk", f"{naturalsize(status.disk_free)} of {naturalsize(status.disk)} free"),
+        (
+            "disk",
+            f"{naturalsize(status.disk_free)} of {naturalsize(status.disk)} free; "
+            f"{status.disk_forecast.text}",
+        ),
         ("builds", f"{status.running} now; {builds_text(status)}"),
         *(("key", f"{key.name:12} {key_text(key, status.asked)}") for key in status.keys),
         *(

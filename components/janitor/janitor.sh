@@ -1,6 +1,6 @@
 #!/bin/sh
 # Removes what jobs leave behind, so that the daemon's disk does not fill up. Runs as long as its
-# container; prints what it removed, and nothing if nothing was removed.
+# container; prints what it removed, and the free space after each removal by age.
 #   by age       leftovers after JANITOR_LEFTOVER_SECONDS, unused tagged images after
 #                JANITOR_IMAGE_SECONDS
 #   by pressure  at once, while less than JANITOR_MIN_FREE bytes are free, in this order: leftovers,
@@ -263,6 +263,8 @@ sweep() {
 	remove_images "$JANITOR_IMAGE_SECONDS"
 	find "$seen" -type f -mmin +1440 -exec rm -f {} +
 	report 'by age'
+	# client/forecast.py reads this line.
+	if free=$(free_bytes); then log_line "$(gigabytes "$free") free"; fi
 }
 
 # record_failures [all]: sets the health, and reports failed commands at most every five minutes. Failed

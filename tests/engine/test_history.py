@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -203,6 +204,25 @@ def test_a_changed_build_argument_is_named_without_its_value(project: Project) -
     assert project.reason() == "the build argument WORD changed"
     for words in ((), ("show",), ("why",)):
         project.printed(*words)
+
+
+def test_the_page_of_the_status_explains_each_build(project: Project, tmp_path: Path) -> None:
+    passed(project.build("--build-arg", f"WORD={SECRET}"))
+    project.change("sub/b.txt")
+    passed(project.build())
+    target = tmp_path / "status.html"
+    passed(project.builder.client("status", "--html", str(target)))
+    html = target.read_text()
+    assert SECRET not in html
+    refs = [build["ref"] for build in project.ask("list") if build["steps"]]
+    waterfalls = html.split('<details class="build">')[1:]
+    assert re.findall(r'<div id="build-(\w+)">', html) == refs, "the newest first"
+    assert {f"#build-{ref}" for ref in refs} == set(re.findall(r'href="([^"]*)"', html))
+    rows = re.findall(r'<li class="(\w+)">\n<code>(\[\S+ \d/\d\]) (?!FROM)', waterfalls[0])
+    # WORD has its default again, with which the first step was built before.
+    assert rows == [*(("cached", step) for step in STEPS[:3]), ("ran", STEPS[3])]
+    assert "<b>file</b> sub, or a file in it, changed" in waterfalls[0]
+    assert "<b>" not in waterfalls[0].replace("<b>file</b>", "")
 
 
 def test_a_step_that_failed_after_a_change_is_explained_when_it_runs_again(

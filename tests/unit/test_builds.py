@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client.buildkit import MESSAGES
-from client.builds import clearings, table, waterfall
+from client.builds import table, waterfall
 from client.explain import Cause, Clearing, comparable, explain
 from client.history import Build, Definition, Details, Record, Step, definitions_of, steps_of
 from client.stack import Stack, StackError
@@ -154,7 +154,7 @@ def test_the_janitor_is_named_when_it_cleared_the_cache_between_two_builds() -> 
         "2026-11-27T00:00:20.123456789Z [janitor] the disk is nearly full: removed image a:1, "
         "cache 1.2GB; free 1.00 GB -> 3.00 GB\n"
     )
-    [found] = clearings(log)
+    [found] = Clearing.parse(log)
     assert found.text.startswith("2026-11-27 00:00:20, the disk is nearly full: removed image a:1")
     name = "[2/3] RUN make"
     old, new = build("a", 50, step(name, FROM, at=50)), build("b", 100, step(name, FROM))

@@ -10,10 +10,23 @@ import pytest
 
 from client import kit, status
 from client.buildkit import MESSAGES
-from client.history import Build, Record, recent_builds, steps_of, summary
+from client.explain import Cause, Explained, Reason
+from client.forecast import Forecast
+from client.history import (
+    Build,
+    Day,
+    Details,
+    Record,
+    Step,
+    days_of,
+    recent_builds,
+    steps_of,
+    summary,
+)
 from client.stack import Stack, StackError
 from client.status_page import page
 from tests.unit.conftest import KEY, OTHER_KEY
+from tests.unit.test_builds import record
 
 OUTPUTS = {
     "sshAlias": "team-a-builder",
@@ -47,7 +60,9 @@ def shown(**changes: Any) -> status.Status:
         "disk_free": 4 * 10**10,
         "inodes": 10**6,
         "inodes_free": 5 * 10**5,
+        "disk_forecast": Forecast("full in about 9 days at the rate of the last 3 days", 9.1),
         "builds": [],
+        "days": [],
         "no_history": "",
         "keys": [],
         "identities": [],
@@ -58,6 +73,7 @@ def shown(**changes: Any) -> status.Status:
         "notices": [],
         "visits": [],
         "removals": [],
+        "explained": [],
         **changes,
     }
     return status.Status(**values)
@@ -178,6 +194,85 @@ def test_a_page_shows_everything_as_text_and_needs_no_other_file() -> None:
     assert "17 minutes ago: 2.5 s, 3 of 4 steps from the cache" in html
     assert not re.search(r"https?://|\bsrc=|\bhref=|url\(|@import", html)
     assert "prefers-color-scheme: dark" in html
+
+
+def test_a_page_has_a_waterfall_of_each_build_with_why_its_steps_ran() -> None:
+    options = {"filename": "Dockerfile", "vcs:revision": "3f2a1bcd"}
+    steps = [
+        Step("a", "[internal] load build context", (), 999_000, 999_001, bytes=20_000),
+        Step("b", "[1/3] RUN <one> s3cret", (), 999_001, 999_001, cached=True),
+        Step("c", "[2/3] RUN two", ("b",), 999_001, 999_006),
+        Step("d", "[3/3] RUN three", ("c",), 999_006, 999_010, failed=True),
+        Step("e", "exporting to image", ("d",)),
+    ]
+    error = "process <three> failed: s3cret"
+    built = record(
+        "ref1", 999_000, options=options, error=error, completed=999_010, arguments={"A": "s3cret"}
+    )
+    reasons = [
+        Reason("[2/3] RUN two", 4, Cause.FILE, "<a>.txt changed"),
+        Reason("[3/3] RUN three", 5, Cause.BEFORE, "[2/3], on which it builds, ran"),
+    ]
+    build = summary(built, steps)
+    html = page(
+        [
+            shown(
+                builds=[Build(998_000, 1, 1, 1, False, ref="ref0"), build],
+                explained=[Explained(Details(built, steps, {}), reasons)],
+            )
+        ]
+    )
+    assert re.findall(r'href="([^"]*)"', html) == ["#build-ref1"], "of the chart, to the waterfall"
+    assert html.count('id="build-ref1"') == 1
+    rows = re.findall(r'<li class="(\w+)">\n<code>(.*)</code>', html)
+    assert rows == [
+        ("own", "[internal] load build context"),
+        ("cached", "[1/3] RUN &lt;one&gt; $A"),
+        ("ran", "[2/3] RUN two"),
+        ("failed", "[3/3] RUN three"),
+    ]
+    places = re.findall(r'style="left: ([\d.]+)%; width: ([\d.]+)%"', html)
+    assert places == [("0.00", "10.00"), ("10.00", "0.00"), ("10.00", "50.00"), ("60.00", "40.00")]
+    assert re.findall(r'<span class="took">(.*)</span>', html) == [
+        "20.0 kB · 1.0 s",
+        "cached",
+        "5.0 s",
+        "4.0 s",
+    ]
+    assert "<p><b>file</b> &lt;a&gt;.txt changed</p>" in html
+    assert "<p><b>step before it</b> [2/3], on which it builds, ran</p>" in html
+    assert '<p class="error">process &lt;three&gt; failed: $A</p>' in html
+    assert "17 minutes ago, 10.0 s, 1 of 3 steps cached, 20.0 kB of context, commit 3f2a1bc" in html
+    assert "s3cret" not in html
+    assert not re.search(r"<script|https?://|\bsrc=|url\(|@import", html)
+
+
+def test_a_page_shows_the_days_without_builds_too() -> None:
+    """The page is of 12 January 1970."""
+    days = [Day("1969-12-20", 9, 9), Day("1970-01-09", 4, 1), Day("1970-01-11", 8, 0)]
+    html = page([shown(builds=[Build(999_000.0, 2.5, 4, 3, False)], days=days)])
+    found = re.findall(
+        r'<li><span class="soft">(\d+)</span>\n<i class="ran" style="height: ([\d.]+)px">'
+        r'<i class="failed" style="height: ([\d.]+)px"></i></i>\n<span class="soft">(.*)</span>',
+        html,
+    )
+    assert found == [
+        ("4", "28.0", "7.0", "9 Jan"),
+        ("0", "0.0", "0.0", "10 Jan"),
+        ("8", "56.0", "0.0", "11 Jan"),
+        ("0", "0.0", "0.0", "12 Jan"),
+    ]
+    assert "By day" not in page([shown(builds=[Build(999_000.0, 1, 1, 1, False)])])
+
+
+def test_builds_are_counted_by_the_day_on_which_they_started() -> None:
+    records = [
+        record("a", 86_399.0),
+        record("b", 86_400.0, error="no"),
+        record("c", 100_000.0),
+        record("d", 100_001.0, completed=None),
+    ]
+    assert days_of(records) == [Day("1970-01-01", 1, 0), Day("1970-01-02", 2, 1)]
 
 
 def test_identities_are_shown_beside_the_keys() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -164,6 +169,36 @@ def test_the_dashboard_shows_metrics_that_exist() -> None:
     queries = [entry["query"]["query"] for entry in dashboard["templating"]["list"][1:]]
     assert len(expressions) > len(panels)
     assert not unknown([*expressions, *queries])
+
+
+def lost(written: Any, read: Any, path: str = "") -> Iterator[str]:
+    """Where `read` has not what `written` has; it may have more."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for name, value in written.items():
+            yield from lost(value, read.get(name), f"{path}/{name}")
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for number, pair in enumerate(zip(written, read, strict=True)):
+            yield from lost(*pair, f"{path}/{number}")
+    elif written != read:
+        yield path
+
+
+def through_grafana_s_types(dashboard: Any) -> list[str]:
+    """What Grafana's own types, made from the schemas of its dashboards and panels, do not know."""
+    register_default_plugins()
+    text = JSONEncoder(sort_keys=True).encode(Dashboard.from_json(copy.deepcopy(dashboard)))
+    return list(lost(dashboard, json.loads(text)))
+
+
+def test_grafana_knows_all_that_the_dashboard_says() -> None:
+    text = (FOLDER / "dashboard.json").read_text()
+    assert through_grafana_s_types(json.loads(text)) == []
+    wrong = json.loads(text.replace('"legendFormat"', '"legend"'))
+    wrong["panels"][0]["options"]["colour"] = "red"
+    wrong["panels"][1]["fieldConfig"]["defaults"]["units"] = "s"
+    unknown = set(through_grafana_s_types(wrong))
+    assert unknown > {"/panels/0/options/colour", "/panels/1/fieldConfig/defaults/units"}
+    assert "/panels/0/targets/0/legend" in unknown
 
 
 def test_the_rules_use_metrics_that_exist() -> None:

@@ -6,7 +6,6 @@ claims are those that each CI documents.
 
 from __future__ import annotations
 
-import base64
 import datetime
 import ipaddress
 import json
@@ -25,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 SHA = "0f9a2b6c5d1e4f7a8b3c2d1e0f9a8b7c6d5e4f3a"
@@ -142,23 +141,39 @@ RULES: dict[str, dict[str, str]] = {
 """The claims of an identity that lets these jobs in."""
 
 
-def _number(value: int) -> str:
-    octets = value.to_bytes((value.bit_length() + 7) // 8, "big")
-    return base64.urlsafe_b64encode(octets).decode().rstrip("=")
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-def new_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+def new_key(algorithm: str = "RS256", bits: int = 2048) -> PrivateKey:
+    """A key for the algorithm; `bits` is for RSA."""
+    match algorithm:
+        case "ES256":
+            return ec.generate_private_key(ec.SECP256R1())
+        case "ES384":
+            return ec.generate_private_key(ec.SECP384R1())
+        case "EdDSA":
+            return ed25519.Ed25519PrivateKey.generate()
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
-def jwk(key: rsa.RSAPrivateKey, kid: str, **members: Any) -> dict[str, Any]:
+def algorithm_of(key: PrivateKey) -> str:
+    """What an issuer with this key signs with."""
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return {"secp256r1": "ES256", "secp384r1": "ES384"}[key.curve.name]
+    return "EdDSA" if isinstance(key, ed25519.Ed25519PrivateKey) else "RS256"
+
+
+def jwk(key: PrivateKey, kid: str, **members: Any) -> dict[str, Any]:
     """The public half of the key as a JWK."""
-    numbers = key.public_key().public_numbers()
-    public = {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
-    return {**public, "kid": kid, "use": "sig", "alg": "RS256", **members}
+    algorithm = algorithm_of(key)
+    public: dict[str, Any] = jwt.get_algorithm_by_name(algorithm).to_jwk(
+        key.public_key(), as_dict=True
+    )
+    public.pop("key_ops", None)
+    return {**public, "kid": kid, "use": "sig", "alg": algorithm, **members}
 
 
-def public_pem(key: rsa.RSAPrivateKey) -> bytes:
+def public_pem(key: PrivateKey) -> bytes:
     """The public half of the key as PEM."""
     return key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -172,7 +187,7 @@ class Issuer:
     url: str
     ca: str
     """The certificate of its CA, in PEM."""
-    keys: dict[str, rsa.RSAPrivateKey] = field(default_factory=lambda: {"one": new_key()})
+    keys: dict[str, PrivateKey] = field(default_factory=lambda: {"one": new_key()})
     """What it publishes and signs with, by kid; the last one signs."""
     configuration: dict[str, Any] = field(default_factory=dict)
     """What its configuration has besides or instead of the usual."""
@@ -192,7 +207,7 @@ class Issuer:
         self,
         audience: str | list[str],
         *,
-        key: rsa.RSAPrivateKey | None = None,
+        key: PrivateKey | None = None,
         headers: dict[str, Any] | None = None,
         **claims: Any,
     ) -> str:
@@ -209,10 +224,11 @@ class Issuer:
             **claims,
         }
         payload = {name: value for name, value in payload.items() if value is not None}
+        key = key or self.keys[kid]
         token = jwt.PyJWS().encode(
             json.dumps(payload).encode(),
-            key or self.keys[kid],
-            "RS256",
+            key,
+            algorithm_of(key),
             headers={"kid": kid, **(headers or {})},
         )
         self.issued.append(token)

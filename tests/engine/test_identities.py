@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from components.verifier.program.enrolled import PublicKey
+from components.verifier.program.openssl import ALGORITHMS
 from components.verifier.program.tokens import bound
 from tests.engine.conftest import (
     Builder,
@@ -86,6 +87,7 @@ class Keyless:
 @pytest.fixture(scope="module")
 def keyless(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyless]:
     with issuing(tmp_path_factory.mktemp("issuer"), bridge_address()) as issuer:
+        issuer.keys = {name: new_key(name) for name in reversed(ALGORITHMS)}
         keyless = Keyless(new_builder(), issuer)
         keyless.builder.settings["identities"] = [
             keyless.rule("main", MAIN),
@@ -101,6 +103,11 @@ def test_a_job_logs_in_with_its_token_and_the_log_names_it(keyless: Keyless) -> 
     answer = passed(keyless.as_token("job", input=keyless.token(key)))
     assert answer.startswith("accepted main 20")
     assert "200 OK" in builder.ping(key="job").stdout
+    for algorithm, signing in keyless.issuer.keys.items():
+        token = keyless.issuer.token(
+            AUDIENCE, key=signing, headers={"kid": algorithm}, **CLAIMS["github"]
+        )
+        assert passed(keyless.as_token("job", input=token)).startswith("accepted main 20")
     label = f"login name=main role=build {JOB} key=SHA256:"
     assert until(lambda: any(label in line for line in builder.audit()))
     with builder.connection(key="job"):

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from .openssl import RsaKey, UnusableKey
+from .openssl import ALGORITHMS, Key, UnusableKey
 
 REFRESH_SECONDS = 300
 """How often all keys are asked for anew, so that withdrawn keys do not count any more."""
@@ -38,7 +38,7 @@ class Issuer:
         self.url = url
         self.ca = ca
         self._log = log
-        self._keys: dict[str, RsaKey] = {}
+        self._keys: dict[str, Key] = {}
         self._answered = self._asked = float("-inf")
         self._problem = "not asked yet"
         self._asking = asyncio.Lock()
@@ -50,7 +50,7 @@ class Issuer:
             return ""
         return f"{self.url}: {self._problem}"
 
-    async def key(self, identity: str) -> RsaKey | None:
+    async def key(self, identity: str) -> Key | None:
         """The key with this `kid`; asks the issuer if it may be new. Raises Away."""
         if identity not in self._keys:
             await self.refresh(_UNKNOWN_KEY_SECONDS)
@@ -82,21 +82,21 @@ class Issuer:
                 self._problem = problem
             self._asked = time.monotonic()
 
-    def _fetch(self) -> dict[str, RsaKey]:
+    def _fetch(self) -> dict[str, Key]:
         about = self._get(f"{self.url.rstrip('/')}/.well-known/openid-configuration")
         if about["issuer"] != self.url:
             raise Away(f"its configuration is that of another issuer, {about['issuer']!r}")
         if not str(about["jwks_uri"]).startswith("https://"):
             raise Away("its jwks_uri is not https://")
-        keys: dict[str, RsaKey] = {}
+        keys: dict[str, Key] = {}
         for jwk in self._get(about["jwks_uri"])["keys"]:
             try:
                 if isinstance(jwk.get("kid"), str):
-                    keys[jwk["kid"]] = RsaKey.of(jwk)
+                    keys[jwk["kid"]] = Key.of(jwk)
             except UnusableKey:
                 continue
         if not keys:
-            raise Away("it has no key for RS256")
+            raise Away(f"it has no key for {' or '.join(ALGORITHMS)}")
         return keys
 
     def _get(self, url: str) -> dict[str, Any]:

@@ -8,19 +8,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jwt
-from jwt.utils import base64url_decode
+from jwt.utils import base64url_decode, base64url_encode
 
 from .issuers import Away, Issuer
-from .openssl import Rs256
+from .openssl import ALGORITHMS, Verification
 from .rules import Rule, shown
 
 MOST_BYTES = 16384
 """The longest token that is read."""
 SKEW_SECONDS = 30
 """How much the clocks of issuer and verifier may differ."""
-_ALGORITHM = "RS256"
 _MOST_KEY_ID = 256
-# Without the padding that PyJWT accepts: a token has one form, and so is used for one key.
 _TOKEN = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
 
 
@@ -36,12 +34,13 @@ class Refused(Exception):
 
 
 class _Tokens(jwt.PyJWT):
-    """PyJWT that knows one algorithm."""
+    """PyJWT that knows no other algorithms."""
 
     def __init__(self) -> None:
         super().__init__({"require": ["iss", "aud", "exp", "iat"]})
         self._jws = jwt.PyJWS(algorithms=[])
-        self._jws.register_algorithm(_ALGORITHM, Rs256())
+        for name in ALGORITHMS:
+            self._jws.register_algorithm(name, Verification(name))
 
 
 _TOKENS = _Tokens()
@@ -64,10 +63,12 @@ async def check(
         raise Refused("the token is too long")
     if not _TOKEN.fullmatch(token):
         raise Refused("this is not a token")
+    header_part, payload_part, signature_part = token.split(b".")
     # Nothing of these is believed before the signature is verified with a key of the issuer.
-    header, payload = (_object(part) for part in token.split(b".")[:2])
-    if header.get("alg") != _ALGORITHM or {"crit", "b64"} & {*header}:
-        raise Refused(f"the token is not signed with {_ALGORITHM}")
+    header, payload = _object(header_part), _object(payload_part)
+    _decoded(signature_part)
+    if header.get("alg") not in ALGORITHMS or {"crit", "b64"} & {*header}:
+        raise Refused(f"the token is not signed with {' or '.join(ALGORITHMS)}")
     key_id = header.get("kid")
     if not isinstance(key_id, str) or len(key_id) > _MOST_KEY_ID:
         raise Refused("the token names no key of its issuer")
@@ -82,6 +83,8 @@ async def check(
         raise Refused("the issuer's keys cannot be had; try again later") from away
     if key is None:
         raise Refused("the issuer has no such key")
+    if header["alg"] != key.algorithm:
+        raise Refused(f"the token is not signed with {key.algorithm}, which its key is for")
 
     audiences = {
         audience: rule.audience
@@ -92,7 +95,7 @@ async def check(
         claims = _TOKENS.decode(
             token,
             key,  # type: ignore[arg-type]
-            algorithms=[_ALGORITHM],
+            algorithms=[key.algorithm],
             audience=[*audiences],
             issuer=issuer.url,
             leeway=SKEW_SECONDS,
@@ -113,9 +116,20 @@ async def check(
     raise Refused("no rule fits what the token says of the job", shown(claims))
 
 
+def _decoded(part: bytes) -> bytes:
+    """Strictly: PyJWT also accepts other forms of the same bytes. Raises Refused."""
+    try:
+        content = base64url_decode(part)
+    except ValueError as wrong:
+        raise Refused("this is not a token") from wrong
+    if base64url_encode(content) != part:
+        raise Refused("this is not a token")
+    return content
+
+
 def _object(part: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(base64url_decode(part))
+        found = json.loads(_decoded(part))
     except (ValueError, RecursionError) as wrong:
         raise Refused("this is not a token") from wrong
     if not isinstance(found, dict):

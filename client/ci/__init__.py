@@ -54,6 +54,7 @@ def render(kind: str, stack: Stack, image: str, audience: str = "") -> dict[str,
         "known_hosts": stack.known_hosts.strip(),
         "sockets": GATEWAY_SOCKETS,
         "audience": audience,
+        "oidc": _bitbucket_oidc(audience),
         "image": image,
         "registry": image.split("/")[0],
         "job_image": JOB_IMAGE,
@@ -71,6 +72,12 @@ def render(kind: str, stack: Stack, image: str, audience: str = "") -> dict[str,
         path: _fill((_FOLDER / template).read_text(), values)
         for path, template in templates.items()
     }
+
+
+def _bitbucket_oidc(audience: str) -> str:
+    """What makes Bitbucket give a step a token for this audience."""
+    own = audience.startswith("ari:cloud:bitbucket:")  # which a token has without being asked
+    return "oidc: true" if own else f"oidc:\n  audiences:\n    - '{audience}'"
 
 
 def _audience(stack: Stack, kind: str, name: str) -> str:

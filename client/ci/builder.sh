@@ -39,7 +39,8 @@ builder_token() {
 				--get --data-urlencode "audience=$1" "$ACTIONS_ID_TOKEN_REQUEST_URL" |
 			sed -n 's/.*"value" *: *"\([^"]*\)".*/\1/p'
 	elif [ -n "${BUILDKITE_JOB_ID:-}" ]; then
-		buildkite-agent oidc request-token --audience "$1"
+		# The last two are in a token only if the job asks for them.
+		buildkite-agent oidc request-token --audience "$1" --claim organization_id --claim pipeline_id
 	elif [ -n "${CIRCLECI:-}" ]; then
 		circleci run oidc get --claims "{\"aud\": \"$1\"}"
 	fi

@@ -393,6 +393,7 @@ sed 's/.*"value": "\\([^"]*\\)".*/\\1/'
 """
 BUILDKITE_AGENT = f"""#!/bin/sh
 [ "$1 $2 $3" = 'oidc request-token --audience' ] || exit 2
+[ "$5 $6 $7 $8" = '--claim organization_id --claim pipeline_id' ] || exit 2
 audience=$4
 {ASK}"""
 CIRCLECI = f"""#!/bin/sh

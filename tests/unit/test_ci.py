@@ -94,11 +94,31 @@ def test_a_file_without_a_key_fits_its_schema_and_asks_for_a_token(
         assert "'enable-openid-connect' was unexpected" in result.output
         file.write_text(file.read_text().replace("enable-openid-connect: true\n", ""))
         result = validation(SCHEMAS[kind], file)
+    # Nor does Bitbucket's know that a step can name the audience of its token.
+    if kind == "bitbucket":
+        assert "is not of type 'boolean'" in result.output
+        step = bitbucket_step(file)
+        assert step["oidc"] == {"audiences": ["builder.example.com"]}
+        file.write_text(re.sub("oidc:\n.*\n.*", "oidc: true", file.read_text()))
+        result = validation(SCHEMAS[kind], file)
     assert result.exit_code == 0, result.output
     assert "BUILDER_KEY" not in file.read_text()
     snippet = files["ci/builder.sh"].read_text()
     assert "builder_audience='builder.example.com'\n" in snippet
     assert not re.search(r"(?<!:)@\w+@", file.read_text() + snippet)
+
+
+def bitbucket_step(file: Path) -> dict[str, Any]:
+    pipelines = yaml.safe_load(file.read_text())["pipelines"]
+    step: dict[str, Any] = pipelines["branches"]["main"][0]["step"]
+    return step
+
+
+def test_an_audience_that_is_bitbuckets_own_is_not_asked_for(tmp_path: Path) -> None:
+    own = "ari:cloud:bitbucket::workspace/6b1a4f0e-9d3c-4a57-8f21-0c7d5e2b9a14"
+    file = written(tmp_path, "bitbucket", own)["bitbucket-pipelines.yml"]
+    assert bitbucket_step(file)["oidc"] is True
+    assert validation(SCHEMAS["bitbucket"], file).exit_code == 0
 
 
 IDENTITIES = [

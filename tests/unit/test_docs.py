@@ -202,7 +202,7 @@ def test_settings_and_exports_exist(page: Page, exports: set[str]) -> None:
     assert named <= {*settings(), *parts(), *exports, *_FOREIGN}
     given = {span.partition(":")[0] for span in page.spans if re.fullmatch(r"[a-z]\w*: \S+", span)}
     yaml_of_ci = {"run", "services", "image", "oidc"}
-    claims_of_tokens = {"repository", "ref", "event_name"}
+    claims_of_tokens = {"repository", "ref", "event_name", "pipeline_source"}
     assert given <= {*settings(), *parts(), *yaml_of_ci, *claims_of_tokens}
 
 

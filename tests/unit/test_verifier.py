@@ -174,6 +174,29 @@ def test_a_star_fits_no_colon_and_nothing_before_it(issuer: Issuer) -> None:
     assert {sub: answer(good(issuer, sub=sub), wanted) for sub in fits} == fits
 
 
+def test_a_subject_with_numbers_is_another_one(issuer: Issuer) -> None:
+    ref = ":ref:refs/heads/main"
+    subjects = [f"repo:acme{at}/app{ref}" for at in ("", "@65", "@66", "-65")]
+    subjects += [f"repo:acme@65/app@74{ref}", f"repo:acme@65/app@75{ref}"]
+    for subject in subjects:
+        wanted = rule(issuer, {"sub": subject})
+        fitting = [sub for sub in subjects if answer(good(issuer, sub=sub), wanted) == "main"]
+        assert fitting == [subject]
+    every = rule(issuer, {"sub": f"repo:acme@65/*{ref}"})
+    assert [answer(good(issuer, sub=sub), every) == "main" for sub in subjects] == [
+        subject.startswith("repo:acme@65/") for subject in subjects
+    ]
+
+
+def test_a_merge_request_of_a_fork_is_a_job_of_the_fork(issuer: Issuer) -> None:
+    fork = {**CLAIMS["gitlab"], "project_path": "evil/app", "project_id": "21"}
+    assert fork["job_project_path"] == "acme/app"
+    for claims in (RULES["gitlab"], {"project_id": "20"}, {"project_path": "acme/app"}):
+        wanted = rule(issuer, claims)
+        assert answer(issuer.token(AUDIENCE, **fork), wanted) == NO_RULE
+        assert answer(issuer.token(AUDIENCE, **CLAIMS["gitlab"]), wanted) == "main"
+
+
 def test_special_characters_of_a_rule_stand_for_themselves(issuer: Issuer) -> None:
     wanted = rule(issuer, {"repository": "acme/a.p[p]", "ref": "refs/heads/main"})
     assert answer(good(issuer, repository="acme/axp[p]"), wanted) == NO_RULE

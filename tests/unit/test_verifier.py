@@ -548,6 +548,20 @@ def test_a_new_key_counts_at_once_and_a_withdrawn_one_after_a_while(
     assert answer(old, rule(issuer), to=to) == "the issuer has no such key"
 
 
+def test_a_withdrawn_key_is_found_within_five_minutes(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = known(issuer)
+    old = good(issuer)
+    assert answer(old, rule(issuer), to=to) == "main"
+    issuer.published = [jwk(new_key(), "two")]
+    start = time.monotonic()
+    for passed, reason in ((299, "main"), (301, "the issuer has no such key")):
+        monkeypatch.setattr(issuers_module.time, "monotonic", lambda now=start + passed: now)
+        asyncio.run(to.refresh())
+        assert answer(old, rule(issuer), to=to) == reason
+
+
 def test_unknown_keys_do_not_make_the_issuer_busy(issuer: Issuer) -> None:
     to = known(issuer)
     issuer.asked.clear()

@@ -139,7 +139,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
 RULES: dict[str, dict[str, str]] = {
     "github": {"repository": "acme/app", "ref": "refs/heads/main", "event_name": "push"},
     "gitlab": {"project_path": "acme/*", "ref_protected": "true"},
-    "forgejo": {"repository": "acme/app", "repository_id": "74", "ref": "refs/heads/main"},
+    "forgejo": {"repository_id": "74", "ref": "refs/heads/main", "event_name": "push"},
     "buildkite": {"organization_id": UUID, "pipeline_slug": "app", "build_number": "175"},
     "circleci": {
         "oidc.circleci.com/vcs-origin": "github.com/acme/*",

@@ -188,13 +188,32 @@ def test_a_subject_with_numbers_is_another_one(issuer: Issuer) -> None:
     ]
 
 
-def test_a_merge_request_of_a_fork_is_a_job_of_the_fork(issuer: Issuer) -> None:
-    fork = {**CLAIMS["gitlab"], "project_path": "evil/app", "project_id": "21"}
-    assert fork["job_project_path"] == "acme/app"
-    for claims in (RULES["gitlab"], {"project_id": "20"}, {"project_path": "acme/app"}):
-        wanted = rule(issuer, claims)
-        assert answer(issuer.token(AUDIENCE, **fork), wanted) == NO_RULE
-        assert answer(issuer.token(AUDIENCE, **CLAIMS["gitlab"]), wanted) == "main"
+# What the claims of a job for a pull or merge request of a fork say otherwise than those on main.
+FORKS: list[tuple[str, dict[str, Any]]] = [
+    ("github", {"event_name": "pull_request", "ref": "refs/pull/7/merge", "head_ref": "main"}),
+    ("github", {"event_name": "pull_request_target", "base_ref": "main", "head_ref": "main"}),
+    ("forgejo", {"event_name": "pull_request", "ref": "refs/pull/7/head", "head_ref": "main"}),
+    ("forgejo", {"event_name": "pull_request_target", "base_ref": "main", "head_ref": "main"}),
+    # In the parent project; job_project_path is still the parent's.
+    ("gitlab", {"project_path": "evil/app", "project_id": "21", "ref_protected": "false"}),
+    ("gitlab", {"project_path": "evil/app", "project_id": "21"}),
+    ("circleci", {"oidc.circleci.com/vcs-origin": "github.com/evil/app"}),
+    ("circleci", {"oidc.circleci.com/vcs-ref": "refs/pull/7/head"}),
+    ("bitbucket", {"branchName": "fix"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "claims"), FORKS)
+def test_a_job_for_a_fork_gets_what_its_claims_say(
+    issuer: Issuer, kind: str, claims: dict[str, Any]
+) -> None:
+    on_main = rule(issuer, RULES[kind])
+    token = issuer.token(AUDIENCE, **{**CLAIMS[kind], **claims})
+    assert answer(token, on_main) == NO_RULE
+    forks = {name: str(text) for name, text in claims.items()}
+    own = rule(issuer, {**forks, "sub": CLAIMS[kind]["sub"]}, name="forks")
+    assert answer(token, on_main, own) == "forks"
+    assert answer(issuer.token(AUDIENCE, **CLAIMS[kind]), on_main, own) == "main"
 
 
 def test_special_characters_of_a_rule_stand_for_themselves(issuer: Issuer) -> None:
@@ -230,6 +249,24 @@ def test_times_audience_and_issuer_are_checked(
     issuer: Issuer, changes: dict[str, Any], reason: str
 ) -> None:
     assert answer(good(issuer, **changes), rule(issuer)) == reason
+
+
+def test_an_issuer_that_resembles_another_is_unknown(issuer: Issuer) -> None:
+    url = issuer.url
+    for name in (
+        f"{url}/",
+        f"{url}#",
+        f" {url}",
+        f"{url}\0",
+        url.replace("https", "http"),
+        url.replace("https", "HTTPS"),
+        url.replace("127.0.0.1", "127.0.0.1."),
+        url.replace("127.0.0.1", "a@127.0.0.1"),
+        url.replace("127", "\uff1127"),  # full width 1
+        url.replace(".", "\u3002", 1),  # ideographic full stop
+        url[:-1],
+    ):
+        assert answer(good(issuer, iss=name), rule(issuer)) == "no rule is about the token's issuer"
 
 
 def test_clocks_may_differ_a_little(issuer: Issuer) -> None:

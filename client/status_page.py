@@ -65,6 +65,8 @@ class Row:
     kind: str
     """cached, ran, failed, or own for what BuildKit does by itself."""
     label: str
+    size: str
+    """What was sent for it; empty for nothing."""
     left: float
     width: float
     took: str
@@ -183,15 +185,15 @@ def _waterfall(explained: Explained, asked: float) -> Waterfall:
         left = min(start * scale, 99.0)
         kind = "failed" if step.failed else "cached" if step.cached else "ran"
         is_own = not step.is_instruction and not step.failed
-        size = f"{humanize.naturalsize(step.bytes)} · " if step.bytes else ""
         waiting = reasons.get(label, []) if step.is_instruction and not step.cached else []
         rows.append(
             Row(
                 "own" if is_own else kind,
                 label if len(label) <= _LABEL else f"{label[:_LABEL]}…",
+                humanize.naturalsize(step.bytes) if step.bytes else "",
                 left,
                 min(length * scale, 100 - left),
-                f"{size}{'cached' if step.cached else f'{length:.1f} s'}",
+                "cached" if step.cached else f"{length:.1f} s",
                 waiting.pop(0) if waiting else None,
             )
         )

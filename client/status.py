@@ -44,6 +44,9 @@ _REMOVED_KIND = re.compile(rf"({'|'.join(REMOVAL_KINDS)}) \S+(?: and (\d+) more)
 _REFUSALS = 5
 _EXPLAINED = 50
 _OLD_KEY_DAYS = 365
+# OpenTelemetry's library in dockerd writes such a line for each batch that it gives up.
+_NOT_EXPORTED = re.compile(r"^[\d/]+ [\d:]+ traces export: (.*)$", re.MULTILINE)
+_TRACES_SINCE = "15m"
 
 
 @dataclass(frozen=True)
@@ -389,6 +392,8 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
             f"the disk is nearly out of inodes, {status.inodes_free} of {status.inodes} free; "
             "next: a file system with more, or a smaller cacheSize"
         )
+    if problem := _trace_problem(stack, host, alias):
+        notices.append(problem)
     notices += [
         f"host key {key.generation} is {key.days} days old; next: rotate it (docs/access.md)"
         for key in host_keys
@@ -531,6 +536,26 @@ def _limits(stack: Stack, in_daemon: Any, notices: list[str]) -> str:
             f"docker logs {stack.alias}-daemon 2>&1 | grep cgroups, on the host"
         )
     return f"those of single containers do nothing: {why}; those of the whole builder work"
+
+
+def _trace_problem(stack: Stack, host: HostDocker, alias: str) -> str:
+    """What keeps traces from their collector, by the daemon's log; empty when nothing does."""
+    collector = stack.settings.get("traces")
+    if not collector:
+        return ""
+    # dockerd logs to standard error.
+    result = host.run("logs", "--since", _TRACES_SINCE, f"{alias}-daemon")
+    log = result.stderr.decode(errors="replace").strip()
+    if result.returncode:
+        return f"docker logs on {host.host.url} failed: {log}"
+    failed = _NOT_EXPORTED.findall(log)
+    if not failed:
+        return ""
+    return (
+        f"traces do not reach traces = {collector} ({failed[-1]}); next: start the collector, "
+        "correct the setting or, with privateNetworks = block, add its address to "
+        "privateNetworksExcept"
+    )
 
 
 def _certificate(stack: Stack, in_daemon: Any) -> str:

@@ -262,6 +262,10 @@ class SharedArgs(TypedDict, total=False):
     history_builds: int
     """How many builds the daemon remembers however old they are, 1 to 100000. A build is forgotten
     when it is older than historyAge and so many builds are newer."""
+    traces: str
+    """Collector to which the daemon sends OpenTelemetry traces of builds and API calls over
+    OTLP/HTTP, such as http://collector.example:4318; /v1/traces is added. Empty: none. The traces
+    contain the values of build arguments."""
     drain_time: str
     """How long `pulumi up` waits for builds in flight before it replaces the daemon; new builds
     wait meanwhile. A number and s, m, h, d or w."""

@@ -126,6 +126,10 @@ class Daemon:
         cpus = _cpus(settings.cpus) if settings.cpus else None
         # Changes of these replace the container; memory is changed in place.
         replacing: list[pulumi.Input[str]] = [image.image_id, config, " ".join(words), cpus or ""]
+        # For dockerd.sh.
+        traces = [f"BUILDER_TRACES={settings.traces}"] if settings.traces else []
+        if traces:
+            traces.append(f"BUILDER_TRACES_FROM={scope.physical('daemon')}")
         drain = scope.having(
             aliases=[pulumi.Alias(name=f"{scope.name}-changeover")],
             transforms=while_unknown_keep(facts, f"triggers[{len(replacing)}]").transforms,
@@ -144,6 +148,7 @@ class Daemon:
                 limits.label,
                 rootless.label,
                 *([registry.fingerprint] if registry else []),
+                *traces,
             ],
             only_triggered=True,
         )
@@ -176,6 +181,7 @@ class Daemon:
                     cache.image_store.apply(lambda store: f"{IMAGE_STORE_VARIABLE}={store}"),
                     *([f"XDG_CONFIG_HOME={_CONFIG_HOME}"] if registry else []),
                     *isolation.egress.envs,
+                    *traces,
                 ],
                 tmpfs={
                     _STATE_DIRECTORY: _OF_USER,

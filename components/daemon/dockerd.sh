@@ -45,6 +45,11 @@ fi
 		[ ! -d "$own" ] || mv "$own" buildkit
 	fi
 )
+# Only dockerd and the containerd that it starts export traces: buildx, which runs beside them, would too.
+if [ -n "${BUILDER_TRACES:-}" ]; then
+	export OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="$BUILDER_TRACES/v1/traces" OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf
+	export OTEL_RESOURCE_ATTRIBUTES="service.instance.id=$BUILDER_TRACES_FROM"
+fi
 IFS=:
 for folder in $PATH; do
 	[ "$folder/dockerd" = "$0" ] || ! [ -x "$folder/dockerd" ] || exec "$folder/dockerd" "$@"

@@ -17,6 +17,7 @@ from components.settings.model import Model, default
 from components.settings.values import (
     Address,
     AgeText,
+    CollectorUrl,
     Cpus,
     DiskSpaceText,
     HostKeyText,
@@ -66,6 +67,7 @@ class Settings(Model):
     keep_images: tuple[ImagePattern, ...] = default("keepImages")
     history_age: Annotated[AgeText, at_least_age("10s")] = default("historyAge")
     history_builds: Annotated[int, Field(ge=1, le=100_000)] = default("historyBuilds")
+    traces: CollectorUrl = default("traces")
     drain_time: AgeText = default("drainTime")
     memory: Annotated[LimitText, at_least_size("512MB")] = default("memory")
     cpus: Cpus = default("cpus")

@@ -267,6 +267,19 @@ def _check_upstream(url: str) -> str:
     return url
 
 
+def _check_collector(url: str) -> str:
+    parts = urlsplit(url)
+    usable = parts.scheme in ("http", "https") and _REGISTRY.match(parts.netloc)
+    if url and (
+        not usable or not re.fullmatch(r"(/[\w.~-]+)*", parts.path) or set("?#") & set(url)
+    ):
+        raise ValueError(
+            "must be https://host[:port] or http://host[:port], with a path or without, and "
+            "without user, query, fragment and a / at the end"
+        )
+    return url
+
+
 def _check_credential(text: str) -> str:
     if not text.isprintable() or text != text.strip():
         raise ValueError("must be one line of printable characters, without spaces at its ends")
@@ -348,6 +361,7 @@ Address = Annotated[str, AfterValidator(_check_address)]
 Network = Annotated[str, AfterValidator(_check_network)]
 RegistryName = Annotated[str, AfterValidator(_check_registry)]
 UpstreamUrl = Annotated[str, AfterValidator(_check_upstream)]
+CollectorUrl = Annotated[str, AfterValidator(_check_collector)]
 UserName = Annotated[str, AfterValidator(_check_credential), MayBeOutput("not-known-yet-{}".format)]
 Token = Annotated[
     str,

@@ -18,7 +18,16 @@ import pytest
 from client import builds
 from client.history import History, Record
 from client.stack import Stack, StackError
-from tests.engine.conftest import BASE_IMAGE, Builder, Result, docker_config, passed, run, until
+from tests.collector import Collector, collecting
+from tests.engine.conftest import (
+    BASE_IMAGE,
+    Builder,
+    Result,
+    docker_config,
+    passed,
+    run,
+    until,
+)
 
 SECRET = "p4ss" + secrets.token_hex(4)
 DOCKERFILE = f"""\
@@ -102,6 +111,18 @@ def project(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Itera
     passed(ready.build())
     yield ready
     builder.load_base()
+
+
+@pytest.fixture(scope="module")
+def collector(builder: Builder) -> Iterator[Collector]:
+    """It listens where the daemon's container reaches this machine.
+
+    The address of Docker's default bridge is also that of the bridge in the daemon.
+    """
+    form = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}"
+    address = passed(run("docker", "inspect", "--format", form, builder.container("daemon")))
+    with collecting(address.strip()) as started:
+        yield started
 
 
 def chain(first: str, cause: str) -> list[tuple[str, str]]:
@@ -220,7 +241,8 @@ def test_the_page_of_the_status_explains_each_build(project: Project, tmp_path: 
     assert {f"#build-{ref}" for ref in refs} == set(re.findall(r'href="([^"]*)"', html))
     rows = re.findall(r'<li class="(\w+)">\n<code>(\[\S+ \d/\d\]) (?!FROM)', waterfalls[0])
     # WORD has its default again, with which the first step was built before.
-    assert rows == [*(("cached", step) for step in STEPS[:3]), ("ran", STEPS[3])]
+    cached = {step: "cached" for step in STEPS[:3]}
+    assert {step: kind for kind, step in rows} == {**cached, STEPS[3]: "ran"}
     assert "<b>file</b> sub, or a file in it, changed" in waterfalls[0]
     assert "<b>" not in waterfalls[0].replace("<b>file</b>", "")
 
@@ -274,10 +296,14 @@ def test_a_cleared_cache_is_distinguished_from_a_change(project: Project) -> Non
 
 
 def test_the_history_survives_a_new_daemon_and_keeps_to_its_limits(
-    project: Project,
+    project: Project, collector: Collector
 ) -> None:
     before = [build["ref"] for build in project.ask("list")]
-    project.builder.settings |= {"historyBuilds": 4, "historyAge": "10s"}
+    project.builder.settings |= {
+        "historyBuilds": 4,
+        "historyAge": "10s",
+        "traces": collector.url,
+    }
     daemon = project.builder.container_id("daemon")
     project.builder.up()
     assert project.builder.container_id("daemon") != daemon
@@ -290,3 +316,33 @@ def test_the_history_survives_a_new_daemon_and_keeps_to_its_limits(
     assert len(kept()) >= 4
     assert kept() == before[: len(kept())]
     assert project.causes(before[0][:10]) == chain("[base 2/2]", "cache cleared")
+
+
+def test_builds_are_traced_where_a_setting_says(project: Project, collector: Collector) -> None:
+    project.builder.settings["traces"] = collector.url
+    project.builder.up()
+    for _ in range(2):
+        project.change("a.txt")
+        passed(project.build("--build-arg", f"WORD={SECRET}"))
+
+    def of(name: str) -> set[str]:
+        """The traces that have a span with this in its name."""
+        return {span.trace for span in collector.spans if name in span.name}
+
+    # What runs, what comes from the cache, and the client's spans, which buildx sends the daemon.
+    spans = (f"{STEPS[1]} COPY a.txt", f"load cache: {STEPS[0]} RUN", f"build {project.folder}")
+    assert until(lambda: set.intersection(*map(of, spans)), 60), "one trace has all of a build"
+    assert any(SECRET in span.name for span in collector.spans), "as docs/running.md says"
+    assert collector.paths == {"/v1/traces"}
+    exporters = {span.resource["service.name"]: span.resource for span in collector.spans}
+    assert set(exporters) == {"dockerd", "containerd", "buildx"}
+    for service in ("dockerd", "containerd"):
+        named = exporters[service]["service.instance.id"]
+        assert named == project.builder.container("daemon")
+    assert passed(project.builder.client("status", "--quiet")) == ""
+
+    collector.stop()
+    passed(project.build())
+    told = f"{project.builder.alias}: traces do not reach traces = {collector.url} (Post "
+    assert until(lambda: project.builder.client("status", "--quiet").stdout.startswith(told), 60)
+    assert project.builder.client("status").returncode == 1

@@ -272,6 +272,7 @@ WRONG: dict[str, str] = {
     "sshAddress": "everywhere",
     "sshHost": "ssh://build.example",
     "sshPort": "0",
+    "traces": "collector:4318",
     "transport": "tcp",
 }
 

@@ -234,6 +234,23 @@ def test_the_history_has_the_limits_of_the_settings(run_program: Program) -> Non
     assert history(historyAge="2w", historyBuilds=9) == {"maxAge": "1209600s", "maxEntries": 9}
 
 
+def test_the_daemon_sends_traces_where_the_setting_says(run_program: Program) -> None:
+    def variables(**settings: Any) -> list[str]:
+        envs = run_program(**settings)["builder-daemon"].inputs["envs"]
+        return [text for text in envs if "TRACES" in text]
+
+    assert variables() == []
+    sent = {"traces": "https://otlp.example/otlp"}
+    assert variables(**sent) == [
+        "BUILDER_TRACES=https://otlp.example/otlp",
+        "BUILDER_TRACES_FROM=dev-builder-daemon",
+    ]
+    without, with_it = (
+        run_program(**settings)["builder-drain"].inputs["triggers"] for settings in ({}, sent)
+    )
+    assert without != with_it, "builds in flight may end first"
+
+
 def test_steps_and_containers_have_the_limit_on_processes(run_program: Program) -> None:
     files = uploads(run_program(processes=2000)["builder-daemon"])
     dockerd, runc = (files[f"/usr/local/sbin/{name}"] for name in ("dockerd", "runc"))

@@ -131,6 +131,12 @@ def problems(**settings: Any) -> str:
         ({"hostKeys": [1, 1]}, "hostKeys must be different whole numbers"),
         ({"hostKeys": []}, "hostKeys"),
         ({"insecureRegistries": ["http://r"]}, "insecureRegistries[0] = 'http://r' must be host"),
+        (
+            {"traces": "c:4318"},
+            "traces = 'c:4318' must be https://host[:port] or http://host[:port],",
+        ),
+        ({"traces": "http://c:4318/"}, "without user, query, fragment and a / at the end"),
+        ({"traces": "http://a:b@c"}, "traces = 'http://a:b@c' must be https://host[:port] or"),
         ({"keys": "[{"}, "keys = '[{': must be JSON"),
         ({"identities": [rule(name="ada")]}, "identities has the name ada twice"),
         ({"identities": [rule(), rule()]}, "identities has the name main twice"),

@@ -261,6 +261,8 @@ sweep() {
 	remove_leftovers "$JANITOR_LEFTOVER_SECONDS"
 	remove_networks "$JANITOR_LEFTOVER_SECONDS"
 	remove_images "$JANITOR_IMAGE_SECONDS"
+	# An untagged image that is still there was seen in this sweep or the one before.
+	find "$seen" -type f -name 'untagged *' -mmin "+$((sweep_seconds / 30 + 1))" -exec rm -f {} +
 	find "$seen" -type f -mmin +1440 -exec rm -f {} +
 	report 'by age'
 	# client/forecast.py reads this line.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -69,6 +70,18 @@ def logs(container: str) -> str:
     """Standard output and standard error of a container."""
     result = run("docker", "logs", container)
     return result.stdout + result.stderr
+
+
+def memory(builder: Builder, *roles: str) -> dict[str, float]:
+    """MiB that the container of each role uses, without page cache that can be reclaimed."""
+    names = {builder.container(role): role for role in roles}
+    form = "{{.Name}} {{.MemUsage}}"
+    output = passed(run("docker", "stats", "--no-stream", "--format", form, *names))
+    used = {}
+    for line in output.splitlines():
+        name, number, unit = re.fullmatch(r"(\S+) ([0-9.]+)([KMG])iB / .*", line).groups()  # type: ignore[union-attr]
+        used[names[name]] = float(number) * {"K": 1 / 1024, "M": 1, "G": 1024}[unit]
+    return used
 
 
 def until(condition: Callable[[], object], seconds: float = 15) -> bool:

@@ -26,7 +26,10 @@ _ENDS = {
         "Docker's default address pools have networks for about fifteen builders on one host. The "
         "first build on a new host has two steps on a base image that comes through the mirror: "
         "one takes some seconds of CPU, the other writes 8 MB. Most of the time and memory of a "
-        "hundred builders goes to their providers, one process each."
+        "hundred builders goes to their providers, one process each. Builds at once are of role "
+        "build, each project with a connection of its own, and change one line of their source; "
+        "then as many run on this machine's own daemon. Builds in a row write 4 MiB each, four at "
+        "a time, with a cache of 1 GB and ages of ten to thirty seconds."
     ),
 }
 

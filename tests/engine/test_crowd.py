@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import socket
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.engine.conftest import PING, Builder, make_key, passed, run, until
+from tests.engine.conftest import PING, Builder, make_key, memory, passed, run, until
 from tests.engine.figures import LONG, record
 
 pytestmark = pytest.mark.alone
@@ -43,14 +42,6 @@ def sessions(builder: Builder) -> list[str]:
     listed = passed(run("docker", "top", builder.container("gateway"), "-eo", "pid,args"))
     marks = ("s6-ioconnect", "sshd-session", "sshd-auth")
     return [line for line in listed.splitlines() if any(mark in line for mark in marks)]
-
-
-def memory(builder: Builder) -> float:
-    """MiB that the gateway uses, without page cache that can be reclaimed."""
-    gateway = builder.container("gateway")
-    used = passed(run("docker", "stats", "--no-stream", "--format", "{{.MemUsage}}", gateway))
-    number, unit = re.fullmatch(r"([0-9.]+)([KMG])iB / .*\n", used).groups()  # type: ignore[union-attr]
-    return float(number) * {"K": 1 / 1024, "M": 1, "G": 1024}[unit]
 
 
 def ask_at_once(command: list[str]) -> tuple[list[str], float]:
@@ -143,11 +134,11 @@ def test_clients_that_are_killed_leave_nothing(builder: Builder) -> None:
 
     come_and_be_killed(KILLED_AT_ONCE)
     assert until(lambda: not sessions(builder), 30)
-    before = memory(builder)
+    before = memory(builder, "gateway")["gateway"]
     for _ in range(KILLED // KILLED_AT_ONCE):
         come_and_be_killed(KILLED_AT_ONCE)
     until(lambda: not sessions(builder), 30)
-    left, after = sessions(builder), memory(builder)
+    left, after = sessions(builder), memory(builder, "gateway")["gateway"]
     record(
         "clients killed in the middle",
         KILLED,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 import socket
 import struct
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.engine.conftest import Builder, NewBuilder, passed, run, until
+from tests.engine.conftest import Builder, NewBuilder, memory, passed, run, until
 from tests.engine.figures import LONG, record
 from tests.mutations import mutated
 
@@ -38,25 +37,12 @@ def builder(new_builder: NewBuilder) -> Builder:
     return ready
 
 
-def memory(builder: Builder) -> dict[str, float]:
-    """MiB that each container uses, without page cache that can be reclaimed."""
-    names = {builder.container(role): role for role in ROLES}
-    output = passed(
-        run("docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}", *names)
-    )
-    used = {}
-    for line in output.splitlines():
-        name, number, unit = re.fullmatch(r"(\S+) ([0-9.]+)([KMG])iB / .*", line).groups()  # type: ignore[union-attr]
-        used[names[name]] = float(number) * {"K": 1 / 1024, "M": 1, "G": 1024}[unit]
-    return used
-
-
 @pytest.fixture(scope="module", autouse=True)
 def uses_hardly_more_memory(builder: Builder) -> Iterator[None]:
     """After the tests, each container uses about as much memory as before."""
-    before = memory(builder)
+    before = memory(builder, *ROLES)
     yield
-    after = memory(builder)
+    after = memory(builder, *ROLES)
     for role in ROLES:
         what = f"MiB of the {role} before and after all that came from outside"
         record(what, 1, before=before[role], after=after[role])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +170,28 @@ def test_a_wrong_token_is_refused_and_never_logged(keyless: Keyless) -> None:
         assert not any(part in everything for part in sent.split(".") if len(part) > 20)
     assert 'reason="no rule fits what the token says of the job"' in everything
     assert "repository=acme/other" in everything
+
+
+def test_a_token_is_in_no_argument_and_no_environment(keyless: Keyless) -> None:
+    """Of any process on this machine, which sees into all containers."""
+    builder, key = keyless.builder, keyless.key("shy")
+    token = keyless.token(key)
+    command = (*builder.ssh_command("shy"), "-T", "-l", "token", builder.alias)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdin
+        assert job.stdout
+        job.stdin.write(token)
+        job.stdin.flush()
+        top = ("docker", "top", builder.container("gateway"), "-eo", "pid,args")
+        assert until(lambda: "head -c 17000" in run(*top).stdout)
+        seen = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it may have ended
+                seen += [(process / name).read_bytes() for name in ("cmdline", "environ")]
+        job.stdin.close()
+        assert job.stdout.read().startswith("accepted main")
+    assert any(b"SSH_USER_AUTH=" in text for text in seen)
+    assert not any(part.encode() in text for part in token.split(".") for text in seen)
 
 
 def test_a_client_that_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:

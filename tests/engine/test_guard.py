@@ -1,7 +1,8 @@
 """Keys of role `build` can build, push, pull and read, and do nothing else.
 
 They can also fill the cache that others build from. No setting prevents this; the tests of
-secrets, proxies and cache mounts show three ways.
+secrets, proxies and cache mounts show three ways, and that of a namespace shows that BuildKit's own
+means does not close the last one.
 """
 
 from __future__ import annotations
@@ -361,6 +362,22 @@ def test_a_cache_mount_of_one_key_is_read_by_the_steps_of_another(
     made(forker, tmp_path, f"{mount} echo poison >/tools/tool && touch /made")
     step = f"{mount} [ -e /tools/tool ] || echo honest >/tools/tool; cat /tools/tool >/made"
     assert made(releaser, tmp_path, step) == "poison\n"
+
+
+# What BuildKit has to keep cache mounts apart, and a guard could set.
+APART = ("--build-arg", "BUILDKIT_CACHE_MOUNT_NS=forks")
+
+
+def test_a_namespace_of_cache_mounts_keeps_no_step_apart(
+    forker: Docker, releaser: Docker, tmp_path: Path
+) -> None:
+    """The key of a step in the cache leaves it out, so a plain Dockerfile is enough."""
+    mount = f"RUN --mount=type=cache,id={secrets.token_hex(4)},target=/tools"
+    honest = f"{mount} [ -e /tools/tool ] || echo honest >/tools/tool; cat /tools/tool >/made"
+    made(forker, tmp_path, f"{mount} echo poison >/tools/tool && touch /made", *APART)
+    made(forker, tmp_path, honest, *APART)
+    assert made(releaser, tmp_path, honest) == "poison\n"
+    assert made(releaser, tmp_path, honest, "--no-cache") == "honest\n"
 
 
 # A second request behind the first, for parsers that count, split or decode differently.

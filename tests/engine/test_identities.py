@@ -191,7 +191,8 @@ def test_a_token_is_in_no_argument_and_no_environment(keyless: Keyless) -> None:
         job.stdin.close()
         assert job.stdout.read().startswith("accepted main")
     assert any(b"SSH_USER_AUTH=" in text for text in seen)
-    assert not any(part.encode() in text for part in token.split(".") for text in seen)
+    # Without the head, which tokens of other tests may have too.
+    assert not any(part.encode() in text for part in token.split(".")[1:] for text in seen)
 
 
 def test_a_client_that_sends_a_token_can_do_nothing_else(keyless: Keyless) -> None:

@@ -247,6 +247,7 @@ def explain_last(history: History, count: int, clearings: list[Clearing]) -> lis
 
     explained = []
     for record in [record for record in records if record.completed is not None][-count:][::-1]:
+        # None, when the daemon removes the record meanwhile.
         for details in read([record]):
             ran = [step for step in details.steps if step.is_instruction]
             earlier = [] if all(step.cached for step in ran) else comparable(record, records)

@@ -59,19 +59,21 @@ def forecast(samples: list[Sample], free: int, asked: float) -> Forecast:
     if span < _LEAST_SPAN or len(recent) < _LEAST_SAMPLES:
         measured = f"{len(recent)} time{'s' * (len(recent) != 1)} within {_hours(span)}"
         return Forecast(f"no forecast yet: measured {measured}, and it takes a whole day")
-    over = f"of the last {span / _DAY:.0f} days" if span >= 1.5 * _DAY else "of the last day"
+    over = f"the last {span / _DAY:.0f} days" if span >= 1.5 * _DAY else "the last day"
     times, sizes = [s.time for s in recent], [s.free for s in recent]
     slope, start = statistics.linear_regression(times, sizes)
     spread = statistics.pstdev(
         size - (slope * time + start) for time, size in zip(times, sizes, strict=True)
     )
-    if slope >= 0 or -slope * span < 2 * spread:
-        return Forecast(f"does not fill up at the rate {over}")
+    if slope >= 0:
+        return Forecast(f"does not fill up at the rate of {over}")
+    if -slope * span < 2 * spread:
+        return Forecast(f"no forecast: the free space varied more than it fell in {over}")
     left = free / -slope
     if left > _REACH * span:
-        return Forecast(f"not full within {_REACH * span / _DAY:.0f} days at the rate {over}")
+        return Forecast(f"not full within {_REACH * span / _DAY:.0f} days at the rate of {over}")
     when = f"{left / _DAY:.0f} days" if left >= 1.5 * _DAY else _hours(max(left, 3600))
-    return Forecast(f"full in about {when} at the rate {over}", left / _DAY)
+    return Forecast(f"full in about {when} at the rate of {over}", left / _DAY)
 
 
 def _hours(seconds: float) -> str:

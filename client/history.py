@@ -409,10 +409,10 @@ def days_of(records: list[Record]) -> list[Day]:
 
 
 def recent_builds(dial: list[str]) -> tuple[list[Build], list[Day]]:
-    """The builds at work and the last 50 that the daemon remembers, the oldest first; all its days.
+    """The builds at work and the last 50, the oldest first, and the days of all remembered ones.
 
-    Of the builds, those without steps are left out. `dial` is a command whose standard input and
-    output are a connection to BuildKit. Raises OSError when there is none.
+    Builds without steps are left out, but count in their days. `dial` is a command whose standard
+    input and output are a connection to BuildKit. Raises OSError when there is none.
     """
     with BuildKit.connected(dial) as buildkit:
         history = History(buildkit)

@@ -218,8 +218,9 @@ shrink_cache() {
 
 # forget_builds: removes what the daemon remembers of builds that ended before the last 50 started. `ls` lists
 # 50 builds at most, the newest; `<` compares whole seconds. Releases before 28 have no command for it, and
-# print another help with exit code 0. BuildKit refuses to remove a record without a lease ("not found"), which stays when the disk was full
-# while the record was being removed: the lease is in another database, and goes first.
+# print another help with exit code 0. BuildKit refuses to remove a record without a lease ("not found"), which
+# stays when the disk was full while the record was being removed: the lease is in another database, and goes
+# first.
 forget_builds() {
 	docker buildx history rm --help 2>&1 | grep -q 'buildx history rm' || return 0
 	since=$(query docker buildx history ls --format json | sed -n '50s/.*"created_at":"\([^"]*\)".*/\1/p')

@@ -158,7 +158,7 @@ def test_a_removed_key_is_out_and_its_connections_close(
     assert builder.ping(key=key).returncode == 255
     assert "200 OK" in builder.ping().stdout
     assert until(
-        lambda: any(f" refused name={key} key=SHA256:" in line for line in builder.audit())
+        lambda: any(f" refused name={key} key=SHA256:" in line for line in builder.audit()), 60
     )
     for event in (f"login name={key} key=SHA256:", f"closed name={key} key=SHA256:"):
         assert any(event in line and " from=" in line for line in builder.audit()), event

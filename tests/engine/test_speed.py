@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def clients(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("c")
     alias = f"ssh://{builder.output('sshAlias')}"
     shared = (builder.folder / "ssh_config").read_text()
-    plain = shared.replace("ControlMaster auto", "ControlMaster no")
+    # ssh uses an existing connection by its ControlPath even with ControlMaster no.
+    plain = re.sub(r"ControlPath .*", "ControlPath none", shared)
     with builder.connection("-N", "-L", f"{folder}/socket:{SOCKET}", stdin=None):
         assert until((folder / "socket").exists)
         yield [

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import tempfile
 import time
 from pathlib import Path
 
 from bench import crowd, distance, handshake, large, steps, transfers
 from bench.builder import FORWARDED, Builder
 from bench.builds import WARM, group_of, interleaved, of_job
-from bench.client import Client, forget, take_cli, timed
+from bench.client import Client, forget, timed
 from bench.figures import Figure
-from bench.images import Images
+from bench.images import Images, prepared
 from bench.link import Link, serve
 from bench.peers import (
     buildx,
@@ -37,8 +35,6 @@ from bench.workloads import NAMES, Workload
 
 def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
     """Measure everything; a short run takes fewer rounds, less data and one workload."""
-    take_cli(images.daemon, folder / "cli")
-    os.environ["PATH"] = f"{folder}/cli:{os.environ['PATH']}"
     figures: list[Figure] = []
 
     def found(more: list[Figure]) -> None:
@@ -150,8 +146,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of the report")
     options = parser.parse_args()
     start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        figures = measured(Images.from_environment(), Path(folder), short=options.short)
+    with prepared() as (images, folder):
+        figures = measured(images, folder, short=options.short)
         minutes = (time.monotonic() - start) / 60
         write(options.out, figures, short=options.short, minutes=minutes)
 

@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -28,8 +27,8 @@ import yaml
 
 from bench.builder import ROOT, Builder
 from bench.builds import interleaved
-from bench.client import Client, forget, take_cli
-from bench.images import Images
+from bench.client import Client, forget
+from bench.images import Images, prepared
 from bench.keys import free_port
 from bench.peers import load, network
 from bench.stack import NAME
@@ -217,10 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.insight", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer builds")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder, images = Path(name), Images.from_environment()
-        take_cli(images.daemon, folder / "cli")
-        os.environ["PATH"] = f"{folder}/cli:{os.environ['PATH']}"
+    with prepared() as (images, folder):
         print(table(measured(images, folder, short=options.short)))
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,9 +17,9 @@ from pathlib import Path
 
 from bench import distance
 from bench.builder import Builder
-from bench.client import Client, forget, take_cli
+from bench.client import Client, forget
 from bench.figures import Figure
-from bench.images import Images
+from bench.images import prepared
 from bench.link import Link, serve
 from bench.peers import load, network
 from bench.targets import LOCAL
@@ -114,10 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.large", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer files")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
-        folder, images = Path(name), Images.from_environment()
-        take_cli(images.daemon, folder / "cli")
-        os.environ["PATH"] = f"{folder}/cli:{os.environ['PATH']}"
+    with prepared() as (images, folder), contextlib.ExitStack() as stack:
         builder = Builder.create(images, folder / "stack", stack.enter_context(network()))
         stack.callback(builder.stack.destroy)
         builder.stack.up()

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import secrets
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bench import crowd
 from bench.builds import group_of, interleaved
-from bench.client import Client, in_turns, run, take_cli, timed
+from bench.client import Client, in_turns, run, timed
 from bench.figures import Figure
-from bench.images import Images
+from bench.images import Images, prepared
 from bench.peers import PREFIX, insecure, load, network, registry, rootless
 from bench.workloads import Workload
 from components.layout import DATA_DIRECTORY
@@ -129,10 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.stores", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer rounds, less data")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder, images = Path(name), Images.from_environment()
-        take_cli(images.daemon, folder / "cli")
-        os.environ["PATH"] = f"{folder}/cli:{os.environ['PATH']}"
+    with prepared() as (images, folder):
         print(table(measured(images, folder, short=options.short)))
 
 

@@ -7,7 +7,6 @@ these explains a step, the answer says so.
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -18,12 +17,13 @@ from functools import cached_property
 from typing import Any
 
 from client.history import Definition, Details, History, Record, Step
+from client.janitor_log import entries
 
 # The clock of the cache's records and that of the steps are the same; a result is made while its
 # step runs.
 _SLACK = 0.5
 _COMPARED = 20
-_CLEARED = re.compile(r"^(\S+?)(?:\.\d+)?Z \[janitor\] (.*removed .*\bcache .*)$")
+_CLEARED = re.compile(r".*removed .*\bcache .*")
 # "[web 1/3] FROM alpine:3.22@sha256:00ff": all but the digest, the image, the digest.
 _FROM = re.compile(r"(\[.*\] FROM ([^@ ]+))(?:@(\S+))?$")
 
@@ -55,12 +55,11 @@ class Clearing:
     @classmethod
     def parse(cls, log: str) -> list[Clearing]:
         """What the janitor's log, with timestamps, says of cache that it removed."""
-        found = []
-        for line in log.splitlines():
-            if match := _CLEARED.match(line):
-                time = datetime.datetime.fromisoformat(match[1]).replace(tzinfo=datetime.UTC)
-                found.append(cls(time.timestamp(), f"{time:%Y-%m-%d %H:%M:%S}, {match[2]}"))
-        return found
+        return [
+            cls(at.timestamp(), f"{at:%Y-%m-%d %H:%M:%S}, {text}")
+            for at, text in entries(log)
+            if _CLEARED.fullmatch(text)
+        ]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ at its limit, and other programs may use the disk too.
 
 from __future__ import annotations
 
-import datetime
 import re
 import statistics
 from dataclasses import dataclass
 
-_MEASURED = re.compile(r"^(\S+?)(?:\.\d+)?Z \[janitor\] ([\d.]+) GB free$", re.MULTILINE)
+from client.janitor_log import entries
+
+_MEASURED = re.compile(r"([\d.]+) GB free")
 _DAY = 86400.0
 _WINDOW = 7 * _DAY
 _LEAST_SPAN = _DAY
@@ -32,11 +33,11 @@ class Sample:
     @classmethod
     def parse(cls, log: str) -> list[Sample]:
         """The measurements in the janitor's log with timestamps, in its order."""
-        found = []
-        for time, free in _MEASURED.findall(log):
-            at = datetime.datetime.fromisoformat(time).replace(tzinfo=datetime.UTC)
-            found.append(cls(at.timestamp(), float(free) * 1e9))
-        return found
+        return [
+            cls(at.timestamp(), float(match[1]) * 1e9)
+            for at, text in entries(log)
+            if (match := _MEASURED.fullmatch(text))
+        ]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from client.buildkit import BuildKit
 from client.explain import Clearing, Explained, explain_last
 from client.forecast import Forecast, Sample, forecast
 from client.history import Build, Day, History, recent_builds
+from client.janitor_log import entries
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker, HostError
 from components.layout import DATA_DIRECTORY, IMAGE_STORE_VARIABLE, OWNER_LABEL
@@ -31,9 +32,7 @@ _ROLES = ("daemon", "gateway", "janitor")
 _HOSTS_AT_ONCE = 8
 _LOG_LINES = 20_000
 _VISIT = re.compile(r"^\s*(\S+) (login|refused) name=(\S+) .*key=(\S+) from=(\S+):\d+")
-_REMOVED = re.compile(
-    r"^(\S+?)(?:\.\d+)?Z \[janitor\] (by age|the disk is nearly full): removed (.*); free "
-)
+_REMOVED = re.compile("(by age|the disk is nearly full): removed (.*); free ")
 # As janitor.sh calls them; the longer of two names that end alike comes first.
 REMOVAL_KINDS = (
     *("builder", "untagged image", "anonymous volume", "build record", "volume", "container"),
@@ -115,11 +114,11 @@ class Removal:
     def parse(cls, log: str) -> list[Removal]:
         """The removals in the janitor's log with timestamps, in its order."""
         found = []
-        for line in log.splitlines():
-            if match := _REMOVED.match(line):
-                cause = "age" if match[2] == "by age" else "space"
-                for kind, more in _REMOVED_KIND.findall(match[3]):
-                    found.append(cls(f"{match[1]}Z", cause, kind, 1 + int(more or 0)))
+        for at, text in entries(log):
+            if match := _REMOVED.match(text):
+                cause = "age" if match[1] == "by age" else "space"
+                for kind, more in _REMOVED_KIND.findall(match[2]):
+                    found.append(cls(f"{at:%Y-%m-%dT%H:%M:%S}Z", cause, kind, 1 + int(more or 0)))
         return found
 
 

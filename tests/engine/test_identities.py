@@ -261,8 +261,7 @@ def test_a_rule_expires_without_the_verifier_and_the_gateway_reports_that_it_is_
 ) -> None:
     builder = keyless.builder
     keyless.let_in("orphan")
-    health = ("bash", "/usr/local/lib/gateway/health")
-    passed(keyless.in_gateway(*health))
+    passed(builder.health("gateway"))
     with builder.connection(key="orphan") as orphan:
         assert until(lambda: "name=main" in builder.who())
         passed(run("docker", "stop", builder.container("verifier")))
@@ -271,7 +270,7 @@ def test_a_rule_expires_without_the_verifier_and_the_gateway_reports_that_it_is_
             orphan.wait(10)
             # sshd knows the key still, and the session monitor ends each session.
             assert until(lambda: builder.ping(key="orphan").returncode != 0)
-            unhealthy = keyless.in_gateway(*health)
+            unhealthy = builder.health("gateway")
             assert unhealthy.returncode == 1
             assert "the verifier does not answer" in unhealthy.stdout
             refused = keyless.as_token("orphan", input=keyless.token(builder.folder / "orphan"))
@@ -281,7 +280,7 @@ def test_a_rule_expires_without_the_verifier_and_the_gateway_reports_that_it_is_
     found = builder.review("drift")
     assert "/access/list is sha256" in found.stdout
     passed(builder.pulumi("up", "--replace", keys_urn(builder)))
-    assert until(lambda: keyless.in_gateway(*health).returncode == 0, 30)
+    assert until(lambda: builder.health("gateway").returncode == 0, 30)
     assert "The host is as the stack says." in builder.review("drift").stdout
 
 
@@ -304,19 +303,15 @@ def test_a_preview_shows_the_rule_and_the_health_check_shows_an_issuer_that_does
         builder.settings["identities"] = kept
     assert "nowhere=https://127.0.0.1:1 audience builder.example.com claims" in shown
     # What `pulumi up` waits for, too.
-    form = "{{range .Config.Healthcheck.Test}}{{println .}}{{end}}"
-    verifier = builder.container("verifier")
-    listed = passed(run("docker", "inspect", "--format", form, verifier))
-    health = ("docker", "exec", verifier, *listed.split()[1:])
-    passed(run(*health))
+    passed(builder.health("verifier"))
     issuer = keyless.issuer.url
     on_access_volume(builder, f"sed -i s,{issuer},https://127.0.0.1:1, /access/identities")
     try:
-        assert until(lambda: run(*health).returncode == 1)
-        assert "https://127.0.0.1:1: " in run(*health).stdout
+        assert until(lambda: builder.health("verifier").returncode == 1)
+        assert "https://127.0.0.1:1: " in builder.health("verifier").stdout
     finally:
         passed(builder.pulumi("up", "--replace", keys_urn(builder)))
-    assert until(lambda: run(*health).returncode == 0, 30)
+    assert until(lambda: builder.health("verifier").returncode == 0, 30)
 
 
 def test_many_jobs_log_in_at_once(keyless: Keyless) -> None:

@@ -78,11 +78,13 @@ if [ "$verb" != prepare ]; then
 	seen=$(docker container inspect --format "{{.Name}}|{{index .Config.Labels \"$owner_label\"}}|\
 {{range .HostConfig.PortBindings}}{{range .}}{{.HostPort}}{{end}}{{end}}|\
 {{range .Config.Env}}{{\$pair := split . \"=\"}}{{if eq (index \$pair 0) \"BUILDER_IMAGE_STORE\"}}{{index \$pair 1}}{{end}}{{end}}" \
-		"$prefix-daemon" "$prefix-gateway" 2>/dev/null)
+		"$prefix-daemon" "$prefix-gateway" 2>&1)
 	while IFS='|' read -r name holder published found; do
 		case $name in
 		"/$prefix-daemon") [ "$holder" != "$owner" ] || exists=yes store=${found:-overlay2} ;;
 		"/$prefix-gateway") gateway_port=$published ;;
+		'' | *[Nn]o\ such\ container*) ;;
+		*) warn "docker container inspect: $name" ;;
 		esac
 	done <<-SEEN
 		$seen

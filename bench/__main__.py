@@ -96,10 +96,10 @@ def measured(images: Images, folder: Path, *, short: bool) -> list[Figure]:
 
         found(crowd.versions([local, kit, plain, originals[0]]))
         found(crowd.builds(service, [local, kit, plain], 1 if short else 3))
-        size, rounds = (100, 1) if short else (500, 2)
-        here = [local, unforwarded, kit, plain]
+        size, rounds = (100, 1) if short else (500, 5)
+        here = [local, builder.own_socket(folder / "own"), kit, plain]
         found(transfers.context(images, here, host, folder / "context", size, rounds))
-        size, rounds = (100, 1) if short else (1000, 2)
+        size, rounds = (100, 1) if short else (1000, 5)
         found(transfers.images_of(here, host, folder / "images", size, rounds))
         size, rounds = (200, 1) if short else (1000, 5)
         daemons = [local, unforwarded, kit]

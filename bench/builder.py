@@ -16,10 +16,12 @@ from bench.images import Images
 from bench.keys import free_port, make_key, ssh_block
 from bench.peers import close, wait_for
 from bench.stack import NAME, Stack
+from components.layout import DAEMON_SOCKET
 
 ROOT = Path(__file__).parents[1]
 KIT, SHARED, PLAIN = "kit", "ssh, shared connection", "ssh, nothing configured"
 FORWARDED = "kit without Python, or a CI job"
+OWN = "the builder's own socket"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,17 @@ class Builder:
     @property
     def gateway(self) -> str:
         return f"{NAME}-builder-gateway"
+
+    def own_socket(self, folder: Path) -> Client:
+        """A client of the builder's daemon on this machine, without ssh."""
+        directory, _, socket = DAEMON_SOCKET.rpartition("/")
+        mounts = json.loads(
+            run(
+                "docker", "inspect", f"{NAME}-builder-daemon", "--format", "{{json .Mounts}}"
+            ).stdout
+        )
+        source = next(m["Source"] for m in mounts if m["Destination"] == directory)
+        return Client.create(OWN, f"unix://{source}/{socket}", folder)
 
     def logins(self) -> int:
         """How many connections have logged in, counted in the gateway's log."""

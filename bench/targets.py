@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bench import distance
-from bench.builder import FORWARDED, KIT, PLAIN, SHARED
+from bench.builder import FORWARDED, KIT, OWN, PLAIN, SHARED
 from bench.builds import FRESH, FRESH_CACHED, WARM, group_of
 from bench.crowd import AT_ONCE
 from bench.figures import Target
-from bench.peers import ORIGINAL, ROOTLESS
+from bench.peers import ORIGINAL
 from bench.steps import DOWNLOAD, UPLOAD, WRITE
 from bench.transfers import CONTEXT, LOAD, RAW, SAVE, away
 from bench.workloads import NAMES
@@ -90,9 +90,9 @@ def targets() -> list[Target]:
     ]
     found += [
         Target(
-            f"{over}: the kit's share of what the rootless daemon's own socket carries",
+            f"{over}: the kit's share of what the builder's own socket carries",
             (over, KIT),
-            (group, ROOTLESS),
+            (group, OWN),
             "≥",
             0.9,
         )

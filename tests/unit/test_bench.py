@@ -7,10 +7,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from bench import distance
-from bench.builder import KIT, PLAIN
+from bench.builder import KIT, OWN, PLAIN
 from bench.figures import Figure, Target, outcomes
 from bench.link import Link
-from bench.peers import ROOTLESS
 from bench.plot import lines_by
 from bench.report import page
 from bench.targets import ANSWERED, DEPLOYED, FORMER, PROGRAM, UNCHANGED
@@ -66,7 +65,7 @@ def test_the_report_shows_what_pulumi_and_transfers_reach_and_miss(
     rates = []
     for group in (CONTEXT, SAVE, LOAD):
         rates += [
-            Figure(group, ROOTLESS, "MB/s", (100.0,)),
+            Figure(group, OWN, "MB/s", (100.0,)),
             Figure(group, KIT, "MB/s", (95.0,)),
             Figure(away(group), KIT, "MB/s", (20.0,)),
         ]

@@ -14,7 +14,6 @@ from dataclasses import asdict
 
 from humanize import naturalsize
 
-from client.buildkit import BuildKit
 from client.explain import Clearing, Reason, comparable, explain, short
 from client.history import Build, Details, History, Record, RemovedError, summary
 from client.stack import Stack, StackError
@@ -44,11 +43,8 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     """Print what was asked for."""
     stack = stack.on_host(options.host)
     host = HostDocker(stack.docker_host)
-    into = ("exec", "--interactive", "--user", "1000:1000", f"{stack.alias}-daemon")
-    dial = host.command_line(*into, "docker", "buildx", "dial-stdio")
     try:
-        with BuildKit.connected(dial) as buildkit:
-            history = History(buildkit)
+        with History.of(host, stack.alias) as history:
             records = history.records()
             if options.what == "list":
                 _print_list(history, records, options)

@@ -233,26 +233,19 @@ class Explained:
     reasons: list[Reason]
 
 
-def explain_last(history: History, count: int, clearings: list[Clearing]) -> list[Explained]:
-    """The last builds that have ended and ran steps of a Dockerfile, the newest first."""
-    records = history.records()
+def explain_last(
+    history: History, records: list[Record], count: int, clearings: list[Clearing]
+) -> list[Explained]:
+    """The last of these builds that have ended and ran steps of a Dockerfile, the newest first."""
     made = history.cache_times()
-    known: dict[str, Details] = {}
-
-    def read(some: list[Record]) -> list[Details]:
-        found = history.all_details([record for record in some if record.ref not in known])
-        known.update({details.record.ref: details for details in found})
-        return [known[record.ref] for record in some if record.ref in known]
-
+    ended = [record for record in records if record.completed is not None]
     explained = []
-    for record in [record for record in records if record.completed is not None][-count:][::-1]:
-        # None, when the daemon removes the record meanwhile.
-        for details in read([record]):
-            ran = [step for step in details.steps if step.is_instruction]
-            earlier = [] if all(step.cached for step in ran) else comparable(record, records)
-            reasons = explain(details, read(earlier), made, clearings)
-            if ran:
-                explained.append(Explained(details, reasons))
+    for details in history.all_details(ended[-count:][::-1]):
+        ran = [step for step in details.steps if step.is_instruction]
+        if ran:
+            earlier = [] if all(s.cached for s in ran) else comparable(details.record, records)
+            reasons = explain(details, history.all_details(earlier), made, clearings)
+            explained.append(Explained(details, reasons))
     return explained
 
 

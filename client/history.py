@@ -19,6 +19,8 @@ from typing import Any
 import grpc
 
 from client.buildkit import BuildKit, seconds
+from components.docker_host import HostDocker
+from components.layout import DAEMON_USER
 
 _DELETED = 2
 _PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -29,7 +31,7 @@ _STEP = re.compile(r"\[(?:.* )?\d+/\d+\] (?!FROM )")
 _PLACE = re.compile(r"\[[^]]*\] ")
 _CONTEXT = re.compile(r"\[internal\] load build context|\[context [^]]*\] load from client")
 _ARGUMENT = "build-arg:"
-_LIMIT = 50
+_RECENT = 50
 
 
 @dataclass(frozen=True)
@@ -322,10 +324,24 @@ class RemovedError(LookupError):
 
 
 class History:
-    """The history of one daemon over an open connection."""
+    """The history of one daemon over an open connection; reads each build once."""
 
     def __init__(self, buildkit: BuildKit) -> None:
         self._buildkit = buildkit
+        self._steps: dict[str, list[Step]] = {}
+        self._details: dict[str, Details] = {}
+
+    @classmethod
+    @contextmanager
+    def of(cls, host: HostDocker, builder: str) -> Iterator[History]:
+        """The history of the builder with this name on the host, while the connection is open.
+
+        Raises OSError, with docker's errors, when BuildKit cannot be reached or refuses.
+        """
+        daemon = ("exec", "--interactive", "--user", DAEMON_USER, f"{builder}-daemon")
+        dial = host.command_line(*daemon, "docker", "buildx", "dial-stdio")
+        with BuildKit.connected(dial) as buildkit:
+            yield cls(buildkit)
 
     def records(self) -> list[Record]:
         """The builds at work and those that the daemon remembers, the oldest first.
@@ -352,6 +368,11 @@ class History:
         left = {record.ref for record in self.records()}
         return [build for build in found if build.ref in left]
 
+    def recent(self, records: list[Record]) -> list[Build]:
+        """The builds of the last 50 of these records that run or have steps of a Dockerfile."""
+        builds = self.builds(records[-_RECENT:])
+        return [build for build in builds if build.steps or build.seconds is None]
+
     @contextmanager
     def _unless_removed(self, record: Record) -> Iterator[None]:
         """Raises RemovedError in place of BuildKit's error where the record is gone."""
@@ -364,15 +385,19 @@ class History:
 
     def steps(self, record: Record) -> list[Step]:
         """The steps of a build that has ended."""
-        return steps_of(self._buildkit.status(record.ref))
+        if record.ref not in self._steps:
+            self._steps[record.ref] = steps_of(self._buildkit.status(record.ref))
+        return self._steps[record.ref]
 
     def details(self, record: Record) -> Details:
         """All about a build that has ended. Raises RemovedError when it has been removed."""
-        definitions: dict[str, Definition] = {}
-        with self._unless_removed(record):
-            for digest in record.provenance:
-                definitions |= definitions_of(self._buildkit.content(digest))
-            return Details(record, self.steps(record), definitions)
+        if record.ref not in self._details:
+            definitions: dict[str, Definition] = {}
+            with self._unless_removed(record):
+                for digest in record.provenance:
+                    definitions |= definitions_of(self._buildkit.content(digest))
+                self._details[record.ref] = Details(record, self.steps(record), definitions)
+        return self._details[record.ref]
 
     def all_details(self, records: list[Record]) -> list[Details]:
         """The details of these records, without those that have been removed."""
@@ -406,16 +431,3 @@ def days_of(records: list[Record]) -> list[Day]:
             at = datetime.datetime.fromtimestamp(record.started, datetime.UTC)
             dates.setdefault(f"{at:%Y-%m-%d}", []).append(record.error is not None)
     return [Day(date, len(failed), sum(failed)) for date, failed in sorted(dates.items())]
-
-
-def recent_builds(dial: list[str]) -> tuple[list[Build], list[Day]]:
-    """The builds at work and the last 50, the oldest first, and the days of all remembered ones.
-
-    Builds without steps are left out, but count in their days. `dial` is a command whose standard
-    input and output are a connection to BuildKit. Raises OSError when there is none.
-    """
-    with BuildKit.connected(dial) as buildkit:
-        history = History(buildkit)
-        records = history.records()
-        builds = history.builds(records[-_LIMIT:])
-    return [build for build in builds if build.steps or build.seconds is None], days_of(records)

@@ -18,14 +18,19 @@ from typing import Any
 
 from humanize import naturalsize, naturaltime
 
-from client.buildkit import BuildKit
 from client.explain import Clearing, Explained, explain_last
 from client.forecast import Forecast, Sample, forecast
-from client.history import Build, Day, History, recent_builds
+from client.history import Build, Day, History, days_of
 from client.janitor_log import entries
 from client.stack import Stack, StackError
 from components.docker_host import HostDocker, HostError
-from components.layout import DATA_DIRECTORY, IMAGE_STORE_VARIABLE, OWNER_LABEL
+from components.layout import (
+    DAEMON_CONFIG,
+    DAEMON_USER,
+    DATA_DIRECTORY,
+    IMAGE_STORE_VARIABLE,
+    OWNER_LABEL,
+)
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
@@ -318,7 +323,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
             return ""
 
     def in_daemon(*words: str) -> str:
-        return printed("exec", "--user", "1000:1000", f"{alias}-daemon", *words)
+        return printed("exec", "--user", DAEMON_USER, f"{alias}-daemon", *words)
 
     usage = {
         (line := json.loads(text))["Type"]: Size.parse(line["Size"]).bytes
@@ -327,7 +332,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
     store, idle_store = _stores(inspected["daemon"], in_daemon)
     disk = in_daemon("df", "-Pk", DATA_DIRECTORY).split()[-6:]
     inodes = in_daemon("stat", "-f", "-c", "%c %d", DATA_DIRECTORY).split()
-    configuration = in_daemon("cat", "/etc/docker-build-machine/daemon.json")
+    configuration = in_daemon("cat", DAEMON_CONFIG)
     gc = json.loads(configuration or "{}").get("builder", {}).get("gc", {})
     tidied = printed("logs", "--timestamps", f"{alias}-janitor")
     builds: list[Build] = []
@@ -335,12 +340,11 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
     explained: list[Explained] = []
     no_history = ""
     try:
-        into = ("exec", "--interactive", "--user", "1000:1000", f"{alias}-daemon")
-        dial = host.command_line(*into, "docker", "buildx", "dial-stdio")
-        builds, days = recent_builds(dial)
-        if is_explained:
-            with BuildKit.connected(dial) as buildkit:
-                explained = explain_last(History(buildkit), _EXPLAINED, Clearing.parse(tidied))
+        with History.of(host, alias) as history:
+            records = history.records()
+            builds, days = history.recent(records), days_of(records)
+            if is_explained:
+                explained = explain_last(history, records, _EXPLAINED, Clearing.parse(tidied))
     except OSError as error:
         no_history = f"not known ({error})"
     host_keys = _host_keys(stack, resources, asked)
@@ -459,7 +463,7 @@ def ago(seconds: float) -> str:
 
 def timestamp(text: str) -> float:
     """Seconds since 1970 of a time of Docker, Pulumi or the gateway, which may have nanoseconds."""
-    return datetime.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
+    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 def _host_keys(stack: Stack, resources: list[dict[str, Any]], asked: float) -> list[HostKeyAge]:

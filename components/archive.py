@@ -10,6 +10,8 @@ from typing import Any
 
 import pulumi_docker as docker
 
+from components.layout import DAEMON_USER
+
 
 def packed(packages: dict[str, Path]) -> bytes:
     """Packages by their names, from these folders, as a zip file that Python imports from.
@@ -31,7 +33,7 @@ def python_program(package: str, archive: bytes) -> dict[str, Any]:
     """
     path = f"/usr/local/lib/{package}.zip"
     return {
-        "user": "1000:1000",
+        "user": DAEMON_USER,
         "envs": [f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1"],
         "uploads": [
             docker.ContainerUploadArgs(

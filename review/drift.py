@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from components.layout import ACCESS_DIRECTORY, GATEWAY_USER, OWNER_LABEL, TOKEN_USER
+from components.layout import (
+    ACCESS_DIRECTORY,
+    DAEMON_CONFIG,
+    DAEMON_USER,
+    GATEWAY_USER,
+    OWNER_LABEL,
+    TOKEN_USER,
+)
 from policy.rules import VOLUME
 from review.host import HostReader
 from review.plan import NETWORK
@@ -23,7 +30,6 @@ from review.state import BuilderState, Managed
 _MIB = 1024 * 1024
 _SSHD_CONFIG = "/config/sshd/sshd_config"
 _LIBRARY = "/usr/local/lib/gateway"
-_DOCKERD_CONFIG = "/etc/docker-build-machine/daemon.json"
 _HOST_KEY = "/config/ssh_host_keys/ssh_host_ed25519_key"
 
 # What `docker update` changes: by input, its name in HostConfig and its value there. Without
@@ -241,9 +247,9 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
 
 def _dockerd(host: HostReader, daemon: Managed, replace: tuple[str, ...]) -> Iterator[Drift]:
     """What dockerd reports, against its configuration file in the state."""
-    as_user = ("exec", "--user", "1000:1000", daemon.inputs["name"])
+    as_user = ("exec", "--user", DAEMON_USER, daemon.inputs["name"])
     info = json.loads(host.output(*as_user, "docker", "info", "--format", "{{json .}}"))
-    config = json.loads(_upload(daemon, _DOCKERD_CONFIG))
+    config = json.loads(_upload(daemon, DAEMON_CONFIG))
     registries = info.get("RegistryConfig") or {}
     indexes = registries.get("IndexConfigs") or {}
     for what, wanted, found in (

@@ -17,6 +17,7 @@ from components.daemon.rootless import MTU, Rootless
 from components.host_facts import HostFacts, while_unknown_keep
 from components.layout import (
     DAEMON_ALIAS,
+    DAEMON_CONFIG,
     DAEMON_SOCKET,
     DATA_DIRECTORY,
     IMAGE_STORE_VARIABLE,
@@ -28,7 +29,6 @@ from components.transport import Transport
 
 # For pid files and similar; empty after every start.
 _STATE_DIRECTORY = "/run/xdg"
-_CONFIG_FILE = "/etc/docker-build-machine/daemon.json"
 # A rootless dockerd reads docker/certs.d here. Builds could write to its default, in the user's
 # home.
 _CONFIG_HOME = "/etc/docker-build-machine"
@@ -122,7 +122,7 @@ class Daemon:
         config = pulumi.Output.all(cache.policy, cache.image_store, mirror).apply(
             lambda parts: daemon_json(settings, *parts)
         )
-        words = [*transport.dockerd, f"--config-file={_CONFIG_FILE}"]
+        words = [*transport.dockerd, f"--config-file={DAEMON_CONFIG}"]
         cpus = _cpus(settings.cpus) if settings.cpus else None
         # Changes of these replace the container; memory is changed in place.
         replacing: list[pulumi.Input[str]] = [image.image_id, config, " ".join(words), cpus or ""]
@@ -197,7 +197,7 @@ class Daemon:
                 ],
                 uploads=_between(
                     [
-                        upload(_CONFIG_FILE, config),
+                        upload(DAEMON_CONFIG, config),
                         upload(f"{_CLIENT_DIRECTORY}/buildx/.lock", "for buildx\n"),
                         *rootless.uploads,
                         *limits.uploads,

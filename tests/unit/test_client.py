@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from client import kit, status
-from client.buildkit import MESSAGES
-from client.explain import Cause, Explained, Reason
+from client.buildkit import MESSAGES, BuildKit
+from client.explain import Cause, Explained, Reason, explain_last
 from client.forecast import Forecast
 from client.history import (
     Build,
     Day,
     Details,
+    History,
     Record,
     Step,
     days_of,
-    recent_builds,
     steps_of,
     summary,
 )
@@ -384,7 +384,43 @@ def test_only_a_dockerfile_s_own_steps_count() -> None:
 
 
 def test_a_daemon_that_passes_no_api_through_says_why() -> None:
-    with pytest.raises(OSError, match=r"^docker: 'buildx' is not a docker command\.$"):
-        recent_builds(
-            ["sh", "-c", "echo \"docker: 'buildx' is not a docker command.\" >&2; exit 1"]
-        )
+    dial = ["sh", "-c", "echo \"docker: 'buildx' is not a docker command.\" >&2; exit 1"]
+    with (
+        pytest.raises(OSError, match=r"^docker: 'buildx' is not a docker command\.$"),
+        BuildKit.connected(dial) as buildkit,
+    ):
+        History(buildkit).records()
+
+
+class RememberedBuilds:
+    """BuildKit with two builds, of which the second ran a step again."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def history(self) -> list[Any]:
+        event = MESSAGES["BuildHistoryEvent"]
+        times = {"completed": {"seconds": 9}}
+        return [
+            event(record={"ref": ref, "created": {"seconds": start}, **times})
+            for start, ref in enumerate(("first", "second"), start=1)
+        ]
+
+    def status(self, ref: str) -> list[Any]:
+        self.asked.append(ref)
+        time = {"seconds": 3}
+        step = {"digest": "a", "name": "[2/2] RUN make", "started": time, "completed": time}
+        return [MESSAGES["StatusResponse"](vertexes=[step])]
+
+    def disk_usage(self) -> Any:
+        return MESSAGES["DiskUsageResponse"]()
+
+
+def test_each_build_is_read_once() -> None:
+    daemon = RememberedBuilds()
+    history = History(cast("BuildKit", daemon))
+    records = history.records()
+    assert [build.ref for build in history.recent(records)] == ["first", "second"]
+    explained = explain_last(history, records, 50, [])
+    assert [one.details.record.ref for one in explained] == ["second", "first"]
+    assert sorted(daemon.asked) == ["first", "second"]

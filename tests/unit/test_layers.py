@@ -7,8 +7,8 @@ import ast
 from tests.unit.conftest import ROOT
 
 FLOORS = (
-    {"layout", "ssh_key", "arguments", "advisories", "archive"},
-    {"settings", "docker_host", "host_facts"},
+    {"layout", "ssh_key", "arguments", "advisories"},
+    {"settings", "docker_host", "host_facts", "archive"},
     {"scope"},
     {"transport", "cache", "registry_access"},
     {"host", "daemon", "gateway", "guard", "verifier", "janitor", "registry"},

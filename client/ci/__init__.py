@@ -2,7 +2,9 @@
 
 The job of every kind of CI sources the same ci/builder.sh (from builder.sh) and runs the same lines
 (job.sh); the file around them is one of templates/. In all of them `@name@` stands for a value. If
-it is alone on its line, every line of the value gets the indentation of that line.
+it is alone on its line, every line of the value gets the indentation of that line. A line that
+starts with `@key|` is only for jobs with a key, one that starts with `@token|` only for jobs with a
+token.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ KINDS: dict[str, dict[str, str]] = {
 }
 """The files of each kind of CI: path in the repository, and the template in this folder."""
 KEYLESS = ("gitlab", "github", "forgejo", "buildkite", "circleci", "bitbucket")
-"""The kinds that give their jobs tokens; these templates are in templates/keyless/."""
+"""The kinds that give their jobs tokens."""
 
 
 def render(kind: str, stack: Stack, image: str, audience: str = "") -> dict[str, str]:
@@ -62,16 +64,17 @@ def render(kind: str, stack: Stack, image: str, audience: str = "") -> dict[str,
     }
     if kind == "buildkite":  # its agent replaces $NAME before the job runs, and $$ by $
         values["job"] = values["job"].replace("$", "$$")
-    templates = KINDS[kind]
-    if audience:
-        templates = {
-            path: template.replace("templates/", "templates/keyless/")
-            for path, template in templates.items()
-        }
     return {
-        path: _fill((_FOLDER / template).read_text(), values)
-        for path, template in templates.items()
+        path: _fill(_for_login((_FOLDER / template).read_text(), bool(audience)), values)
+        for path, template in KINDS[kind].items()
     }
+
+
+def _for_login(template: str, with_token: bool) -> str:
+    """The lines of a template for jobs with a token, or with a key, without their marks."""
+    own, other = ("@token|", "@key|") if with_token else ("@key|", "@token|")
+    lines = template.splitlines(keepends=True)
+    return "".join(line.removeprefix(own) for line in lines if not line.startswith(other))
 
 
 def _bitbucket_oidc(audience: str) -> str:

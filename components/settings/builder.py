@@ -16,6 +16,7 @@ from components.settings.keys import AuthorizedKey, Revocation
 from components.settings.model import Model, default
 from components.settings.values import (
     Address,
+    Age,
     AgeText,
     CollectorUrl,
     Cpus,
@@ -30,8 +31,8 @@ from components.settings.values import (
     Platform,
     Port,
     RegistryName,
-    at_least_age,
-    at_least_size,
+    Size,
+    at_least,
     at_least_space,
     check_host_key,
 )
@@ -59,17 +60,19 @@ class Settings(Model):
     gateway_image: ImageReference = default("gatewayImage")
     guard_image: ImageReference = default("guardImage")
     image_store: Literal["keep", "containerd", "overlay2"] = default("imageStore")
-    cache_size: Annotated[DiskSpaceText, at_least_space("1GB")] = default("cacheSize")
-    min_free_space: Annotated[DiskSpaceText, at_least_space("100MB")] = default("minFreeSpace")
+    cache_size: Annotated[DiskSpaceText, at_least_space(Size.parse("1GB"))] = default("cacheSize")
+    min_free_space: Annotated[DiskSpaceText, at_least_space(Size.parse("100MB"))] = default(
+        "minFreeSpace"
+    )
     keep_cache: bool = default("keepCache")
-    leftover_age: Annotated[AgeText, at_least_age("10s")] = default("leftoverAge")
-    image_age: Annotated[AgeText, at_least_age("10s")] = default("imageAge")
+    leftover_age: Annotated[AgeText, at_least(Age.parse("10s"))] = default("leftoverAge")
+    image_age: Annotated[AgeText, at_least(Age.parse("10s"))] = default("imageAge")
     keep_images: tuple[ImagePattern, ...] = default("keepImages")
-    history_age: Annotated[AgeText, at_least_age("10s")] = default("historyAge")
+    history_age: Annotated[AgeText, at_least(Age.parse("10s"))] = default("historyAge")
     history_builds: Annotated[int, Field(ge=1, le=100_000)] = default("historyBuilds")
     traces: CollectorUrl = default("traces")
     drain_time: AgeText = default("drainTime")
-    memory: Annotated[LimitText, at_least_size("512MB")] = default("memory")
+    memory: Annotated[LimitText, at_least(Size.parse("512MB"))] = default("memory")
     cpus: Cpus = default("cpus")
     processes: Annotated[int, Field(ge=500, le=1_000_000)] = default("processes")
     insecure_registries: tuple[RegistryName, ...] = default("insecureRegistries")
@@ -150,24 +153,18 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
-    def _check_identity_roles(self) -> Self:
-        limited = [rule.name for rule in self.active_identities if rule.role == "build"]
-        if limited and self.transport == "tls":
-            raise ValueError(
-                f"identities gives {', '.join(limited)} the role build, which is the default and "
-                "which transport = tls cannot serve; next: pulumi config set transport socket, or "
-                "give them the role admin"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _check_roles(self) -> Self:
-        limited = [key.name for key in self.active_keys if key.role == "build"]
-        if limited and self.transport == "tls":
-            raise ValueError(
-                f"keys gives {', '.join(limited)} the role build, which transport = tls cannot "
-                "serve; next: pulumi config set transport socket, or give them no role"
-            )
+        for setting, grants, which in (
+            ("identities", self.active_identities, "which is the default and which"),
+            ("keys", self.active_keys, "which"),
+        ):
+            limited = [grant.name for grant in grants if grant.role == "build"]
+            if limited and self.transport == "tls":
+                raise ValueError(
+                    f"{setting} gives {', '.join(limited)} the role build, {which} transport = tls "
+                    "cannot serve; next: pulumi config set transport socket, or give them the role "
+                    "admin"
+                )
         return self
 
     @property

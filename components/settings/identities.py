@@ -68,19 +68,16 @@ def _text(value: object) -> object:
 
 
 class Identity(Grant):
-    """One entry of `identities`: jobs whose token has these claims may log in."""
+    """One entry of `identities`: jobs whose token has these claims may log in.
+
+    arguments.Identity describes the fields.
+    """
 
     issuer: str
-    """The CI's issuer, an https:// URL, exactly as its tokens have it."""
     audience: str
-    """For whom a token must be; the job asks for it."""
     claims: Annotated[dict[str, str], BeforeValidator(_as_text)]
-    """What a token must say. Each text is exact, but * stands for any characters except a colon."""
     role: Literal["admin", "build"] = "build"
-    """What the jobs may do: build, pull, push, tag and read, or everything."""
     issuer_ca: str = ""
-    """Certificates in PEM that the issuer's TLS certificate is checked with; empty for those of the
-    guard's image."""
 
     @pydantic.field_validator("issuer")
     @classmethod

@@ -47,17 +47,12 @@ class Grant(Model):
 
 
 class AuthorizedKey(Grant):
-    """One entry of `keys`: who may log in, with which key, from where and until when."""
+    """One entry of `keys`; arguments.Key describes the fields."""
 
     public_key: PublicKeyText
-    """One line of a .pub file."""
     from_: Annotated[tuple[str, ...], Field(alias="from")] = ()
-    """Addresses or CIDR ranges from which the key is accepted; empty for any."""
     principals: tuple[str, ...] = ()
-    """If set, the key is a certificate authority: certificates that it signed for one of these
-    principals (ssh-keygen(1), -n) can log in, the key itself cannot."""
     role: Literal["admin", "build"] = "admin"
-    """What sessions with this key may do: everything, or build, pull, push, tag and read."""
 
     @pydantic.field_validator("principals")
     @classmethod
@@ -83,16 +78,12 @@ class AuthorizedKey(Grant):
 
 
 class Revocation(Model):
-    """One entry of `revoked`: a key by its fingerprint, or a certificate by serial or id."""
+    """One entry of `revoked`; arguments.RevokedKey describes the fields."""
 
     fingerprint: str = ""
-    """Fingerprint of a key, or of a certificate's key, as sshd logs it: "SHA256:" and 43 base64
-    digits."""
     ca: str = ""
-    """Name of the entry of `keys`, with `principals`, that signed the certificate."""
     serial: Annotated[int | None, Field(ge=1, lt=2**64)] = None
     id: str = ""
-    """The certificate's identity (ssh-keygen(1), -I)."""
 
     @pydantic.field_validator("fingerprint")
     @classmethod

@@ -26,8 +26,7 @@ from components.settings.values import (
     Token,
     UpstreamUrl,
     UserName,
-    at_least_age,
-    at_least_size,
+    at_least,
     check_host_key,
 )
 
@@ -47,11 +46,10 @@ def is_reachable(name: str) -> bool:
 
 
 class Login(Model):
-    """How a mirror logs in at its upstream."""
+    """How a mirror logs in at its upstream; without both it does not."""
 
     user: UserName = ""
     token: Token = ""
-    """The user's access token or password. Empty, as the user: no login."""
 
     @model_validator(mode="after")
     def _check_login(self) -> Self:
@@ -65,15 +63,12 @@ class Login(Model):
 
 
 class Mirror(Login):
-    """A mirror of one more registry than Docker Hub."""
+    """A mirror of one more registry than Docker Hub; arguments.RegistryMirror describes it."""
 
     registry: RegistryName
-    """With which the names of its images begin, such as ghcr.io."""
     port: Port
     upstream: UpstreamUrl | None = None
-    """What it pulls from; None: https:// and the registry."""
     check: Repository = ""
-    """A repository there that the mirror may pull from. Empty: the login is not checked."""
 
     @property
     def url(self) -> str:
@@ -93,25 +88,20 @@ class Mirror(Login):
 
 
 class RegistryOptions(Login):
-    """The settings of a registry that do not depend on its host."""
+    """The settings of a registry that do not depend on its host.
+
+    arguments.RegistryArgs describes the fields.
+    """
 
     name: ServerName = ""
-    """Name by which builders reach its host. Empty: the host of its ssh:// URL."""
     address: Address = "0.0.0.0"
-    """Address of the host on which store and mirror listen."""
     port: Port = 5000
-    """Port of the store, to which builders push and from which they pull."""
     mirror_port: Port = 5001
     upstream: UpstreamUrl = "https://registry-1.docker.io"
-    """Registry that the mirror pulls from; builders use the mirror for images of Docker Hub."""
     mirrors: tuple[Mirror, ...] = ()
-    """Mirrors of other registries than Docker Hub."""
-    size: Annotated[SizeText, at_least_size("10MB")] = Size.parse("20GB")
-    """Size of the store above which the tags with the oldest pushes are deleted."""
-    age: Annotated[AgeText, at_least_age("10s")] = Age.parse("30d")
-    """How long after its last push a tag is deleted."""
+    size: Annotated[SizeText, at_least(Size.parse("10MB"))] = Size.parse("20GB")
+    age: Annotated[AgeText, at_least(Age.parse("10s"))] = Age.parse("30d")
     certificates: Annotated[int, Field(ge=1)] = 1
-    """Generation of the certificates; another number replaces all of them."""
 
     @pydantic.field_validator("mirrors")
     @classmethod

@@ -37,21 +37,20 @@ _HOST_ENTRY_NAME = re.compile(r"^[a-z][a-z0-9-]{0,29}$")
 
 
 class FleetHost(Model):
-    """One entry of `hosts`: a machine with its own builder."""
+    """One entry of `hosts`: a machine with its own builder, `builder-<name>`.
+
+    arguments.Host describes the fields.
+    """
 
     name: str
-    """The builder's component is called `builder-<name>`."""
     host: HostUrl
     host_key: HostKeyText = ""
     ssh_host: HostName = ""
     ssh_address: Address | None = None
-    """If not set, address and port are those of the stack."""
     ssh_port: Port | None = None
     platforms: tuple[Platform, ...] = ()
     labels: dict[str, str] = {}
-    """Projects choose hosts by these labels (client/assign.py)."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """The host's share of the projects, relative to the weights of the other hosts."""
 
     @pydantic.field_validator("name")
     @classmethod

@@ -10,7 +10,7 @@ import ipaddress
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -37,11 +37,11 @@ _WORD = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@:/+-]{0,127}$")
 _WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a letter or digit"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Size:
     """A size such as 50GB, 512MiB or 1.5T, in bytes; units are powers of 1000 unless `iB`."""
 
-    text: str
+    text: str = field(compare=False)
     bytes: int
 
     @classmethod
@@ -60,11 +60,11 @@ NO_LIMIT = Size("", 0)
 """The value of an empty limit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Age:
     """An age such as 14d, 36h, 90m or 2w, in seconds."""
 
-    text: str
+    text: str = field(compare=False)
     seconds: int
 
     @classmethod
@@ -122,36 +122,24 @@ def _parsed(kind: Any, what: str = "text") -> tuple[BeforeValidator, PlainSerial
     return BeforeValidator(parse), PlainSerializer(str)
 
 
-def at_least_size(minimum: str) -> AfterValidator:
-    """Check that a size is at least `minimum`."""
+def at_least(minimum: Size | Age) -> AfterValidator:
+    """Check that a size or an age is at least `minimum`, or no limit."""
 
-    def check(size: Size) -> Size:
-        if size != NO_LIMIT and size.bytes < Size.parse(minimum).bytes:
+    def check(value: Any) -> Any:
+        if value.text and value < minimum:
             raise ValueError(f"must be at least {minimum}")
-        return size
+        return value
 
     return AfterValidator(check)
 
 
-def at_least_age(minimum: str) -> AfterValidator:
-    """Check that an age is at least `minimum`."""
-
-    def check(age: Age) -> Age:
-        if age.seconds < Age.parse(minimum).seconds:
-            raise ValueError(f"must be at least {minimum}")
-        return age
-
-    return AfterValidator(check)
-
-
-def at_least_space(minimum: str) -> AfterValidator:
+def at_least_space(minimum: Size) -> AfterValidator:
     """Check that a size is at least `minimum`, or a share from 1% to 90%."""
 
     def check(space: DiskSpace) -> DiskSpace:
-        if space.size is None:
-            if not 1 <= space.percent <= 90:
-                raise ValueError("must be a share from 1% to 90%")
-        elif space.size.bytes < Size.parse(minimum).bytes:
+        if space.size is None and not 1 <= space.percent <= 90:
+            raise ValueError("must be a share from 1% to 90%")
+        if space.size is not None and space.size < minimum:
             raise ValueError(f"must be at least {minimum}")
         return space
 

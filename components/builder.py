@@ -1,7 +1,6 @@
 """The builder as one component: network, volumes, daemon, gateway, and what clients need."""
 
 # No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from components.host import Preflight
 from components.janitor import declare_janitor
 from components.layout import DAEMON_SOCKET, DATA_DIRECTORY, GATEWAY_USER
 from components.registry_access import RegistryAccess, without_client
-from components.scope import HEALTH, Scope
+from components.scope import HEALTH, Scope, without_dependencies
 from components.settings import Given, Settings
 from components.transport import Transport
 from components.verifier import Verifier
@@ -68,10 +67,7 @@ class DockerBuilder(pulumi.ComponentResource):
         arguments, client = without_client(args)
         given = Given.of(Settings, arguments)
         settings = given.known
-        opts = copy.copy(opts or pulumi.ResourceOptions())
-        # Only the resources on the host depend on these: the host keys, and so the exports that
-        # need them, must not wait.
-        before, opts.depends_on = opts.depends_on, None
+        opts, before = without_dependencies(opts)
         super().__init__("docker-build-machine:index:DockerBuilder", name, given.arguments, opts)
         self._warn_of_expired(settings)
         self._warn_of_holes(settings)

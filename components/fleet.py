@@ -2,7 +2,6 @@
 
 # No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
 import asyncio
-import copy
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
@@ -15,6 +14,7 @@ from components.arguments import BuilderArgs, FleetArgs, FleetBuilder
 from components.builder import DockerBuilder
 from components.docker_host import DockerHost
 from components.registry_access import without_client
+from components.scope import without_dependencies
 from components.settings import Given, StackSettings
 
 _Text = Literal["sshConfig", "knownHosts", "sshDestination", "dockerHost", "sshAlias"]
@@ -54,10 +54,7 @@ class Fleet(pulumi.ComponentResource):
         given = Given.of(StackSettings, arguments)
         if not given.known.hosts:
             raise ValueError("hosts is empty; next: give it a host, or declare a DockerBuilder")
-        opts = copy.copy(opts or pulumi.ResourceOptions())
-        # Only the resources on the hosts depend on these: the host keys, and so the outputs that
-        # need them, must not wait.
-        before, opts.depends_on = opts.depends_on, None
+        opts, before = without_dependencies(opts)
         # A fleet does not have the settings of a single builder.
         names = {to_camel(field) for field in FleetArgs.__annotations__}
         inputs = {n: value for n, value in given.arguments.items() if n in names}

@@ -85,27 +85,23 @@ class RegistryAccess:
 
         def files(parts: list[Any]) -> list[docker.ContainerUploadArgs]:
             store, mirror, mirrors, *texts = parts
-            certificates = dict(zip(("ca.crt", "client.cert", "client.key"), texts, strict=True))
-            hub = f"{folder}/docker.io/hosts.toml"
+
+            def certificates(server: str) -> list[docker.ContainerUploadArgs]:
+                names = ("ca.crt", "client.cert", "client.key")
+                return [
+                    upload(f"{folder}/{server}/{name}", text)
+                    for name, text in zip(names, texts, strict=True)
+                ]
+
+            def hosts(registry: str, url: str, server: str) -> docker.ContainerUploadArgs:
+                return upload(f"{folder}/{registry}/hosts.toml", _hosts(url, server, folder))
+
             return [
-                *(
-                    upload(f"{folder}/{server}/{name}", text)
-                    for server in (store, mirror)
-                    for name, text in certificates.items()
-                ),
-                upload(hub, _hosts("https://registry-1.docker.io", mirror, folder)),
-                *(
-                    upload(f"{folder}/{server}/{name}", text)
-                    for server in mirrors.values()
-                    for name, text in certificates.items()
-                ),
-                *(
-                    upload(
-                        f"{folder}/{registry}/hosts.toml",
-                        _hosts(f"https://{registry}", server, folder),
-                    )
-                    for registry, server in mirrors.items()
-                ),
+                *certificates(store),
+                *certificates(mirror),
+                hosts("docker.io", "https://registry-1.docker.io", mirror),
+                *(file for server in mirrors.values() for file in certificates(server)),
+                *(hosts(name, f"https://{name}", server) for name, server in mirrors.items()),
             ]
 
         return parts.apply(files)
@@ -123,15 +119,15 @@ def without_client(
     return {name: value for name, value in args.items() if name not in names}, client
 
 
-def _hosts(registry: str, mirror: str, certs_d: str) -> str:
-    """hosts.toml that puts the mirror in front of this registry, which is asked if it fails.
+def _hosts(url: str, mirror: str, certs_d: str) -> str:
+    """hosts.toml that asks the mirror first, and the registry at `url` if the mirror fails.
 
     BuildKit in dockerd 28 and newer reads it, and so does `docker pull` with containerd's image
     store. With registry-mirrors only, that BuildKit would send a mirror the certificates in certs.d
     for docker.io (moby's daemon/hosts.go).
     """
     folder = f"{certs_d}/{mirror}"
-    return f"""server = "{registry}"
+    return f"""server = "{url}"
 
 [host."https://{mirror}"]
 capabilities = ["pull", "resolve"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -254,6 +255,19 @@ class Scope:
             logging=command.local.Logging.STDERR,
             opts=self.options,
         )
+
+
+def without_dependencies(
+    opts: pulumi.ResourceOptions | None,
+) -> tuple[pulumi.ResourceOptions, Any]:
+    """A component's options without `depends_on`, and the resources that it named.
+
+    Only resources on the host depend on those. The host keys, and the outputs that need no host,
+    must not wait for them.
+    """
+    opts = copy.copy(opts or pulumi.ResourceOptions())
+    before, opts.depends_on = opts.depends_on, None
+    return opts, before
 
 
 # Inputs of containers -----------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """The registry of a stack: a store that its builders push to, a mirror that they pull through."""
 
 # No postponed annotations here: the SDK's analyzer reads them to make the package's schema.
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,16 @@ from components.advisories import warnings
 from components.arguments import RegistryArgs, RegistryClient
 from components.docker_host import DockerHost
 from components.registry.certificates import declare_certificates
-from components.scope import HEALTH, Scope, confined, memory, mount, on_network, upload
+from components.scope import (
+    HEALTH,
+    Scope,
+    confined,
+    memory,
+    mount,
+    on_network,
+    upload,
+    without_dependencies,
+)
 from components.settings import Given, RegistrySettings
 
 _FILES = Path(__file__).parent
@@ -56,6 +64,12 @@ class Upstream:
         """The section of distribution's configuration file."""
         login = {"username": self.user, "password": self.token} if self.token else {}
         return {"remoteurl": self.url, "ttl": f"{ttl}s", **login}
+
+
+def upstreams(settings: RegistrySettings) -> dict[str, Upstream]:
+    """What each mirror pulls from, by the role of the mirror's container."""
+    others = {one.role: Upstream(one.url, one.user, one.token) for one in settings.mirrors}
+    return {"mirror": Upstream(settings.upstream, settings.user, settings.token), **others}
 
 
 def configuration(upstream: Upstream | None = None, ttl: int = 0) -> str:
@@ -133,9 +147,7 @@ class Registry(pulumi.ComponentResource):
         before them. Without `on_host`, `declare_on_host` declares it later.
         """
         given = Given.of(RegistrySettings, args)
-        opts = copy.copy(opts or pulumi.ResourceOptions())
-        # The outputs need no host.
-        before, opts.depends_on = opts.depends_on, None
+        opts, before = without_dependencies(opts)
         super().__init__("docker-build-machine:index:Registry", name, given.arguments, opts)
         self._settings = given.known
         self._complete = given.complete
@@ -201,22 +213,11 @@ class Registry(pulumi.ComponentResource):
             ],
         )
         network = scope.private_network(containers_talk=False)
+        ports = {"mirror": settings.mirror_port, **{m.role: m.port for m in settings.mirrors}}
+        checks = {"mirror": _HUB_REPOSITORY, **{m.role: m.check for m in settings.mirrors}}
         mirrors = {
-            "mirror": self._mirror(
-                scope,
-                "mirror",
-                settings.mirror_port,
-                image,
-                network,
-                lambda given: Upstream(given.upstream, given.user, given.token),
-            )
+            role: self._mirror(scope, role, port, image, network) for role, port in ports.items()
         }
-        checks = [_HUB_REPOSITORY]
-        for number, mirror in enumerate(settings.mirrors):
-            mirrors[mirror.role] = self._mirror(
-                scope, mirror.role, mirror.port, image, network, _upstream_of(number)
-            )
-            checks.append(mirror.check)
         scope.script(
             "readiness",
             HEALTH + (_FILES / "readiness.sh").read_text(),
@@ -226,8 +227,8 @@ class Registry(pulumi.ComponentResource):
                 store.name,
                 *(
                     part
-                    for container, check in zip(mirrors.values(), checks, strict=True)
-                    for part in (container.name, check or "-")
+                    for role, container in mirrors.items()
+                    for part in (container.name, checks[role] or "-")
                 ),
             ],
             triggers=[store.id, *(container.id for container in mirrors.values())],
@@ -240,13 +241,12 @@ class Registry(pulumi.ComponentResource):
         port: int,
         image: docker.RemoteImage,
         network: docker.Network,
-        upstream: Callable[[RegistrySettings], Upstream],
     ) -> docker.Container:
         """Declare a mirror on this port of the host."""
         age = self._settings.age.seconds
 
         def file(text: Callable[[Upstream, int], str]) -> pulumi.Output[str]:
-            complete = self._complete.apply(lambda settings: text(upstream(settings), age))
+            complete = self._complete.apply(lambda given: text(upstreams(given)[role], age))
             return pulumi.Output.secret(complete)
 
         return self._serve(
@@ -301,13 +301,3 @@ class Registry(pulumi.ComponentResource):
             **confined(),
             **inputs,
         )
-
-
-def _upstream_of(number: int) -> Callable[[RegistrySettings], Upstream]:
-    """What the mirror with this number in `mirrors` pulls from."""
-
-    def upstream(settings: RegistrySettings) -> Upstream:
-        mirror = settings.mirrors[number]
-        return Upstream(mirror.url, mirror.user, mirror.token)
-
-    return upstream

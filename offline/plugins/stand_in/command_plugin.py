@@ -21,8 +21,6 @@ class Command(Kind):
         "delete": Input(replaces=False),
         "environment": Input(replaces=False),
         "stdin": Input(replaces=False),
-        "dir": Input(replaces=False),
-        "interpreter": Input(replaces=False),
         "logging": Input(replaces=False),
         "addPreviousOutputInEnv": Input(replaces=False),
         "triggers": Input(replaces=True),
@@ -56,9 +54,8 @@ class Command(Kind):
         logging = inputs.get("logging") or "stdoutAndStderr"
         output: dict[str, list[str]] = {"stdout": [], "stderr": []}
         with subprocess.Popen(
-            [*(inputs.get("interpreter") or ["/bin/sh", "-c"]), command],
+            ["/bin/sh", "-c", command],
             env=environment,
-            cwd=inputs.get("dir"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

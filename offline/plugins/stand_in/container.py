@@ -16,7 +16,7 @@ from offline.plugins.stand_in.plugin import Input, Kind, Properties
 
 _MIB = 1024 * 1024
 _SECOND = 1_000_000_000
-_UPDATED = ("restart", "maxRetryCount", "cpuShares", "cpuSet", "memory", "memorySwap")
+_UPDATED = ("restart", "memory", "memorySwap")
 
 
 class Container(Kind):
@@ -28,24 +28,14 @@ class Container(Kind):
         "command": Input(computed=True),
         "entrypoints": Input(computed=True),
         "user": Input(computed=True),
-        "hostname": Input(computed=True),
-        "workingDir": Input(computed=True),
         "privileged": Input(),
         "readOnly": Input(),
         "restart": Input(replaces=False, default="no"),
-        "maxRetryCount": Input(replaces=False),
-        "stopSignal": Input(computed=True),
         "stopTimeout": Input(computed=True),
         "destroyGraceSeconds": Input(replaces=False),
-        "removeVolumes": Input(replaces=False, default=True),
         "healthcheck": Input(replaces=False, computed=True),
-        "wait": Input(replaces=False, default=False),
-        "waitTimeout": Input(replaces=False, default=60),
         "mustRun": Input(replaces=False, default=True),
-        "start": Input(replaces=False, default=True),
         "attach": Input(replaces=False, default=False),
-        "logs": Input(replaces=False, default=False),
-        "rm": Input(replaces=False, default=False),
         "logDriver": Input(computed=True),
         "logOpts": Input(),
         "networkMode": Input(default="bridge"),
@@ -59,22 +49,15 @@ class Container(Kind):
         "memory": Input(replaces=False),
         "memorySwap": Input(replaces=False),
         "cpus": Input(),
-        "cpuShares": Input(replaces=False),
-        "cpuSet": Input(replaces=False),
         "capabilities": Input(),
         "securityOpts": Input(unordered=True, computed=True),
         "devices": Input(unordered=True),
-        "init": Input(replaces=False, computed=True),
-        "ulimits": Input(unordered=True),
         "sysctls": Input(),
-        "groupAdds": Input(unordered=True),
-        "pidMode": Input(),
-        "shmSize": Input(computed=True),
     }
     required = ("image",)
     auto_named = True
     delete_before_replace = True
-    computed = ("exitCode", "containerLogs", "networkDatas", "bridge")
+    computed = ("exitCode", "networkDatas", "bridge")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -87,7 +70,7 @@ class Container(Kind):
             raise RuntimeError(f"Unable to create container: {error.explanation}") from None
         identifier = made["Id"]
         try:
-            logs = self._prepare_and_start(identifier, inputs)
+            self._prepare_and_start(identifier, inputs)
         except Exception as error:
             client.remove_container(identifier, v=True, force=True)
             explanation = getattr(error, "explanation", None) or error
@@ -95,9 +78,9 @@ class Container(Kind):
         state = self.read(identifier, inputs)
         if state is None:
             raise RuntimeError(f"container {inputs['name']} was gone as soon as it was created")
-        return identifier, {**state, **({"containerLogs": logs} if inputs.get("logs") else {})}
+        return identifier, state
 
-    def _prepare_and_start(self, identifier: str, inputs: Properties) -> str:
+    def _prepare_and_start(self, identifier: str, inputs: Properties) -> None:
         client = self._engine.client
         networks = inputs.get("networksAdvanced") or []
         if networks:
@@ -108,30 +91,9 @@ class Container(Kind):
             )
         for file in inputs.get("uploads") or []:
             client.put_archive(identifier, "/", _archive(file))
-        if not inputs.get("start", True):
-            return ""
         client.start(identifier)
-        if inputs.get("wait"):
-            self._wait_until_healthy(identifier, float(inputs["waitTimeout"]))
-        if not inputs.get("attach"):
-            return ""
-        client.wait(identifier)
-        return client.logs(identifier).decode(errors="replace")
-
-    def _wait_until_healthy(self, identifier: str, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            health = self._engine.client.inspect_container(identifier)["State"].get("Health")
-            if health is None:
-                raise RuntimeError(
-                    "you have supplied a 'wait' argument, but the container does not have a "
-                    "healthcheck defined"
-                )
-            if health["Status"] == "healthy":
-                return
-            if time.monotonic() > deadline:
-                raise RuntimeError("container failed to be in healthy state in time")
-            time.sleep(0.5)
+        if inputs.get("attach"):
+            client.wait(identifier)
 
     def read(self, identifier: str, state: Properties) -> Properties | None:
         try:
@@ -148,8 +110,6 @@ class Container(Kind):
             "command": config["Cmd"] or [],
             "entrypoints": config["Entrypoint"] or [],
             "user": config["User"],
-            "hostname": config["Hostname"],
-            "workingDir": config["WorkingDir"],
             "privileged": host["Privileged"],
             "readOnly": host["ReadonlyRootfs"],
             "restart": host["RestartPolicy"]["Name"] or "no",
@@ -183,19 +143,14 @@ class Container(Kind):
 
     def update(self, identifier: str, state: Properties, inputs: Properties) -> Properties:
         client = self._engine.client
-        if inputs.get("mustRun") and not state.get("mustRun") and inputs.get("start", True):
+        if inputs.get("mustRun") and not state.get("mustRun"):
             client.start(identifier)
         if any(state.get(name) != inputs.get(name) for name in _UPDATED):
             client.update_container(
                 identifier,
                 mem_limit=int(inputs.get("memory") or 0) * _MIB or None,
                 memswap_limit=int(inputs.get("memorySwap") or 0) * _MIB or None,
-                cpu_shares=int(inputs["cpuShares"]) if inputs.get("cpuShares") else None,
-                cpuset_cpus=inputs.get("cpuSet"),
-                restart_policy={
-                    "Name": inputs["restart"],
-                    "MaximumRetryCount": int(inputs.get("maxRetryCount") or 0),
-                },
+                restart_policy={"Name": inputs["restart"]},
             )
         return self.read(identifier, {**state, **inputs}) or {}
 
@@ -204,7 +159,7 @@ class Container(Kind):
         try:
             if not state.get("attach"):
                 client.stop(identifier, timeout=int(state.get("destroyGraceSeconds") or 0))
-            client.remove_container(identifier, v=bool(state.get("removeVolumes")), force=True)
+            client.remove_container(identifier, v=True, force=True)
         except docker.errors.NotFound:
             return
 
@@ -218,15 +173,9 @@ def _config(inputs: Properties) -> dict[str, Any]:
     host: dict[str, Any] = {
         "Privileged": bool(inputs.get("privileged")),
         "ReadonlyRootfs": bool(inputs.get("readOnly")),
-        "AutoRemove": bool(inputs.get("rm")),
-        "Init": bool(inputs.get("init")),
-        "RestartPolicy": {
-            "Name": inputs.get("restart"),
-            "MaximumRetryCount": int(inputs.get("maxRetryCount") or 0),
-        },
+        "RestartPolicy": {"Name": inputs.get("restart")},
         "LogConfig": {"Type": inputs.get("logDriver") or "", "Config": inputs.get("logOpts") or {}},
         "NetworkMode": inputs.get("networkMode"),
-        "PidMode": inputs.get("pidMode") or "",
         "Tmpfs": inputs.get("tmpfs") or {},
         "Binds": [_bind(volume) for volume in inputs.get("volumes") or []],
         "PortBindings": {
@@ -246,17 +195,9 @@ def _config(inputs: Properties) -> dict[str, Any]:
             }
             for device in inputs.get("devices") or []
         ],
-        "Ulimits": [
-            {"Name": limit["name"], "Soft": int(limit["soft"]), "Hard": int(limit["hard"])}
-            for limit in inputs.get("ulimits") or []
-        ],
         "Sysctls": inputs.get("sysctls"),
-        "GroupAdd": inputs.get("groupAdds"),
-        "ShmSize": int(inputs.get("shmSize") or 0) * _MIB,
         "Memory": int(inputs.get("memory") or 0) * _MIB,
         "MemorySwap": swap * _MIB if swap > 0 else swap,
-        "CpuShares": int(inputs.get("cpuShares") or 0),
-        "CpusetCpus": inputs.get("cpuSet") or "",
         "NanoCpus": int(float(inputs.get("cpus") or 0) * 1e9),
     }
     if unconfined:
@@ -266,8 +207,6 @@ def _config(inputs: Properties) -> dict[str, Any]:
         "Cmd": inputs.get("command"),
         "Entrypoint": inputs.get("entrypoints"),
         "User": inputs.get("user") or "",
-        "Hostname": inputs.get("hostname") or "",
-        "WorkingDir": inputs.get("workingDir") or "",
         "Env": inputs.get("envs"),
         "Labels": {pair["label"]: pair["value"] for pair in inputs.get("labels") or []},
         "ExposedPorts": {_port(port): {} for port in ports},
@@ -275,8 +214,6 @@ def _config(inputs: Properties) -> dict[str, Any]:
     }
     if inputs.get("stopTimeout") is not None:
         config["StopTimeout"] = int(inputs["stopTimeout"])
-    if inputs.get("stopSignal"):
-        config["StopSignal"] = inputs["stopSignal"]
     health = inputs.get("healthcheck")
     if health:
         config["Healthcheck"] = {
@@ -311,8 +248,7 @@ def _archive(upload: dict[str, Any]) -> bytes:
     entry = tarfile.TarInfo(upload["file"])
     entry.size = len(content)
     entry.mtime = int(time.time())
-    default = "0744" if upload.get("executable") else "0644"
-    entry.mode = int(upload.get("permissions") or default, 8)
+    entry.mode = int(upload.get("permissions") or "0644", 8)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.addfile(entry, io.BytesIO(content))
@@ -341,7 +277,6 @@ def _healthcheck_of(found: dict[str, Any]) -> dict[str, Any]:
         "interval": _go_duration(found.get("Interval", 0)),
         "timeout": _go_duration(found.get("Timeout", 0)),
         "startPeriod": _go_duration(found.get("StartPeriod", 0)),
-        "startInterval": _go_duration(found.get("StartInterval", 0)),
         "retries": float(found.get("Retries", 0)),
     }
 

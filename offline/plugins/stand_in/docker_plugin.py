@@ -28,8 +28,6 @@ class Network(Kind):
         "name": Input(),
         "driver": Input(computed=True),
         "options": Input(computed=True),
-        "internal": Input(computed=True),
-        "attachable": Input(),
         "labels": Input(unordered=True),
     }
     auto_named = True
@@ -43,8 +41,6 @@ class Network(Kind):
             inputs["name"],
             driver=inputs.get("driver") or "bridge",
             options=inputs.get("options"),
-            internal=bool(inputs.get("internal")),
-            attachable=bool(inputs.get("attachable")),
             labels=_labels(inputs.get("labels")),
             check_duplicate=True,
         )
@@ -62,8 +58,6 @@ class Network(Kind):
             "name": found["Name"],
             "driver": found["Driver"],
             "options": found["Options"] or {},
-            "internal": found["Internal"],
-            "attachable": found["Attachable"],
             "scope": found["Scope"],
         }
 
@@ -120,9 +114,6 @@ class RemoteImage(Kind):
     inputs = {
         "name": Input(),
         "keepLocally": Input(replaces=False),
-        "forceRemove": Input(replaces=False),
-        "pullTriggers": Input(unordered=True),
-        "platform": Input(),
     }
     required = ("name",)
     computed = ("imageId", "repoDigest")
@@ -136,7 +127,7 @@ class RemoteImage(Kind):
             client.inspect_image(name)
         except docker.errors.ImageNotFound:
             try:
-                for line in client.pull(name, platform=inputs.get("platform"), stream=True):
+                for line in client.pull(name, stream=True):
                     json.loads(line)
                 client.inspect_image(name)
             except docker.errors.APIError as error:
@@ -163,7 +154,7 @@ class RemoteImage(Kind):
         if state.get("keepLocally"):
             return
         try:
-            self._engine.client.remove_image(state["imageId"], force=bool(state.get("forceRemove")))
+            self._engine.client.remove_image(state["imageId"])
         except docker.errors.ImageNotFound:
             return
 

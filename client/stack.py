@@ -8,18 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.docker_host import DockerHost
+from components.settings import AuthorizedKey
 from components.ssh_key import PublicKey
 from stacks.commands import StackCommands, StackError
-
-
-@dataclass(frozen=True)
-class Key:
-    """One entry of the setting `keys`."""
-
-    name: str
-    public_key: PublicKey
-    is_authority: bool
-    role: str = "admin"
 
 
 @dataclass(frozen=True)
@@ -99,23 +90,16 @@ class Stack:
         return str(self.outputs["knownHosts"])
 
     @property
-    def keys(self) -> list[Key]:
-        return [
-            Key(
-                entry["name"],
-                PublicKey.parse(entry["publicKey"]),
-                bool(entry.get("principals")),
-                entry.get("role") or "admin",
-            )
-            for entry in self.settings.get("keys") or []
-        ]
+    def keys(self) -> list[AuthorizedKey]:
+        """The entries of the setting `keys`."""
+        return [AuthorizedKey.of(entry) for entry in self.settings.get("keys") or []]
 
     @property
     def identities(self) -> list[dict[str, Any]]:
         """The entries of the setting `identities`."""
         return list(self.settings.get("identities") or [])
 
-    def key(self, name: str) -> Key:
+    def key(self, name: str) -> AuthorizedKey:
         """The key of this name, or that of a .pub file. Raises StackError when there is none."""
         keys = {key.name: key for key in self.keys}
         if name.endswith(".pub") and Path(name).is_file():

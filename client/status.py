@@ -488,17 +488,16 @@ def _clients(
     last = {visit.name: visit.time for visit in visits if not visit.refused}
     connected = [visit.name for visit in connections]
 
-    def use(entry: dict[str, Any], role: str) -> tuple[str, str, str, int, str]:
-        name, until = entry["name"], str(entry.get("until") or "")
-        return name, entry.get("role") or role, until, connected.count(name), last.get(name, "")
+    def use(name: str, role: str, until: object) -> tuple[str, str, str, int, str]:
+        return name, role, str(until or ""), connected.count(name), last.get(name, "")
 
     keys = [
-        KeyUse(*use(entry, key.role), key.public_key.fingerprint, key.is_authority)
-        for entry, key in zip(stack.settings.get("keys") or [], stack.keys, strict=True)
+        KeyUse(*use(key.name, key.role, key.until), key.public_key.fingerprint, key.is_authority)
+        for key in stack.keys
     ]
     identities = [
         IdentityUse(
-            *use(entry, "build"),
+            *use(entry["name"], entry.get("role") or "build", entry.get("until")),
             entry["issuer"],
             {name: str(text) for name, text in entry["claims"].items()},
         )

@@ -12,7 +12,8 @@ import io
 import tarfile
 from pathlib import Path
 
-from client.stack import Key, Stack, StackError
+from client.stack import Stack, StackError
+from components.settings import AuthorizedKey
 
 COMMAND_FILES = ("builder", "connection.sh", "setup.sh", "doctor.sh", "ahead.py")
 """The command, what it sources, and what it starts where there is Python; the same in every kit."""
@@ -52,7 +53,7 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     return 0
 
 
-def kit_files(stack: Stack, key: Key) -> dict[str, str]:
+def kit_files(stack: Stack, key: AuthorizedKey) -> dict[str, str]:
     """The files of a kit for this key, by their path in it."""
     files = {name: (_FOLDER / name).read_text() for name in COMMAND_FILES}
     files["README.md"] = (

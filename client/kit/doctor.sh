@@ -208,10 +208,14 @@ check_buildx() {
 
 # The gateway and the daemon -----------------------------------------------------------------------
 
-# Pings the daemon over a new connection of its own.
+# ask_daemon SECONDS: sends standard input to the daemon's API over a new connection, and prints the answer.
+ask_daemon() {
+	within "$1" ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" docker system dial-stdio
+}
+
 check_server() {
 	[ -n "$ssh_works" ] || return
-	answer=$(printf 'GET /_ping HTTP/1.0\r\n\r\n' | within 15 ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" docker system dial-stdio 2>"$folder/doctor")
+	answer=$(printf 'GET /_ping HTTP/1.0\r\n\r\n' | ask_daemon 15 2>"$folder/doctor")
 	exit_code=$?
 	errors=$(cat "$folder/doctor")
 	rm -f "$folder/doctor"
@@ -386,7 +390,7 @@ ask_about() {
 	mkfifo "$folder/doctor"
 	exec 4<>"$folder/doctor"
 	printf 'GET /distribution/%s/json HTTP/1.0\r\n\r\n' "$1" >&4
-	within 30 ssh -S none -o BatchMode=yes -o ConnectTimeout=8 -o LogLevel=ERROR "$name" docker system dial-stdio <&4 2>/dev/null
+	ask_daemon 30 <&4 2>/dev/null
 	exec 4>&-
 	rm -f "$folder/doctor"
 }

@@ -73,14 +73,23 @@ report() {
 		}' "$work/removed"); free $(gigabytes "$free_before") -> $(gigabytes "$(free_bytes)")"
 }
 
+# inspect TYPE TEMPLATE OPTION...: prints the template for each object that `docker TYPE ls` lists with these
+# options; fails if docker does.
+inspect() {
+	type=$1 template=$2
+	shift 2
+	ids=$(query docker "$type" ls --quiet --no-trunc "$@") || return 1
+	[ -n "$ids" ] || return 0
+	# shellcheck disable=SC2086
+	query docker "$type" inspect --format "$template" $ids
+}
+
 # stopped_containers SECONDS: ids of containers that ended, or were created and never started, more than
 # SECONDS ago.
 stopped_containers() {
 	before=$(ago "$1")
-	ids=$(query docker container ls --all --quiet --no-trunc --filter status=exited --filter status=created --filter status=dead) || return 1
-	[ -n "$ids" ] || return 0
-	# shellcheck disable=SC2086
-	query docker container inspect --format "{{.ID}} {{if eq .State.Status \"created\"}}{{.Created}}{{else}}{{.State.FinishedAt}}{{end}} {{with .Config}}$kept{{end}}" $ids |
+	inspect container "{{.ID}} {{if eq .State.Status \"created\"}}{{.Created}}{{else}}{{.State.FinishedAt}}{{end}} {{with .Config}}$kept{{end}}" \
+		--all --filter status=exited --filter status=created --filter status=dead |
 		awk -v before="$before" 'NF == 2 && $2 < before { print $1 }'
 }
 
@@ -88,10 +97,7 @@ stopped_containers() {
 untagged_images() {
 	before=$(ago "$1")
 	used=$(used_images) || return 1
-	ids=$(query docker image ls --quiet --no-trunc --filter dangling=true) || return 1
-	[ -n "$ids" ] || return 0
-	# shellcheck disable=SC2086
-	query docker image inspect --format "{{.ID}} {{with .Config}}$kept{{end}}" $ids |
+	inspect image "{{.ID}} {{with .Config}}$kept{{end}}" --filter dangling=true |
 		awk 'NF == 1' | sort -u | while read -r image; do
 		case $used in
 		*"$image"*) rm -f "$seen/untagged $image" ;;
@@ -108,22 +114,15 @@ first_seen() {
 	cat "$seen/$1"
 }
 
-used_images() {
-	ids=$(query docker container ls --all --quiet) || return 1
-	[ -n "$ids" ] || return 0
-	# shellcheck disable=SC2086
-	query docker container inspect --format '{{.Image}}' $ids
-}
+used_images() { inspect container '{{.Image}}' --all; }
 
 # tagged_images SECONDS: names, oldest first, of images that no container uses and that were last tagged,
 # pulled or loaded more than SECONDS ago.
 tagged_images() {
 	before=$(ago "$1")
 	used=$(used_images) || return 1
-	ids=$(query docker image ls --quiet --no-trunc --filter dangling=false) || return 1
-	[ -n "$ids" ] || return 0
-	# shellcheck disable=SC2086
-	query docker image inspect --format "{{\$i := .}}{{range .RepoTags}}{{json \$i.Metadata.LastTagTime}} {{\$i.ID}} {{.}} {{with \$i.Config}}$kept{{end}}{{\"\n\"}}{{end}}" $ids |
+	inspect image "{{\$i := .}}{{range .RepoTags}}{{json \$i.Metadata.LastTagTime}} {{\$i.ID}} {{.}} {{with \$i.Config}}$kept{{end}}{{\"\n\"}}{{end}}" \
+		--filter dangling=false |
 		sort -u | tr -d '"' | awk 'NF == 3' | while read -r time image name; do
 		case $used in *"$image"*) continue ;; esac
 		is_kept "$name" && continue
@@ -156,10 +155,8 @@ anonymous_volumes() {
 # started more than SECONDS ago and in which no build step runs.
 idle_builders() {
 	before=$(ago "$1")
-	ids=$(query docker container ls --quiet --no-trunc --filter 'name=^/buildx_buildkit_builder-[0-9a-f]{8}-[0-9a-f-]{27}') || return 1
-	[ -n "$ids" ] || return 0
-	# shellcheck disable=SC2086
-	query docker container inspect --format "{{.ID}} {{.State.StartedAt}} {{.Name}} {{with .Config}}$kept{{end}}" $ids |
+	inspect container "{{.ID}} {{.State.StartedAt}} {{.Name}} {{with .Config}}$kept{{end}}" \
+		--filter 'name=^/buildx_buildkit_builder-[0-9a-f]{8}-[0-9a-f-]{27}' |
 		awk -v before="$before" 'NF == 3 && $2 < before { print $1, substr($3, 2) }' | while read -r id name; do
 		# `docker top` needs cgroups, which a rootless daemon may lack. Builders of setup-buildx-action have ps.
 		processes=$(run "$work/failed-removals" "$gone|is not running|is paused|executable file not found" docker container exec "$id" ps -o args) || continue

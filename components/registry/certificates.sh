@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# Makes a CA, a server's and a client's certificate, throws the CA's key away, and prints in PEM: the
-# CA's certificate, then certificate and key of the server, then of the client. The first line of
-# standard input is the server's name or IPv4 address.
+# Makes a CA, and a certificate for a server and for a client. Prints, in PEM, the CA's certificate, then
+# certificate and key of the server, then of the client. The CA's key is not kept. The first line of standard
+# input is the server's name or IPv4 address.
 set -eu
 days=3650
 umask 077

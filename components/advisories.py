@@ -4,8 +4,8 @@ The table is plain data. No service knows the releases of whole images: advisori
 whose versions differ from the engine's, and a fix reaches the engine with a later release of its
 own. Whoever adds an advisory reads the release notes of each component, and sets `CHECKED`.
 
-It has what can be reached in a builder. Left out are advisories for Windows, swarm, CRI, plugins of
-dockerd, and the parts of OpenSSH that the gateway has switched off.
+It has the holes that can be reached in a builder. It leaves out those of Windows, swarm, CRI,
+plugins of dockerd, and parts of OpenSSH that the gateway has switched off.
 """
 
 from __future__ import annotations
@@ -240,10 +240,10 @@ def numbers(text: str) -> Release:
 
 
 def release_of(setting: str, reference: str) -> str | None:
-    """The release that the tag of an image names; None if it names none.
+    """The release in the tag of an image.
 
-    So it is for a digest without a tag, a tag such as `29-dind-rootless` that moves, and an image
-    whose name is not the upstream's.
+    None for a digest without a tag, for a tag that moves, such as `29-dind-rootless`, and for an
+    image whose name is not the upstream's.
     """
     name, _, _ = reference.partition("@")
     *_, last = name.split("/")

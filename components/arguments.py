@@ -142,7 +142,7 @@ class RegistryMirror(TypedDict, total=False):
     """A mirror of one more registry than Docker Hub, beside the store."""
 
     registry: Required[str]
-    """With which the names of its images begin, such as ghcr.io."""
+    """Start of the names of its images, such as ghcr.io."""
     port: Required[int]
     """Port of the mirror on the host, 1 to 65535."""
     upstream: str
@@ -161,7 +161,7 @@ class Host(TypedDict, total=False):
     """A machine that gets a builder of its own."""
 
     name: Required[str]
-    """What its builder is told apart by: 1 to 30 small letters, digits and dashes."""
+    """Name of the host and its builder: 1 to 30 small letters, digits and dashes."""
     host: Required[pulumi.Input[str]]
     """Where Docker runs: unix:///path/to/docker.sock or ssh://user@host[:port]."""
     host_key: pulumi.Input[str]

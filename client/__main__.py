@@ -21,7 +21,7 @@ VERBS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code. What goes wrong is one line with the next step."""
+    """Run one verb; returns the exit code. An error is one line with the next step."""
     parser = argparse.ArgumentParser(prog="python -m client", description=__doc__)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     for name, module in VERBS.items():

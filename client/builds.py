@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(stack: Stack, options: argparse.Namespace) -> int:
-    """Print what was asked for."""
+    """Print the list, a build step by step, or why its steps ran."""
     stack = stack.on_host(options.host)
     host = HostDocker(stack.docker_host)
     try:

@@ -78,7 +78,7 @@ def comparable(record: Record, records: list[Record]) -> list[Record]:
     """The builds before this one that built the same thing, the newest first, 20 at most.
 
     That is: the same Dockerfile and target of the same repository and folder or, where a client
-    told no repository, for an image of the same name.
+    gave no repository, for an image of the same name.
     """
     before = [
         other
@@ -104,7 +104,7 @@ def _same_source(one: Record, other: Record) -> bool:
 
 
 def _source(record: Record) -> tuple[str, ...]:
-    """Repository and folder; empty when the client told none."""
+    """Repository and folder; empty when the client gave none."""
     if "vcs:source" in record.options:
         folders = (
             record.options.get(f"vcs:localdir:{name}", "") for name in ("context", "dockerfile")
@@ -379,7 +379,7 @@ def _changed_images(now: dict[str, str], then: dict[str, str]) -> str:
 
 
 def _files(graph: _Graph, step: Step) -> str:
-    """Which files changed, as far as BuildKit tells."""
+    """Which files changed, as far as BuildKit records it."""
     operation = graph.definition(step).operation
     copies = [
         action["Action"]["copy"]["src"].lstrip("/") or "."

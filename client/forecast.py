@@ -42,20 +42,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the disk's free space comes to."""
+    """When the disk will be full."""
 
     text: str
     days: float | None = None
-    """Until nothing is free; None when that cannot be told, or is not in sight."""
+    """Until nothing is free; None when that is not known, or too far away."""
 
 
-def forecast(samples: list[Sample], free: int, asked: float) -> Forecast:
-    """The forecast for a disk with so many bytes free at the time `asked`.
+def forecast(samples: list[Sample], free: int, now: float) -> Forecast:
+    """The forecast for a disk with so many bytes free at the time `now`.
 
     It continues the straight line through the measurements of the last seven days. It is none
     before a day has been measured, and where the free space varies more than it falls.
     """
-    recent = [sample for sample in samples if asked - sample.time <= _WINDOW]
+    recent = [sample for sample in samples if now - sample.time <= _WINDOW]
     span = recent[-1].time - recent[0].time if recent else 0
     if span < _LEAST_SPAN or len(recent) < _LEAST_SAMPLES:
         measured = f"{len(recent)} time{'s' * (len(recent) != 1)} within {_hours(span)}"

@@ -303,10 +303,10 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
     does not answer or has no such builder.
     """
     host, alias = HostDocker(stack.docker_host), stack.alias
-    asked = datetime.datetime.now(datetime.UTC).timestamp()
+    now = datetime.datetime.now(datetime.UTC).timestamp()
     notices: list[str] = []
     inspected = _parts(host, alias)
-    containers = dict.fromkeys(_expected(stack, asked), "missing")
+    containers = dict.fromkeys(_expected(stack, now), "missing")
     containers |= {role: _state(part) for role, part in inspected.items()}
     for role, state in containers.items():
         name = inspected[role]["Name"].strip("/") if role in inspected else f"{alias}-{role}"
@@ -347,7 +347,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
                 explained = explain_last(history, records, _EXPLAINED, Clearing.parse(tidied))
     except OSError as error:
         no_history = f"not known ({error})"
-    host_keys = _host_keys(stack, resources, asked)
+    host_keys = _host_keys(stack, resources, now)
     gateway = f"{alias}-gateway"
     visits = Visit.parse(printed("logs", "--tail", str(_LOG_LINES), gateway))
     who = printed("exec", gateway, "session-monitor", "who").split("lately")[0]
@@ -356,7 +356,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
     disk_free = int(disk[3]) * 1024 if disk else 0
     status = Status(
         builder=alias,
-        asked=asked,
+        asked=now,
         version=in_daemon("docker", "version", "--format", "{{.Server.Version}}").strip(),
         up_since=timestamp(inspected["daemon"]["State"]["StartedAt"]),
         containers=containers,
@@ -370,7 +370,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
         disk_free=disk_free,
         inodes=int(inodes[0]) if inodes else 0,
         inodes_free=int(inodes[1]) if inodes else 0,
-        disk_forecast=forecast(Sample.parse(tidied), disk_free, asked),
+        disk_forecast=forecast(Sample.parse(tidied), disk_free, now),
         builds=builds,
         days=days,
         no_history=no_history,
@@ -428,9 +428,9 @@ def _parts(host: HostDocker, alias: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _expected(stack: Stack, asked: float) -> list[str]:
+def _expected(stack: Stack, now: float) -> list[str]:
     """The roles of the containers that the builder has by the settings."""
-    today = f"{datetime.datetime.fromtimestamp(asked, datetime.UTC):%Y-%m-%d}"
+    today = f"{datetime.datetime.fromtimestamp(now, datetime.UTC):%Y-%m-%d}"
 
     def active(setting: str) -> list[dict[str, Any]]:
         entries = stack.settings.get(setting) or []
@@ -466,7 +466,7 @@ def timestamp(text: str) -> float:
     return datetime.datetime.fromisoformat(text).timestamp()
 
 
-def _host_keys(stack: Stack, resources: list[dict[str, Any]], asked: float) -> list[HostKeyAge]:
+def _host_keys(stack: Stack, resources: list[dict[str, Any]], now: float) -> list[HostKeyAge]:
     """The generations in use; their ages come from the stack's state."""
     generations = stack.settings.get("hostKeys") or [1]
     ages = []
@@ -476,7 +476,7 @@ def _host_keys(stack: Stack, resources: list[dict[str, Any]], asked: float) -> l
         component = re.escape(stack.alias.removeprefix(f"{own}-"))
         match = re.search(rf"::{component}-host-key-(\d+)$", resource["urn"])
         if match and int(match[1]) in generations:
-            days = int((asked - timestamp(resource["created"])) // 86400)
+            days = int((now - timestamp(resource["created"])) // 86400)
             ages.append(HostKeyAge(int(match[1]), int(match[1]) == generations[0], days))
     return sorted(ages, key=lambda key: not key.presented)
 
@@ -633,24 +633,24 @@ def builds_text(status: Status) -> str:
     )
 
 
-def key_text(key: KeyUse, asked: float) -> str:
+def key_text(key: KeyUse, now: float) -> str:
     """Use and end of one key."""
     words = ["certificates"] if key.is_authority else []
-    return ", ".join([*words, *_use(key, asked)])
+    return ", ".join([*words, *_use(key, now)])
 
 
-def identity_text(identity: IdentityUse, asked: float) -> str:
+def identity_text(identity: IdentityUse, now: float) -> str:
     """Who issues the tokens, what they must say, use and end of one identity."""
     claims = [f"{name} {text}" for name, text in identity.claims.items()]
-    return ", ".join([identity.issuer, *claims, *_use(identity, asked)])
+    return ", ".join([identity.issuer, *claims, *_use(identity, now)])
 
 
-def _use(client: ClientUse, asked: float) -> list[str]:
+def _use(client: ClientUse, now: float) -> list[str]:
     words = [] if client.role == "admin" else [f"role {client.role}"]
     if client.connected:
         words.append(f"{client.connected} connected")
     words.append(
-        f"last login {ago(asked - timestamp(client.last_login))}"
+        f"last login {ago(now - timestamp(client.last_login))}"
         if client.last_login
         else "no login remembered"
     )

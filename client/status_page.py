@@ -123,7 +123,7 @@ def _section(status: Status) -> Section:
     return Section(status, columns, failed, _days(status), waterfalls)
 
 
-def _columns(builds: list[Build], asked: float, targets: set[str]) -> list[Column]:
+def _columns(builds: list[Build], now: float, targets: set[str]) -> list[Column]:
     longest = max((build.seconds or 0 for build in builds), default=0) or 1
     step = 1000 / _BUILDS
     columns = []
@@ -131,7 +131,7 @@ def _columns(builds: list[Build], asked: float, targets: set[str]) -> list[Colum
         # By the square root, so that one long build leaves the others visible.
         height = max(6.0, 100 * ((build.seconds or 0) / longest) ** 0.5)
         cached = height * build.cached / build.steps if build.steps else 0
-        when = ago(asked - build.started)
+        when = ago(now - build.started)
         title = (
             f"{when}: {build.seconds or 0:.1f} s, {build.cached} of "
             f"{build.steps} steps from the cache{', failed' * build.failed}"
@@ -161,11 +161,11 @@ def _days(status: Status) -> list[DayBar]:
     ]
 
 
-def _waterfall(explained: Explained, asked: float) -> Waterfall:
+def _waterfall(explained: Explained, now: float) -> Waterfall:
     details, record = explained.details, explained.details.record
     build = summary(record, details.steps)
     facts = [
-        ago(asked - build.started),
+        ago(now - build.started),
         f"{build.seconds or 0:.1f} s",
         f"{build.cached} of {build.steps} steps cached",
         f"{humanize.naturalsize(build.context)} of context" if build.context else "",

@@ -79,7 +79,7 @@ def _for_login(template: str, with_token: bool) -> str:
 
 def _bitbucket_oidc(audience: str) -> str:
     """What makes Bitbucket give a step a token for this audience."""
-    own = audience.startswith("ari:cloud:bitbucket:")  # which a token has without being asked
+    own = audience.startswith("ari:cloud:bitbucket:")  # every token has this audience
     return "oidc: true" if own else f"oidc:\n  audiences:\n    - '{audience}'"
 
 

@@ -99,8 +99,8 @@ if older "$kernel" "$oldest_kernel"; then
 	shortfall "kernel $kernel is too old for overlay mounts in a user namespace; $oldest_kernel or newer is needed: upgrade and reboot"
 fi
 
-# read_kernel SETTING: prints the value of a file below /proc/sys; nothing if the kernel lacks it.
-read_kernel() { cat "/proc/sys/$1" 2>/dev/null || :; }
+# read_kernel SETTING: prints the value of a setting of sysctl(8); nothing if the kernel lacks it.
+read_kernel() { cat "/proc/sys/$(printf %s "$1" | tr . /)" 2>/dev/null || :; }
 
 # at_boot SETTING [NAME]: prints `VALUE FILE`, the last value of SETTING that a boot reads, in the order of
 # sysctl.d(5), only from files after NAME if given. Prints nothing if no file sets it.
@@ -127,7 +127,7 @@ at_boot() (
 namespaces=allowed
 allow() {
 	own=zz-docker-build-machine-${1##*.}.conf
-	value=$(read_kernel "$(printf %s "$1" | tr . /)")
+	value=$(read_kernel "$1")
 	[ -n "$value" ] || return 0
 	boot=$(at_boot "$1")
 	if [ "$value" = "$2" ]; then
@@ -165,7 +165,7 @@ is_loaded() {
 
 # is_restricted: whether the kernel has AppArmor's restriction and applies it now, or after the next boot.
 is_restricted() {
-	case $(read_kernel "$(printf %s "$restriction" | tr . /)") in
+	case $(read_kernel "$restriction") in
 	'') return 1 ;;
 	1) return 0 ;;
 	*) case $(at_boot "$restriction") in '1 '*) return 0 ;; *) return 1 ;; esac ;;
@@ -278,14 +278,12 @@ if [ "$free_mib" -lt "$least_free_mib" ]; then
 	shortfall "$free_mib MiB are free at $folder; at least $least_free_mib MiB are needed: docker system prune, or a larger disk"
 fi
 inodes=enough
-free_inodes=$(df -Pi "$folder" | awk 'NR == 2 { print $4 }')
-case $free_inodes in
-'' | - | *[!0-9]*) ;; # the file system does not count inodes
-*) [ "$free_inodes" -ge "$least_free_inodes" ] || [ "$(df -Pi "$folder" | awk 'NR == 2 { print $2 }')" -eq 0 ] || {
+# A file system without a fixed number of inodes has 0 or - of them.
+free_inodes=$(df -Pi "$folder" | awk 'NR == 2 && $2 + 0 > 0 { print $4 }')
+if [ -n "$free_inodes" ] && [ "$free_inodes" -lt "$least_free_inodes" ]; then
 	inodes=short
 	shortfall "$free_inodes inodes are free at $folder; at least $least_free_inodes are needed: docker system prune, or a larger file system"
-} ;;
-esac
+fi
 
 # The port of this builder's own gateway counts as free.
 if [ "$gateway_port" != "$port" ] &&
@@ -309,8 +307,8 @@ if [ "$cgroup_driver" = systemd ]; then
 		[ ! -r "$file" ] || limit_to "$(cat "$file")"
 	done
 fi
-limit_to "$(read_kernel kernel/pid_max)"
-limit_to "$(read_kernel kernel/threads-max)"
+limit_to "$(read_kernel kernel.pid_max)"
+limit_to "$(read_kernel kernel.threads-max)"
 
 set --
 for role in cache runtime access sysfs tls-server tls-client; do set -- "$@" "$prefix-$role"; done

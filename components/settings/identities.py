@@ -13,8 +13,16 @@ import pydantic
 from pydantic import BeforeValidator, model_validator
 
 from components.settings.keys import Grant
+from components.settings.values import matching
 
-_AUDIENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{2,199}")
+_Audience = Annotated[
+    str,
+    matching(
+        "[A-Za-z0-9][A-Za-z0-9._:/-]{2,199}",
+        "3 to 200 letters, digits and . _ : / -, and start with a letter or digit; next: choose a "
+        "name that only this builder has, such as builder.example.com",
+    ),
+]
 _CLAIM_NAME = re.compile(r"[A-Za-z0-9_./:-]{1,100}")
 _CLAIM_TEXT = re.compile(r"[ -~]{1,300}")
 
@@ -74,7 +82,7 @@ class Identity(Grant):
     """
 
     issuer: str
-    audience: str
+    audience: _Audience
     claims: Annotated[dict[str, str], BeforeValidator(_as_text)]
     role: Literal["admin", "build"] = "build"
     issuer_ca: str = ""
@@ -99,16 +107,6 @@ class Identity(Grant):
                 "have it, such as https://token.actions.githubusercontent.com or https://gitlab.com"
             )
         return url
-
-    @pydantic.field_validator("audience")
-    @classmethod
-    def _check_audience(cls, audience: str) -> str:
-        if not _AUDIENCE.fullmatch(audience):
-            raise ValueError(
-                "must be 3 to 200 letters, digits and . _ : / -, and start with a letter or digit; "
-                "next: choose a name that only this builder has, such as builder.example.com"
-            )
-        return audience
 
     @pydantic.field_validator("claims")
     @classmethod

@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import re
 from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field, model_validator
 
 from components.settings.model import Model
-from components.settings.values import PublicKeyText, check_word
+from components.settings.values import PublicKeyText, check_word, matching
 
-_FINGERPRINT = re.compile(r"^SHA256:[A-Za-z0-9+/]{43}$")
-_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}$")
+_Name = Annotated[
+    str,
+    matching(
+        "[a-zA-Z0-9][a-zA-Z0-9._@-]{0,63}",
+        "1 to 64 letters, digits, dots, dashes, underscores or @, and start with a letter or digit",
+    ),
+]
+_Fingerprint = Annotated[
+    str,
+    matching(
+        "(SHA256:[A-Za-z0-9+/]{43})?", "as `ssh-keygen -lf` shows it: SHA256: and 43 characters"
+    ),
+]
 
 
 class Grant(Model):
     """Who may log in, under which name and until when: what keys and identities have in common."""
 
-    name: str
+    name: _Name
     """Name in logs and in previews; a key's comment too."""
     until: datetime.date | None = None
     """Last day (UTC) on which it counts; none for always."""
-
-    @pydantic.field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                "must be 1 to 64 letters, digits, dots, dashes, underscores or @, and start with "
-                "a letter or digit"
-            )
-        return name
 
     @property
     def has_expired(self) -> bool:
@@ -80,17 +80,10 @@ class AuthorizedKey(Grant):
 class Revocation(Model):
     """One entry of `revoked`; arguments.RevokedKey describes the fields."""
 
-    fingerprint: str = ""
+    fingerprint: _Fingerprint = ""
     ca: str = ""
     serial: Annotated[int | None, Field(ge=1, lt=2**64)] = None
     id: str = ""
-
-    @pydantic.field_validator("fingerprint")
-    @classmethod
-    def _check_fingerprint(cls, text: str) -> str:
-        if text and not _FINGERPRINT.match(text):
-            raise ValueError("must be as `ssh-keygen -lf` shows it: SHA256: and 43 characters")
-        return text
 
     @pydantic.field_validator("id")
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -31,9 +30,16 @@ from components.settings.values import (
     Port,
     check_host_key,
     check_word,
+    matching,
 )
 
-_HOST_ENTRY_NAME = re.compile(r"^[a-z][a-z0-9-]{0,29}$")
+_HostEntryName = Annotated[
+    str,
+    matching(
+        "[a-z][a-z0-9-]{0,29}",
+        "1 to 30 small letters, digits and dashes, and start with a letter",
+    ),
+]
 
 
 class FleetHost(Model):
@@ -42,7 +48,7 @@ class FleetHost(Model):
     arguments.Host describes the fields.
     """
 
-    name: str
+    name: _HostEntryName
     host: HostUrl
     host_key: HostKeyText = ""
     ssh_host: HostName = ""
@@ -51,15 +57,6 @@ class FleetHost(Model):
     platforms: tuple[Platform, ...] = ()
     labels: dict[str, str] = {}
     weight: Annotated[int, Field(ge=1, le=100)] = 1
-
-    @pydantic.field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if not _HOST_ENTRY_NAME.match(name):
-            raise ValueError(
-                "must be 1 to 30 small letters, digits and dashes, and start with a letter"
-            )
-        return name
 
     @pydantic.field_validator("labels")
     @classmethod

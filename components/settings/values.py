@@ -29,10 +29,8 @@ _IMAGE = re.compile(
     r"(?::[\w][\w.-]{0,127})?"  # tag
     r"(?:@sha256:[0-9a-f]{64})?$"
 )
-_HOST_NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?$")
-_REGISTRY = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$")
-_REPOSITORY = re.compile(r"^[a-z0-9]+(?:[._/-]+[a-z0-9]+)*$")
-_PLATFORM = re.compile(r"^linux/[a-z0-9]+(/v[0-9]+)?$")
+_HOST_NAME = r"[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?"
+_REGISTRY = r"[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?"
 _WORD = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9._@:/+-]{0,127}$")
 _WORD_RULE = "1 to 128 letters, digits and . _ @ : / + -, and start with a letter or digit"
 
@@ -146,6 +144,17 @@ def at_least_space(minimum: Size) -> AfterValidator:
     return AfterValidator(check)
 
 
+def matching(pattern: str, rule: str) -> AfterValidator:
+    """Check that the whole text matches the pattern; the error is `must be` and the rule."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {rule}")
+        return text
+
+    return AfterValidator(check)
+
+
 def _empty_is_no_limit(value: object) -> object:
     return NO_LIMIT if value == "" else value
 
@@ -212,14 +221,8 @@ def _check_host_name(name: str) -> str:
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            if not _HOST_NAME.match(name):
+            if not re.fullmatch(_HOST_NAME, name):
                 raise ValueError("must be a host name or an IP address, without port") from None
-    return name
-
-
-def _check_server_name(name: str) -> str:
-    if name and not _HOST_NAME.match(name):
-        raise ValueError("must be a host name or an IPv4 address, without port")
     return name
 
 
@@ -242,22 +245,17 @@ def _check_network(text: str) -> str:
         ) from None
 
 
-def _check_registry(registry: str) -> str:
-    if not _REGISTRY.match(registry):
-        raise ValueError("must be host or host:port, without scheme and path")
-    return registry
-
-
 def _check_upstream(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not _REGISTRY.match(parts.netloc) or parts.path:
+    usable = parts.scheme in ("http", "https") and re.fullmatch(_REGISTRY, parts.netloc)
+    if not usable or parts.path:
         raise ValueError("must be https://host[:port] or http://host[:port], without path and user")
     return url
 
 
 def _check_collector(url: str) -> str:
     parts = urlsplit(url)
-    usable = parts.scheme in ("http", "https") and _REGISTRY.match(parts.netloc)
+    usable = parts.scheme in ("http", "https") and re.fullmatch(_REGISTRY, parts.netloc)
     if url and (
         not usable or not re.fullmatch(r"(/[\w.~-]+)*", parts.path) or set("?#") & set(url)
     ):
@@ -272,24 +270,6 @@ def _check_credential(text: str) -> str:
     if not text.isprintable() or text != text.strip():
         raise ValueError("must be one line of printable characters, without spaces at its ends")
     return text
-
-
-def _check_repository(name: str) -> str:
-    if name and not _REPOSITORY.match(name):
-        raise ValueError("must be a repository without registry and tag, such as acme/base")
-    return name
-
-
-def _check_platform(platform: str) -> str:
-    if not _PLATFORM.match(platform):
-        raise ValueError("must be a platform as Docker writes it: linux/amd64, linux/arm64")
-    return platform
-
-
-def _check_pattern(pattern: str) -> str:
-    if not re.fullmatch(r"[\w.:/@*?\[\]-]{1,255}", pattern):
-        raise ValueError("must be an image name; * ? and [] match as in a shell, such as acme/*:v?")
-    return pattern
 
 
 def _check_cpus(text: str) -> str:
@@ -343,11 +323,13 @@ HostUrl = Annotated[
 ]
 HostName = Annotated[str, AfterValidator(_check_host_name), MayBeOutput("not-known-yet-{}".format)]
 ServerName = Annotated[
-    str, AfterValidator(_check_server_name), MayBeOutput("not-known-yet-{}".format)
+    str,
+    matching(f"({_HOST_NAME})?", "a host name or an IPv4 address, without port"),
+    MayBeOutput("not-known-yet-{}".format),
 ]
 Address = Annotated[str, AfterValidator(_check_address)]
 Network = Annotated[str, AfterValidator(_check_network)]
-RegistryName = Annotated[str, AfterValidator(_check_registry)]
+RegistryName = Annotated[str, matching(_REGISTRY, "host or host:port, without scheme and path")]
 UpstreamUrl = Annotated[str, AfterValidator(_check_upstream)]
 CollectorUrl = Annotated[str, AfterValidator(_check_collector)]
 UserName = Annotated[str, AfterValidator(_check_credential), MayBeOutput("not-known-yet-{}".format)]
@@ -358,7 +340,24 @@ Token = Annotated[
     MayBeOutput("not-known-yet-{}".format),
     Secret(),
 ]
-Repository = Annotated[str, AfterValidator(_check_repository)]
-Platform = Annotated[str, AfterValidator(_check_platform)]
-ImagePattern = Annotated[str, AfterValidator(_check_pattern)]
+Repository = Annotated[
+    str,
+    matching(
+        "([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)?",
+        "a repository without registry and tag, such as acme/base",
+    ),
+]
+Platform = Annotated[
+    str,
+    matching(
+        "linux/[a-z0-9]+(/v[0-9]+)?", "a platform as Docker writes it: linux/amd64, linux/arm64"
+    ),
+]
+ImagePattern = Annotated[
+    str,
+    matching(
+        r"[\w.:/@*?\[\]-]{1,255}",
+        "an image name; * ? and [] match as in a shell, such as acme/*:v?",
+    ),
+]
 Cpus = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_check_cpus)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from client import assign, builds, ci, fleet, kit, metrics, status
+from client import assign, builds, ci, fleet, glance, kit, metrics
 from client.stack import Stack, StackError
 from components.docker_host import HostError
 
 VERBS = {
     "kit": kit,
     "ci": ci,
-    "status": status,
+    "status": glance,
     "builds": builds,
     "metrics": metrics,
     "fleet": fleet,

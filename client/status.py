@@ -1,22 +1,16 @@
-"""Show a builder at a glance: version, cache, disk, builds, keys and their last use, host keys.
-
-For the admin of the builder: it reads the Docker host, to which clients have no access.
-"""
+"""The status of a builder: what its Docker host, its daemon and the logs of its containers show."""
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import re
 import statistics
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from humanize import naturalsize, naturaltime
+from humanize import naturalsize
 
 from client.explain import Clearing, Explained, explain_last
 from client.forecast import Forecast, Sample, forecast
@@ -214,66 +208,6 @@ class Unread:
     """Why."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this verb."""
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="for machines")
-    form.add_argument("--html", type=Path, metavar="FILE", help="write one page")
-    form.add_argument(
-        "--quiet", action="store_true", help="for cron: one line for each problem, else nothing"
-    )
-    parser.add_argument(
-        "--host", metavar="NAME", help="one of the stack's hosts; without it, all of them"
-    )
-
-
-def run(stack: Stack, options: argparse.Namespace) -> int:
-    """Print or write the status; returns 1 when something needs attention."""
-    if options.host or not stack.settings.get("hosts"):
-        stack = stack.on_host(options.host)
-        try:
-            found: list[Status | Unread] = [
-                gather(stack, stack.resources(), is_explained=bool(options.html))
-            ]
-        except HostError as error:
-            if not options.quiet:
-                raise
-            found = [Unread(stack.alias, [str(error)])]
-    else:
-        found = gather_all(stack, stack.resources(), is_explained=bool(options.html))
-    if options.json:
-        shown = [as_json(status) for status in found]
-        print(json.dumps(shown if stack.settings.get("hosts") else shown[0], indent=2))
-    elif options.html:
-        # Only this form needs the template engine.
-        from client.status_page import page
-
-        options.html.write_text(page(found))
-        print(f"{options.html} shows {', '.join(status.builder for status in found)}")
-    elif options.quiet:
-        print("".join(f"{line}\n" for line in problems(found)), end="")
-    else:
-        print("\n\n".join(map(as_text, found)))
-    return 1 if any(status.notices for status in found) else 0
-
-
-def problems(found: list[Status | Unread]) -> Iterator[str]:
-    """One line for each thing that needs attention."""
-    for status in found:
-        for notice in status.notices:
-            yield f"{status.builder}: {' '.join(notice.split())}"
-
-
-def as_json(status: Status | Unread) -> dict[str, Any]:
-    """The status, with the figures that are computed from it."""
-    if isinstance(status, Unread):
-        return asdict(status)
-    derived = {"running": status.running, "hit_ratio": status.hit_ratio}
-    shown = asdict(replace(status, visits=[], removals=[], explained=[]))
-    del shown["visits"], shown["removals"], shown["explained"]
-    return {**shown, **derived, "median_seconds": status.median_seconds}
-
-
 def gather_all(
     stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool = False
 ) -> list[Status | Unread]:
@@ -456,11 +390,6 @@ def _state(inspected: dict[str, Any]) -> str:
     return f"{state['Status']} ({health})" if health and running else str(state["Status"])
 
 
-def ago(seconds: float) -> str:
-    """How long ago; the clocks of two machines may differ a little."""
-    return naturaltime(max(0.0, seconds))
-
-
 def timestamp(text: str) -> float:
     """Seconds since 1970 of a time of Docker, Pulumi or the gateway, which may have nanoseconds."""
     return datetime.datetime.fromisoformat(text).timestamp()
@@ -569,96 +498,3 @@ def _certificate(stack: Stack, in_daemon: Any) -> str:
         return ""
     end = datetime.datetime.strptime(match[1].strip(), "%b %d %H:%M:%S %Y %Z")
     return f"{end:%Y-%m-%d}"
-
-
-def as_text(status: Status | Unread) -> str:
-    """The status for a terminal."""
-    if isinstance(status, Unread):
-        notices = [f"  look at   {notice}" for notice in status.notices]
-        return "\n".join([f"{status.builder}: cannot be read", *notices])
-    since = datetime.datetime.fromtimestamp(status.up_since, datetime.UTC)
-    up = f"Docker {status.version}, up since {since:%Y-%m-%d %H:%M} UTC"
-    share = f" ({status.cache / status.cache_cap:.0%})" if status.cache_cap else ""
-    rows = [
-        ("cache", f"{naturalsize(status.cache)} of {naturalsize(status.cache_cap)}{share}"),
-        ("images", naturalsize(status.images)),
-        ("store", store_text(status)),
-        ("limits", status.limits),
-        (
-            "disk",
-            f"{naturalsize(status.disk_free)} of {naturalsize(status.disk)} free; "
-            f"{status.disk_forecast.text}",
-        ),
-        ("builds", f"{status.running} now; {builds_text(status)}"),
-        *(("key", f"{key.name:12} {key_text(key, status.asked)}") for key in status.keys),
-        *(
-            ("identity", f"{one.name:12} {identity_text(one, status.asked)}")
-            for one in status.identities
-        ),
-        *(
-            ("now", f"{visit.name} from {visit.address} since {visit.time}")
-            for visit in status.connections
-        ),
-        *(
-            ("refused", f"{visit.name} {visit.fingerprint} from {visit.address} at {visit.time}")
-            for visit in status.refusals
-        ),
-        *(("host key", host_key_text(key)) for key in status.host_keys),
-    ]
-    if status.certificate_until:
-        rows.append(("TLS", f"certificates until {status.certificate_until}"))
-    rows.append(("parts", ", ".join(f"{role} {is_}" for role, is_ in status.containers.items())))
-    rows += [("look at", notice) for notice in status.notices]
-    return "\n".join([f"{status.builder}: {up}", *(f"  {name:9} {text}" for name, text in rows)])
-
-
-def store_text(status: Status) -> str:
-    """The image store, and what is left of another one."""
-    if not status.idle_store:
-        return status.image_store
-    return (
-        f"{status.image_store}; {status.idle_store} is on the disk too, unused; to delete it: "
-        "make free"
-    )
-
-
-def builds_text(status: Status) -> str:
-    """The recent builds, in one line."""
-    if status.hit_ratio is None or status.median_seconds is None:
-        return status.no_history or "none remembered"
-    failed = sum(build.failed for build in status.ended)
-    return (
-        f"of the last {len(status.ended)}: {status.hit_ratio:.0%} of the steps cached, "
-        f"{failed} failed, half took less than {status.median_seconds:.1f} s"
-    )
-
-
-def key_text(key: KeyUse, now: float) -> str:
-    """Use and end of one key."""
-    words = ["certificates"] if key.is_authority else []
-    return ", ".join([*words, *_use(key, now)])
-
-
-def identity_text(identity: IdentityUse, now: float) -> str:
-    """Who issues the tokens, what they must say, use and end of one identity."""
-    claims = [f"{name} {text}" for name, text in identity.claims.items()]
-    return ", ".join([identity.issuer, *claims, *_use(identity, now)])
-
-
-def _use(client: ClientUse, now: float) -> list[str]:
-    words = [] if client.role == "admin" else [f"role {client.role}"]
-    if client.connected:
-        words.append(f"{client.connected} connected")
-    words.append(
-        f"last login {ago(now - timestamp(client.last_login))}"
-        if client.last_login
-        else "no login remembered"
-    )
-    if client.until:
-        words.append(f"until {client.until}")
-    return words
-
-
-def host_key_text(key: HostKeyAge) -> str:
-    """Age and use of one host key."""
-    return f"generation {key.generation}, {key.days} days old{', presented' * key.presented}"

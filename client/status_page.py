@@ -12,7 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from client.explain import Explained, Reason
 from client.history import Build, Day, summary
-from client.status import Status, Unread, ago, store_text, timestamp
+from client.status import Status, Unread, timestamp
+from client.status_text import ago, store_text
 
 _BUILDS = 50
 _DAYS = 14

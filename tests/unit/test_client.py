@@ -12,6 +12,7 @@ from client import kit, status
 from client.buildkit import MESSAGES, BuildKit
 from client.explain import Cause, Explained, Reason, explain_last
 from client.forecast import Forecast
+from client.glance import problems
 from client.history import (
     Build,
     Day,
@@ -25,6 +26,7 @@ from client.history import (
 )
 from client.stack import Stack, StackError
 from client.status_page import page
+from client.status_text import as_text
 from tests.unit.conftest import KEY, OTHER_KEY
 from tests.unit.test_builds import record
 
@@ -121,8 +123,8 @@ def test_a_builder_that_cannot_be_read_does_not_hide_others() -> None:
     assert "<title>team-a-builder-eu1, team-a-builder</title>" in html
     assert "cannot be read" in html
     assert "all well" in html
-    assert status.as_text(unread).startswith("team-a-builder-eu1: cannot be read\n")
-    assert list(status.problems([unread, shown()])) == ["team-a-builder-eu1: no route next: look"]
+    assert as_text(unread).startswith("team-a-builder-eu1: cannot be read\n")
+    assert list(problems([unread, shown()])) == ["team-a-builder-eu1: no route next: look"]
 
 
 def test_a_host_without_a_builder_yet_says_so() -> None:
@@ -290,7 +292,7 @@ def test_identities_are_shown_beside_the_keys() -> None:
     assert (
         "  identity  main         https://ci.example, repository acme/<b>app, role build, "
         "2 connected, last login 2 minutes ago, until 2027-01-31"
-    ) in status.as_text(shows_it)
+    ) in as_text(shows_it)
     html = page([shows_it])
     assert "<code>ci.example, repository acme/&lt;b&gt;app</code>" in html
     assert not re.search(r"https?://", html)
@@ -298,20 +300,20 @@ def test_identities_are_shown_beside_the_keys() -> None:
 
 def test_a_builder_without_builds_and_keys_has_a_page() -> None:
     assert "no builds" in page([shown(cache_cap=0, disk=0)])
-    assert "none remembered" in status.as_text(shown())
+    assert "none remembered" in as_text(shown())
 
 
 def test_data_of_another_image_store_is_shown() -> None:
     left = shown(image_store="containerd", idle_store="overlay2")
     text = "containerd; overlay2 is on the disk too, unused; to delete it: make free"
-    assert f"store     {text}" in status.as_text(left)
+    assert f"store     {text}" in as_text(left)
     assert f"Image store: {text}" in page([left])
     assert "Image store: containerd<" in page([shown()])
 
 
 def test_the_text_shows_the_same_facts() -> None:
     visit = status.Visit("1970-01-12T13:00:00Z", True, "-", "SHA256:y", "192.0.2.7")
-    text = status.as_text(
+    text = as_text(
         shown(builds=[Build(999_000.0, 2.0, 4, 1, True)], refusals=[visit], notices=["mend it"])
     )
     assert "team-a-builder: Docker 29.9.3, up since 1970-01-11 12:46 UTC" in text

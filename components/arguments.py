@@ -2,7 +2,7 @@
 
 The descriptions are those of Pulumi.yaml, which also has the defaults. Annotations stay types here:
 the SDK's analyzer makes the package's schema of them. Lists of objects are inputs, for Pulumi's
-generator for Go lacks the types of plain ones; what may be an Output in them, the settings know.
+generator for Go lacks the types of plain ones. The settings say what may be an Output in them.
 """
 
 from enum import Enum
@@ -171,14 +171,14 @@ class Host(TypedDict, total=False):
     """Name or address that clients use for the gateway. Empty: the host in an ssh:// URL, or
     127.0.0.1 for a local host."""
     ssh_address: str
-    """Address of the host on which the gateway listens. Empty: as of all."""
+    """Address of the host on which the gateway listens. Empty: the sshAddress of all hosts."""
     ssh_port: int
-    """Port of the host on which the gateway listens. Left out: as of all."""
+    """Port of the host on which the gateway listens. Left out: the sshPort of all hosts."""
     platforms: list[str]
     """Platforms that the host builds for, such as linux/arm64. The host must have them or emulate
     them. Empty: its own architecture."""
     labels: dict[str, str]
-    """What projects choose hosts by."""
+    """Labels by which projects choose a host."""
     weight: int
     """Its share of the projects, 1 to 100, against the other hosts' weights."""
 
@@ -312,12 +312,12 @@ class FleetArgs(SharedArgs, total=False):
 
 
 class FleetBuilder(TypedDict):
-    """What a client needs to reach one builder of a fleet, and what it is chosen by."""
+    """One builder of a fleet: how clients reach it, and by what they choose it."""
 
     name: str
     """Of its host, in `hosts`."""
     labels: dict[str, str]
-    """What projects choose hosts by."""
+    """Labels by which projects choose a host."""
     weight: int
     """Its share of the projects, against the other hosts' weights."""
     platforms: list[str]

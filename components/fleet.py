@@ -28,7 +28,7 @@ class Fleet(pulumi.ComponentResource):
     """
 
     builders: pulumi.Output[list[FleetBuilder]]
-    """Each builder: what a client needs to reach it, and what it is chosen by."""
+    """Each builder: how clients reach it, and by what they choose it."""
     buildx_create: pulumi.Output[str]
     """Lines for a shell that make one multi-platform buildx builder with a node on each host."""
     ssh_config: pulumi.Output[str]

@@ -6,6 +6,7 @@ import datetime
 import json
 import re
 import statistics
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -435,7 +436,7 @@ def _clients(
     return keys, identities
 
 
-def _stores(daemon: dict[str, Any], in_daemon: Any) -> tuple[str, str]:
+def _stores(daemon: dict[str, Any], in_daemon: Callable[..., str]) -> tuple[str, str]:
     """The image store in use, and the one that a change of `imageStore` left on the disk."""
     variables = dict(entry.split("=", 1) for entry in daemon["Config"]["Env"])
     # Daemons of earlier releases, which knew overlay2 only, have no such variable.
@@ -445,7 +446,7 @@ def _stores(daemon: dict[str, Any], in_daemon: Any) -> tuple[str, str]:
     return store, aside.removeprefix("buildkit.").replace("*", "")
 
 
-def _limits(stack: Stack, in_daemon: Any, notices: list[str]) -> str:
+def _limits(stack: Stack, in_daemon: Callable[..., str], notices: list[str]) -> str:
     """Whether limits of single containers work; a notice where they could and do not."""
     driver, _, version = (
         in_daemon("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}}")
@@ -489,7 +490,7 @@ def _trace_problem(stack: Stack, host: HostDocker, alias: str) -> str:
     )
 
 
-def _certificate(stack: Stack, in_daemon: Any) -> str:
+def _certificate(stack: Stack, in_daemon: Callable[..., str]) -> str:
     if stack.settings.get("transport") != "tls":
         return ""
     text = in_daemon("openssl", "x509", "-enddate", "-noout", "-in", "/certs/server/cert.pem")

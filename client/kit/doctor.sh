@@ -43,15 +43,13 @@ as_json() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | tr -d '\001-\03
 
 # This machine -------------------------------------------------------------------------------------
 
-# Sets has_docker and what look_at_buildkit sets.
+# Sets what look_at_buildkit sets.
 check_docker() {
-	has_docker=
 	buildx_version=
 	if ! has docker; then
 		report error docker 'docker is not installed here' 'install the docker CLI with buildx; no daemon is needed'
 		return
 	fi
-	has_docker=1
 	look_at_buildkit
 	if at_least "$docker_version" 19 3; then
 		report ok docker "docker CLI $docker_version"
@@ -147,7 +145,7 @@ others_may_use() {
 # Where docker builds ------------------------------------------------------------------------------
 
 check_context() {
-	[ -n "$has_docker" ] || return
+	has docker || return
 	context_url=$(docker_here context inspect "$name" --format '{{.Endpoints.docker.Host}}' 2>/dev/null)
 	used_context=$(current_context)
 	if [ -z "$context_url" ]; then
@@ -229,7 +227,7 @@ check_server() {
 		;;
 	esac
 	report ok daemon "answers, $(printf '%s' "$answer" | tr -d '\r' | sed -n 's/^Server: //p')"
-	[ -z "$has_docker" ] || check_daemon
+	! has docker || check_daemon
 }
 
 # Reports how far ssh came, by its exit code and errors; fails if it did not log in.

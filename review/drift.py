@@ -18,6 +18,7 @@ from components.layout import (
     ACCESS_DIRECTORY,
     DAEMON_CONFIG,
     DAEMON_USER,
+    GATEWAY_LIBRARY,
     GATEWAY_USER,
     OWNER_LABEL,
     TOKEN_USER,
@@ -29,7 +30,6 @@ from review.state import BuilderState, Managed
 
 _MIB = 1024 * 1024
 _SSHD_CONFIG = "/config/sshd/sshd_config"
-_LIBRARY = "/usr/local/lib/gateway"
 _HOST_KEY = "/config/ssh_host_keys/ssh_host_ed25519_key"
 
 # What `docker update` changes: by input, its name in HostConfig and its value there. Without
@@ -214,7 +214,8 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
 
     def options(user: str, file: str, stdin: bytes = b"") -> dict[str, str]:
         connection = f"user={user},host=client.example,addr=192.0.2.1,laddr=192.0.2.2,lport=2222"
-        test = ("/usr/sbin/sshd.pam", "-T", "-C", connection, "-h", f"{_LIBRARY}/host_key", "-f")
+        host_key = f"{GATEWAY_LIBRARY}/host_key"
+        test = ("/usr/sbin/sshd.pam", "-T", "-C", connection, "-h", host_key, "-f")
         found: dict[str, str] = {}
         lines = host.output(*as_root, *test, file, stdin=stdin).splitlines()
         for keyword, _, value in sorted(line.partition(" ") for line in lines):
@@ -226,7 +227,7 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
     differing: set[str] = set()
     with_tokens = f"TOKEN_USER={TOKEN_USER}" in (gateway.inputs.get("envs") or [])
     for user in [GATEWAY_USER, *([TOKEN_USER] if with_tokens else [])]:
-        wanted = options(user, "/dev/stdin", _upload(gateway, f"{_LIBRARY}/sshd_config"))
+        wanted = options(user, "/dev/stdin", _upload(gateway, f"{GATEWAY_LIBRARY}/sshd_config"))
         found = options(user, _SSHD_CONFIG)
         for option in sorted({*wanted, *found}):
             if option not in differing and wanted.get(option) != found.get(option):
@@ -239,7 +240,7 @@ def _sshd(host: HostReader, gateway: Managed, replace: tuple[str, ...]) -> Itera
     # It is in a tmpfs, where docker cp sees nothing.
     script = f"[ ! -e {_HOST_KEY} ] || cat {_HOST_KEY}"
     there = host.output(*as_root, "sh", "-c", script).encode()
-    meant = _upload(gateway, f"{_LIBRARY}/host_key")
+    meant = _upload(gateway, f"{GATEWAY_LIBRARY}/host_key")
     if there != meant:
         what = f"sshd's host key is {_hash(there)}, expected {_hash(meant)}"
         yield Drift(gateway.name, what, replace=replace)

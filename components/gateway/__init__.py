@@ -13,6 +13,7 @@ from components.gateway.host_key import HostKey
 from components.host_facts import HostFacts, while_unknown_keep
 from components.layout import (
     ACCESS_DIRECTORY,
+    GATEWAY_LIBRARY,
     GATEWAY_USER,
     IDENTITIES_DIRECTORY,
     TOKEN_USER,
@@ -25,7 +26,6 @@ from components.transport import Transport
 _FILES = Path(__file__).parent
 # with-contenv gives the service the container's environment.
 _MONITOR_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/session-monitor watch\n"
-_LIBRARY = "/usr/local/lib/gateway"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
 # A session needs some 2 MB, and hundreds must fit at once.
@@ -50,9 +50,9 @@ def sshd_config(transport: Transport, *, tokens: bool = False) -> str:
         user=GATEWAY_USER,
         users=" ".join([GATEWAY_USER, *([TOKEN_USER] if tokens else [])]),
         token_user=TOKEN_USER,
-        any_key_command=f"{_LIBRARY}/any-key",
-        enrol_command=f"{_LIBRARY}/enrol {VERIFIER_SOCKET}",
-        dial_command=f"exec sh {_LIBRARY}/dial {transport.dial}",
+        any_key_command=f"{GATEWAY_LIBRARY}/any-key",
+        enrol_command=f"{GATEWAY_LIBRARY}/enrol {VERIFIER_SOCKET}",
+        dial_command=f"exec sh {GATEWAY_LIBRARY}/dial {transport.dial}",
         authorized_keys=" ".join(f"{folder}/authorized_keys" for folder in keys),
         revoked_keys=f"{ACCESS_DIRECTORY}/revoked_keys",
         socket_forwarding="local" if sockets else "no",
@@ -75,8 +75,8 @@ class _Tokens:
         return cls(
             [mount(identities, IDENTITIES_DIRECTORY, read_only=True)],
             [
-                upload(f"{_LIBRARY}/any-key", (_FILES / "any_key.sh").read_text(), "0755"),
-                upload(f"{_LIBRARY}/enrol", (_FILES / "enrol.sh").read_text()),
+                upload(f"{GATEWAY_LIBRARY}/any-key", (_FILES / "any_key.sh").read_text(), "0755"),
+                upload(f"{GATEWAY_LIBRARY}/enrol", (_FILES / "enrol.sh").read_text()),
             ],
             [f"TOKEN_USER={TOKEN_USER}", f"VERIFIER_SOCKET={VERIFIER_SOCKET}"],
         )
@@ -111,7 +111,7 @@ def declare_gateway(
     return scope.having(transforms=while_unknown_keep(facts, "sysctls").transforms).service(
         "gateway",
         image=image,
-        health=["bash", f"{_LIBRARY}/health"],
+        health=["bash", f"{GATEWAY_LIBRARY}/health"],
         stop_seconds=_STOP_SECONDS,
         envs=[f"USER_NAME={GATEWAY_USER}", "PUID=1000", "PGID=1000", *tokens.envs],
         ports=[
@@ -128,8 +128,8 @@ def declare_gateway(
         ],
         uploads=[
             upload("/custom-cont-init.d/gateway", (_FILES / "init.sh").read_text()),
-            upload(f"{_LIBRARY}/health", (_FILES / "health.sh").read_text()),
-            upload(f"{_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
+            upload(f"{GATEWAY_LIBRARY}/health", (_FILES / "health.sh").read_text()),
+            upload(f"{GATEWAY_LIBRARY}/dial", (_FILES / "dial.sh").read_text()),
             upload(
                 "/usr/local/bin/session-monitor",
                 (_FILES / "session_monitor.sh").read_text(),
@@ -137,10 +137,10 @@ def declare_gateway(
             ),
             upload("/custom-services.d/session-monitor", _MONITOR_SERVICE),
             upload(
-                f"{_LIBRARY}/sshd_config",
+                f"{GATEWAY_LIBRARY}/sshd_config",
                 sshd_config(transport, tokens=identities is not None),
             ),
-            upload(f"{_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
+            upload(f"{GATEWAY_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             *tokens.uploads,
         ],
         **on_network(transport.gateway_network),

@@ -1,8 +1,8 @@
 """Hides the names of builds in answers of the daemon.
 
-A key of role `build` may read the history and the log of each build whose name it knows, which is
-random: BuildKit calls it Ref. With containerd's image store the daemon tells it to everybody who
-looks at the image that was built: as {"Ref":"NAME"} in `image inspect` and in lists of images, and
+BuildKit gives each build a random name, its Ref. A key of role `build` that knows the name may read
+the history and the log of the build. With containerd's image store the daemon shows the name to
+everybody who looks at the image: as {"Ref":"NAME"} in `image inspect` and in lists of images, and
 as the label moby/build.ref.NAME of the image's content.
 """
 

@@ -187,7 +187,7 @@ _RULES = {
         },
         options=(3, 1),
     ),
-    # Ref, the name of a build: random, and hidden where the daemon tells it (names.py).
+    # Ref, the random name of a build; names.py hides it in the daemon's answers.
     _CONTROL + "ListenBuildHistory": _Rules({}, required=(2,)),
 }
 

@@ -43,7 +43,7 @@ class Verifier:
         self._connections = asyncio.Semaphore(_MOST_CONNECTIONS)
 
     def read_rules(self) -> None:
-        """Read the rules if their file has changed, and forget what they do not allow any more."""
+        """Read the rules if their file has changed, and forget keys that they no longer allow."""
         text = self._file.read_text()
         if text != self._text:
             self._rules = Rule.read(text)
@@ -62,7 +62,7 @@ class Verifier:
             self._enrolled.write(self._rules)
 
     async def refresh(self) -> None:
-        """Ask all issuers whose keys are old."""
+        """Read the keys of all issuers whose keys are old."""
         await asyncio.gather(*(issuer.refresh() for issuer in self._issuers.values()))
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

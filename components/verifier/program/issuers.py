@@ -13,17 +13,17 @@ from typing import Any
 from .openssl import ALGORITHMS, Key, UnusableKey
 
 REFRESH_SECONDS = 300
-"""How often all keys are asked for anew, so that withdrawn keys do not count any more."""
+"""How often the keys are read again, so that a withdrawn key is no longer accepted."""
 LAST_KNOWN_SECONDS = 24 * 3600
-"""How long the last known keys count while the issuer does not answer."""
+"""How long the last known keys are accepted while the issuer does not answer."""
 _UNKNOWN_KEY_SECONDS = 10
-"""Least time between two questions when a token has an unknown key, or no key counts."""
+"""Least time between two reads when a token has an unknown key, or no key is accepted."""
 _ANSWER_SECONDS = 10
 _MOST_BYTES = 1024 * 1024
 
 
 class Away(Exception):
-    """An issuer that gives no usable keys."""
+    """The issuer has no usable keys; the text says why."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -32,7 +32,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class Issuer:
-    """One issuer and the keys that it had when it answered last."""
+    """One issuer, and its keys when they were last read."""
 
     def __init__(self, url: str, ca: str, log: Callable[[str], None]) -> None:
         self.url = url
@@ -45,13 +45,13 @@ class Issuer:
 
     @property
     def problem(self) -> str:
-        """Why no key of this issuer counts; empty if keys count."""
+        """Why no key of this issuer is accepted; empty if its keys are."""
         if time.monotonic() - self._answered <= LAST_KNOWN_SECONDS:
             return ""
         return f"{self.url}: {self._problem}"
 
     async def key(self, identity: str) -> Key | None:
-        """The key with this `kid`; asks the issuer if it may be new. Raises Away."""
+        """The key with this `kid`; an unknown one may be new, so the keys are read. Raises Away."""
         if identity not in self._keys:
             await self.refresh(_UNKNOWN_KEY_SECONDS)
         if self.problem:
@@ -59,9 +59,9 @@ class Issuer:
         return self._keys.get(identity)
 
     async def refresh(self, least_seconds: float | None = None) -> None:
-        """Ask for the keys, unless that was done in the last `least_seconds` seconds.
+        """Read the keys, unless they were read in the last `least_seconds` seconds.
 
-        Without `least_seconds`, keys that count are asked for anew after REFRESH_SECONDS.
+        The default is REFRESH_SECONDS while the issuer's keys are accepted.
         """
         if least_seconds is None:
             least_seconds = _UNKNOWN_KEY_SECONDS if self.problem else REFRESH_SECONDS
@@ -75,7 +75,7 @@ class Issuer:
                     self._log(f"issuer {self.url}: {len(self._keys)} keys")
                 self._problem = ""
             except Exception as wrong:
-                # Whatever an issuer answers, it must not stop the verifier for the others.
+                # No answer of one issuer may stop the verifier for the others.
                 problem = " ".join(str(wrong).split()) or type(wrong).__name__
                 if problem != self._problem:
                     self._log(f"issuer {self.url} gives no keys: {problem}")

@@ -23,7 +23,7 @@ _TOKEN = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}")
 
 
 class Refused(Exception):
-    """A token that lets nobody in; the text never contains any of it.
+    """The token is not accepted; the text never contains any part of it.
 
     `job` is for the log, and is empty before the token is verified.
     """
@@ -64,7 +64,7 @@ async def check(
     if not _TOKEN.fullmatch(token):
         raise Refused("this is not a token")
     header_part, payload_part, signature_part = token.split(b".")
-    # Nothing of these is believed before the signature is verified with a key of the issuer.
+    # No part of these is trusted before the signature is verified with a key of the issuer.
     header, payload = _object(header_part), _object(payload_part)
     _decoded(signature_part)
     if header.get("alg") not in ALGORITHMS or {"crit", "b64"} & {*header}:
@@ -117,7 +117,7 @@ async def check(
 
 
 def _decoded(part: bytes) -> bytes:
-    """Strictly: PyJWT also accepts other forms of the same bytes. Raises Refused."""
+    """The content of a part, in its one correct form; PyJWT accepts others. Raises Refused."""
     try:
         content = base64url_decode(part)
     except ValueError as wrong:

@@ -7,6 +7,7 @@ import io
 import re
 import tarfile
 import time
+from contextlib import suppress
 from typing import Any
 
 import docker.errors
@@ -156,12 +157,10 @@ class Container(Kind):
 
     def delete(self, identifier: str, state: Properties) -> None:
         client = self._engine.client
-        try:
+        with suppress(docker.errors.NotFound):
             if not state.get("attach"):
                 client.stop(identifier, timeout=int(state.get("destroyGraceSeconds") or 0))
             client.remove_container(identifier, v=True, force=True)
-        except docker.errors.NotFound:
-            return
 
 
 def _config(inputs: Properties) -> dict[str, Any]:

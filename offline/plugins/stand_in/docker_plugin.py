@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 import docker.errors
@@ -62,10 +63,8 @@ class Network(Kind):
         }
 
     def delete(self, identifier: str, state: Properties) -> None:
-        try:
+        with suppress(docker.errors.NotFound):
             self._engine.client.remove_network(identifier)
-        except docker.errors.NotFound:
-            return
 
 
 class Volume(Kind):
@@ -102,10 +101,8 @@ class Volume(Kind):
         return {**state, "driver": found["Driver"], "mountpoint": found["Mountpoint"]}
 
     def delete(self, identifier: str, state: Properties) -> None:
-        try:
+        with suppress(docker.errors.NotFound):
             self._engine.client.remove_volume(identifier, force=True)
-        except docker.errors.NotFound:
-            return
 
 
 class RemoteImage(Kind):
@@ -151,12 +148,9 @@ class RemoteImage(Kind):
         return {**state, **inputs}
 
     def delete(self, identifier: str, state: Properties) -> None:
-        if state.get("keepLocally"):
-            return
-        try:
-            self._engine.client.remove_image(state["imageId"])
-        except docker.errors.ImageNotFound:
-            return
+        if not state.get("keepLocally"):
+            with suppress(docker.errors.ImageNotFound):
+                self._engine.client.remove_image(state["imageId"])
 
 
 def _configure(engine: Engine, settings: Properties) -> None:

@@ -131,15 +131,12 @@ def table(builds: list[Build]) -> str:
 
 def waterfall(details: Details) -> str:
     """A build's steps in the order in which they started, each with a bar from start to end."""
-    steps = details.ran
     first = details.record.started
-    last = details.record.completed or first
-    scale = _BAR / max(last - first, 0.001)
+    scale = _BAR / max((details.record.completed or first) - first, 0.001)
     lines = [headline(details)]
     width = max(shutil.get_terminal_size((120, 24)).columns - _BAR - 36, 30)
-    for step in steps:
-        start = (step.started or first) - first
-        length = max((step.completed or last) - first - start, 0)
+    for step in details.ran:
+        start, length = details.times(step)
         bar = " " * min(int(start * scale), _BAR - 1)
         bar += ("·" if step.cached else "█") * max(1, round(length * scale))
         result = "failed" if step.failed else "cached" if step.cached else ""

@@ -311,6 +311,13 @@ class Details:
         started = [step for step in self.steps if step.started is not None]
         return sorted(started, key=lambda step: (step.started or 0, step.completed or 0))
 
+    def times(self, step: Step) -> tuple[float, float]:
+        """When the step started after the build did, and how long it took, in seconds."""
+        first = self.record.started
+        start = max(0.0, (step.started or first) - first)
+        end = (step.completed or self.record.completed or first) - first
+        return start, max(0.0, end - start)
+
     def label(self, step: Step) -> str:
         """Its name, with the instruction as in the Dockerfile; no values of build arguments."""
         definition = self.definitions.get(step.digest)

@@ -176,13 +176,11 @@ def _waterfall(explained: Explained, now: float) -> Waterfall:
     reasons: dict[str, list[Reason]] = {}
     for reason in explained.reasons:
         reasons.setdefault(reason.step, []).append(reason)
-    last = record.completed or record.started
-    scale = 100 / max(last - record.started, 0.001)
+    scale = 100 / max((record.completed or record.started) - record.started, 0.001)
     rows = []
     for step in details.ran:
         label = details.label(step)
-        start = max(0.0, (step.started or record.started) - record.started)
-        length = max(0.0, (step.completed or last) - record.started - start)
+        start, length = details.times(step)
         left = min(start * scale, 99.0)
         kind = "failed" if step.failed else "cached" if step.cached else "ran"
         is_own = not step.is_instruction and not step.failed

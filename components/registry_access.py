@@ -16,16 +16,12 @@ from components.scope import upload
 
 @dataclass(frozen=True)
 class RegistryAccess:
-    """The registry's addresses, and the certificates of a client. Only the key is a secret."""
+    """The parts of arguments.RegistryClient, which describes them; only the key is a secret."""
 
     store: pulumi.Output[str]
-    """host:port of the store, with which image names begin."""
     mirror: pulumi.Output[str]
-    """host:port of the mirror of Docker Hub."""
     mirrored: pulumi.Output[dict[str, str]]
-    """host:port of each mirror of another registry, by that registry's name."""
     ca: pulumi.Output[str]
-    """The CA's certificate; this and the next two are in PEM."""
     certificate: pulumi.Output[str]
     key: pulumi.Output[str]
 

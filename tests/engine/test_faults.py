@@ -189,6 +189,16 @@ def test_a_power_cut_leaves_only_the_disk(
     )
 
 
+def mend(builder: Builder) -> None:
+    """What `make up` does before each update."""
+    script = (
+        "ROOT=$PWD STATE=$1 STACK=$2; . scripts/terminal.sh; . scripts/stack.sh; "
+        "stack_config=$1/config.yaml; . scripts/interruption.sh; repair_interruption"
+    )
+    words = ("bash", "-euc", script, "mend", str(builder.folder), builder.stack)
+    passed(run(*words, env=builder.env, cwd=ROOT))
+
+
 def test_pulumi_up_is_killed_and_run_again(new_builder: NewBuilder) -> None:
     """scripts/interruption.sh repairs this; `make up` runs it before each update."""
     builder = new_builder()
@@ -220,23 +230,12 @@ def test_pulumi_up_is_killed_and_run_again(new_builder: NewBuilder) -> None:
         time.sleep(random.uniform(1, 8))
         os.killpg(up.pid, signal.SIGKILL)
         up.wait()
-        mend = (
-            "ROOT=$PWD STATE=$1 STACK=$2; . scripts/terminal.sh; . scripts/stack.sh; "
-            "stack_config=$1/config.yaml; . scripts/interruption.sh; repair_interruption"
-        )
-        passed(
-            run(
-                "bash",
-                "-euc",
-                mend,
-                "mend",
-                str(builder.folder),
-                builder.stack,
-                env=builder.env,
-                cwd=ROOT,
-            )
-        )
-        builder.up()
+        try:
+            mend(builder)
+            builder.up()
+        finally:
+            # Plugins have process groups of their own, and end some time after their engine.
+            run("pkill", "-KILL", "--session", str(up.pid))
         assert "200 OK" in builder.ping().stdout
     record("pulumi up killed at a random moment", 2 * TRIALS, recovered=2 * TRIALS)
 

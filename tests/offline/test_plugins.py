@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.engine.conftest import BASE_IMAGE, ROOT, Result, passed, run
@@ -14,11 +18,17 @@ from tests.engine.conftest import BASE_IMAGE, ROOT, Result, passed, run
 PREAMBLE = "import pulumi, pulumi_docker as docker, pulumi_command as command\n"
 
 
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the stand-ins."""
+    folder = tmp_path_factory.mktemp("plugins")
+    passed(run(str(ROOT / "offline" / "plugins" / "install"), str(folder)))
+    return folder
+
+
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Callable[[str], Result]]:
+def up(tmp_path: Path, plugins: Path) -> Iterator[Callable[[str], Result]]:
     """Run `pulumi up` for a program's text on the stand-ins; destroy the stack afterwards."""
-    plugins = tmp_path / "bin"
-    passed(run(str(ROOT / "offline" / "plugins" / "install"), str(plugins)))
     (tmp_path / "backend").mkdir()
     (tmp_path / "Pulumi.yaml").write_text("name: plugins\nruntime: python\n")
     env = {
@@ -38,6 +48,28 @@ def up(tmp_path: Path) -> Iterator[Callable[[str], Result]]:
 
     yield up
     passed(pulumi("destroy", "--yes", "--skip-preview"))
+
+
+def test_a_plugin_ends_after_its_engine_has_gone(plugins: Path) -> None:
+    """Like official ones: an engine that is killed cannot end its plugins."""
+    engine = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{engine.add_insecure_port('127.0.0.1:0')}"
+    engine.start()
+    with ExitStack() as stack:
+        stack.callback(engine.stop, None)
+        started = []
+        for name in ("docker", "command"):
+            plugin = [str(plugins / f"pulumi-resource-{name}"), address]
+            started.append(stack.enter_context(subprocess.Popen(plugin, stdout=subprocess.PIPE)))
+            stack.callback(started[-1].kill)
+        for process in started:
+            assert process.stdout is not None
+            assert int(process.stdout.readline()) > 0
+        with pytest.raises(subprocess.TimeoutExpired):
+            started[0].wait(5)
+        assert started[1].poll() is None
+        engine.stop(None)
+        assert [process.wait(30) for process in started] == [0, 0]
 
 
 def test_an_uncovered_type_is_refused_by_name(up: Callable[..., Result]) -> None:

@@ -28,6 +28,8 @@ Properties = dict[str, Any]
 
 _MESSAGE_BYTES = 400 * 1024 * 1024
 _DIFF_NONE, _DIFF_SOME = 1, 2
+# How often a plugin looks whether its engine is there; official ones do it every five minutes.
+_SECONDS_BETWEEN_CHECKS = 2
 # The defaults that the official plugin fills in inside ports, healthchecks and uploads.
 _NESTED_DEFAULTS: tuple[Any, ...] = (None, [], {}, "", False, "0s", "tcp", "0.0.0.0")
 _T = TypeVar("_T")
@@ -314,8 +316,22 @@ async def _for_people(call: Awaitable[_T], context: Any) -> _T:
         raise
 
 
+async def _engine_is_gone(address: str) -> None:
+    """Return when the engine no longer answers, as rpcutil.Healthcheck of Pulumi's SDK sees it."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        while True:
+            await asyncio.sleep(_SECONDS_BETWEEN_CHECKS)
+            try:
+                await check(b"")
+            except grpc.aio.AioRpcError as error:
+                # Only an engine that is there can say that it has no such service.
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    return
+
+
 def serve(plugin: StandIn) -> None:
-    """Serve until the engine ends this process. Standard output has only the port."""
+    """Serve until the engine ends this process or is gone. Standard output has only the port."""
     parser = argparse.ArgumentParser(description="stand-in Pulumi plugin; the engine starts it")
     parser.add_argument("engine", help="address of the engine")
     arguments, _ = parser.parse_known_args()
@@ -339,6 +355,8 @@ def serve(plugin: StandIn) -> None:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         print(port, flush=True)
-        await server.wait_for_termination()
+        await _engine_is_gone(arguments.engine)
+        # asyncio.run then waits for the threads, so what the engine had begun ends first.
+        await server.stop(grace=None)
 
     asyncio.run(run())

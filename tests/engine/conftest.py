@@ -127,6 +127,12 @@ def run_in_image(image: str, *command: str, options: Sequence[str] = ()) -> Resu
     return run("docker", "run", "--rm", "--network", "none", *options, image, *command)
 
 
+def run_inside(container: str, *command: str, user: str = "", **options: Any) -> Result:
+    """Run a command in a running container, as the container's user or as another one."""
+    as_user = ("--user", user) if user else ()
+    return run("docker", "exec", *as_user, container, *command, **options)
+
+
 def take_from_image(image: str, target: Path, *places: str) -> Path:
     """Copy the first of these files that exists in the image; return the target."""
     container = passed(run("docker", "create", image)).strip()
@@ -333,12 +339,15 @@ class Builder:
         container = self.container(role)
         form = ("--format", "{{json .Config.Healthcheck.Test}}")
         check = json.loads(passed(run("docker", "inspect", *form, container)))
-        return run("docker", "exec", container, *check[1:])
+        return run_inside(container, *check[1:])
 
-    def in_daemon(self, *words: str, **options: Any) -> Result:
+    def inside(self, role: str, *command: str, **options: Any) -> Result:
+        """Run a command in one of the builder's containers."""
+        return run_inside(self.container(role), *command, **options)
+
+    def in_daemon(self, *command: str) -> Result:
         """Run a command in the daemon's container as the daemon's user."""
-        user = ("docker", "exec", "--user", "1000:1000", self.container("daemon"))
-        return run(*user, *words, **options)
+        return self.inside("daemon", *command, user="1000:1000")
 
     def ssh(self, *arguments: str, key: str = "ada", **options: Any) -> Result:
         """Run ssh to the gateway with the exported configuration and its own connection."""
@@ -400,8 +409,7 @@ class Builder:
 
     def who(self) -> str:
         """The connected clients, as the gateway lists them."""
-        output = passed(run("docker", "exec", self.container("gateway"), "session-monitor", "who"))
-        return output.split("lately")[0]
+        return passed(self.inside("gateway", "session-monitor", "who")).split("lately")[0]
 
     def audit(self) -> list[str]:
         """The lines of the gateway's log about logins, refusals and closings."""

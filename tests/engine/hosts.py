@@ -17,6 +17,7 @@ from tests.engine.conftest import (
     make_key,
     passed,
     run,
+    run_inside,
     take_from_image,
     until,
 )
@@ -42,7 +43,7 @@ class Host:
 
     def shell(self, script: str) -> Result:
         """Run a shell script on the host as root."""
-        return run("docker", "exec", self.container, "sh", "-c", script)
+        return run_inside(self.container, "sh", "-c", script)
 
     def log(self) -> str:
         """The log of the host's sshd."""

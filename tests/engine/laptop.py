@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.engine.conftest import DAEMON_IMAGE, Builder, Result, passed, run
+from tests.engine.conftest import DAEMON_IMAGE, Builder, Result, passed, run, run_inside
 
 _HOME = "/home/rootless"
 _COMMAND = f"{_HOME}/.builder/builder"
@@ -65,7 +65,7 @@ class Laptop:
 
     def as_root(self, script: str) -> str:
         """Run a shell script as root; return its output."""
-        return passed(run("docker", "exec", "--user", "0", self.name, "sh", "-c", script))
+        return passed(run_inside(self.name, "sh", "-c", script, user="0"))
 
     def builder(self, *words: str, before: str = "") -> Result:
         """Run the installed command; `before` is shell code that runs first, such as a variable."""

@@ -53,7 +53,7 @@ def builder(deployed: Deployed) -> Builder:
 
 
 def in_gateway(builder: Builder, script: str) -> None:
-    passed(run("docker", "exec", builder.container("gateway"), "sh", "-euc", script))
+    passed(builder.inside("gateway", "sh", "-euc", script))
 
 
 def on_access_volume(builder: Builder, script: str) -> None:

@@ -28,6 +28,7 @@ from tests.engine.conftest import (
     derived_image,
     passed,
     run,
+    run_inside,
 )
 from tests.engine.figures import LONG
 
@@ -363,7 +364,7 @@ def test_the_gateway_gets_no_answer_from_outside(builders: dict[str, Builder]) -
 def status(container: str, pattern: str) -> dict[str, str]:
     """Capabilities of the first process of the container whose command line has the pattern."""
     script = f"cat /proc/$(pgrep -o -f '{pattern}')/status"
-    lines = passed(run("docker", "exec", "--user", "0", container, "sh", "-c", script)).splitlines()
+    lines = passed(run_inside(container, "sh", "-c", script, user="0")).splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 

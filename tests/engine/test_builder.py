@@ -67,14 +67,7 @@ def test_no_tcp_port_is_open_but_sshd(builder: Builder) -> None:
         role: {
             int(line.split()[1].rsplit(":", 1)[1], 16)
             for line in passed(
-                run(
-                    "docker",
-                    "exec",
-                    builder.container(role),
-                    "cat",
-                    "/proc/1/net/tcp",
-                    "/proc/1/net/tcp6",
-                )
+                builder.inside(role, "cat", "/proc/1/net/tcp", "/proc/1/net/tcp6")
             ).splitlines()
             if line.split()[3] == "0A" and not line.split()[1].startswith("0B00007F")
         }
@@ -90,11 +83,7 @@ def test_the_health_checks_pass(builder: Builder) -> None:
 
 def test_no_secret_is_in_state_or_output(builder: Builder) -> None:
     output = builder.up()
-    private = passed(
-        run(
-            "docker", "exec", builder.container("gateway"), "cat", "/usr/local/lib/gateway/host_key"
-        )
-    )
+    private = passed(builder.inside("gateway", "cat", "/usr/local/lib/gateway/host_key"))
     line = private.splitlines()[1]
     assert len(line) > 60
     for text in (
@@ -117,17 +106,8 @@ def test_the_gateway_comes_back_with_its_host_key_and_keys(builder: Builder) -> 
 
 
 def test_the_init_script_can_run_twice(builder: Builder) -> None:
-    passed(
-        run(
-            "docker",
-            "exec",
-            "--env",
-            "USER_NAME=builder",
-            builder.container("gateway"),
-            "bash",
-            "/custom-cont-init.d/gateway",
-        )
-    )
+    script = ("bash", "/custom-cont-init.d/gateway")
+    passed(builder.inside("gateway", "env", "USER_NAME=builder", *script))
     assert "200 OK" in builder.ping().stdout
 
 
@@ -191,16 +171,14 @@ def test_the_gateway_stops_by_itself_and_starts_again(builder: Builder) -> None:
 def test_a_gateway_whose_session_monitor_does_not_work_is_unhealthy(
     builder: Builder, broken: str, mended: str
 ) -> None:
-    gateway = builder.container("gateway")
-    in_gateway = ("docker", "exec", gateway, "sh", "-c")
     assert until(lambda: builder.health("gateway").returncode == 0, 30)
-    passed(run(*in_gateway, broken))
+    passed(builder.inside("gateway", "sh", "-c", broken))
     try:
         unhealthy = builder.health("gateway")
         assert unhealthy.returncode == 1
         assert "the session monitor did not see this login" in unhealthy.stdout
     finally:
-        passed(run(*in_gateway, mended))
+        passed(builder.inside("gateway", "sh", "-c", mended))
     assert until(lambda: builder.health("gateway").returncode == 0, 30)
 
 

@@ -293,5 +293,5 @@ def test_a_cache_larger_than_its_disk_is_refused_before_the_daemon_starts(
 
 
 def free_mib(builder: Builder) -> int:
-    shown = passed(run("docker", "exec", builder.container("janitor"), "df", "-Pm", "/data"))
+    shown = passed(builder.inside("janitor", "df", "-Pm", "/data"))
     return int(shown.splitlines()[1].split()[3])

@@ -158,7 +158,7 @@ def test_env_is_for_tools_that_know_no_context(builder: Builder, laptop: Laptop)
 def test_a_dropped_connection_is_restored(builder: Builder, laptop: Laptop) -> None:
     passed(laptop.builder("on"))
     before = logins(builder)
-    passed(run("docker", "exec", builder.container("gateway"), "pkill", "-f", "^sshd-session"))
+    passed(builder.inside("gateway", "pkill", "-f", "^sshd-session"))
     assert until(lambda: logins(builder) > before)
     assert until(lambda: is_fast(laptop), 10)
 
@@ -360,7 +360,7 @@ def test_with_python_connections_are_open_ahead(
         verb("on")
         assert until(behind.exists)
         first = running()
-        passed(run("docker", "exec", builder.container("gateway"), "pkill", "-f", "^sshd-session"))
+        passed(builder.inside("gateway", "pkill", "-f", "^sshd-session"))
         assert until(lambda: set(running()) - set(first), 30), "it comes back with the connection"
         assert until(lambda: behind.exists() and answers())
 

@@ -76,10 +76,8 @@ def test_commands_of_docker_clients_open_the_pipe_and_do_not_run(
 def test_sshd_knows_every_option_of_its_configuration(builder: Builder) -> None:
     assert "200 OK" in builder.ping().stdout
     output = passed(
-        run(
-            "docker",
-            "exec",
-            builder.container("gateway"),
+        builder.inside(
+            "gateway",
             "sh",
             "-c",
             "cat /config/logs/openssh/current; /usr/sbin/sshd.pam -t -f /config/sshd/sshd_config "
@@ -156,7 +154,6 @@ def test_no_variable_of_the_client_reaches_its_session(
     agent = passed(run("ssh-agent", "-s", "-a", str(tmp_path / "agent")))
     pid = agent.split("SSH_AGENT_PID=")[1].split(";")[0]
     client = {**os.environ, "SSH_AUTH_SOCK": str(tmp_path / "agent"), "DISPLAY": "127.0.0.1:9"}
-    gateway = builder.container("gateway")
     try:
         with builder.connection(
             "-A",
@@ -168,19 +165,11 @@ def test_no_variable_of_the_client_reaches_its_session(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as session:
-            session_process = ("docker", "exec", gateway, "pgrep", "-f", "s6-ioconnect")
-            assert until(lambda: run(*session_process).stdout)
-            process = run(*session_process).stdout.split()[0]
+            session_process = ("gateway", "pgrep", "-f", "s6-ioconnect")
+            assert until(lambda: builder.inside(*session_process).stdout)
+            process = builder.inside(*session_process).stdout.split()[0]
             environment = passed(
-                run(
-                    "docker",
-                    "exec",
-                    "--user",
-                    "builder",
-                    gateway,
-                    "cat",
-                    f"/proc/{process}/environ",
-                )
+                builder.inside("gateway", "cat", f"/proc/{process}/environ", user="builder")
             )
             session.terminate()
             output = session.communicate()[1]

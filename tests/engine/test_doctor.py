@@ -295,14 +295,13 @@ def test_another_host_key_than_the_pinned_one(builder: Builder, laptop: Laptop) 
 
 
 def test_the_gateway_refuses_the_key(builder: Builder, laptop: Laptop) -> None:
-    gateway = builder.container("gateway")
     config, reload = "/config/sshd/sshd_config", "pkill -HUP -f 'sshd.*[l]istener'"
     none = f"sed -i '1i AuthorizedKeysFile none' {config}; {reload}"
-    passed(run("docker", "exec", gateway, "sh", "-c", none))
+    passed(builder.inside("gateway", "sh", "-c", none))
     try:
         check, found, next_step = the_error(laptop)
     finally:
-        passed(run("docker", "exec", gateway, "sh", "-c", f"sed -i 1d {config}; {reload}"))
+        passed(builder.inside("gateway", "sh", "-c", f"sed -i 1d {config}; {reload}"))
     assert (check, found) == ("access", "the builder does not accept this key")
     fingerprint = passed(run("ssh-keygen", "-lf", str(builder.folder / "ada.pub"))).split()[1]
     assert fingerprint in next_step

@@ -40,8 +40,7 @@ def drift(builder: Builder, *options: str) -> tuple[int, str]:
 
 
 def inside(builder: Builder, role: str, script: str, user: str = "0") -> str:
-    container = builder.container(role)
-    return passed(run("docker", "exec", "--user", user, container, "sh", "-euc", script))
+    return passed(builder.inside(role, "sh", "-euc", script, user=user))
 
 
 def tamper(builder: Builder) -> dict[str, str]:
@@ -227,9 +226,7 @@ def test_the_provider_applies_every_input_of_a_container(
         assert there["Config"]["Labels"] == {**(of_image.get("Labels") or {}), **labels}, role
         if there["State"]["Running"]:
             for upload in inputs.get("uploads", []):
-                file = passed(
-                    run("docker", "exec", "--user", "0", there["Id"], "cat", upload["file"])
-                )
+                file = passed(builder.inside(role, "cat", upload["file"], user="0"))
                 assert file == upload["content"], (role, upload["file"])
         if "networksAdvanced" in inputs:
             # The provider removes the container from that network again.

@@ -83,7 +83,7 @@ class Keyless:
         return logs(self.builder.container("verifier"))
 
     def in_gateway(self, *command: str) -> Result:
-        return run("docker", "exec", self.builder.container("gateway"), *command)
+        return self.builder.inside("gateway", *command)
 
 
 @pytest.fixture(scope="module")

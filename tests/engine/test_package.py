@@ -23,6 +23,7 @@ from tests.engine.conftest import (
     make_key,
     passed,
     run,
+    run_inside,
 )
 
 
@@ -143,7 +144,7 @@ def test_a_yaml_program_declares_a_builder_on_a_machine_that_it_makes(
     )
     assert "200 OK" in pong.stdout
     certificates = f"/etc/docker-build-machine/docker/certs.d/cache.example:{port}"
-    listed = passed(run("docker", "exec", "yaml-builder-daemon", "ls", certificates))
+    listed = passed(run_inside("yaml-builder-daemon", "ls", certificates))
     assert listed.split() == ["ca.crt", "client.cert", "client.key"]
     assert "PRIVATE KEY" not in passed(program.pulumi("stack", "export"))
     result = program.pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")

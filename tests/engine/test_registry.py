@@ -30,6 +30,7 @@ from tests.engine.conftest import (
     logs,
     passed,
     run,
+    run_inside,
     until,
 )
 from tests.engine.figures import record
@@ -286,20 +287,13 @@ def test_a_second_up_changes_nothing_and_no_secret_is_shown(stack: Pair, gate: G
     assert stack.exports()["registry"] == stack.secret()["store"]
 
     line = stack.secret()["key"].splitlines()[1]
-    server = passed(
-        run(
-            "docker",
-            "exec",
-            stack.registry("store"),
-            "cat",
-            "/etc/docker-build-machine/registry/server.key",
-        )
-    )
+    key = "/etc/docker-build-machine/registry/server.key"
+    server = passed(run_inside(stack.registry("store"), "cat", key))
     mirrors = [stack.registry("mirror"), stack.registry("mirror-other-example")]
     for mirror in mirrors:
         config = "/etc/docker-build-machine/registry/config.json"
-        assert gate.token in passed(run("docker", "exec", mirror, "cat", config))
-        assert passed(run("docker", "exec", mirror, "stat", "-c%a", config)).strip() == "600"
+        assert gate.token in passed(run_inside(mirror, "cat", config))
+        assert passed(run_inside(mirror, "stat", "-c%a", config)).strip() == "600"
     places = {
         **stack.seen,
         "up": shown,
@@ -490,7 +484,7 @@ def test_a_failing_upstream_is_reported(stack: Pair, gate: Gate) -> None:
     def verdict() -> str:
         script = "/usr/local/lib/registry/upstream"
         mirror = stack.registry("mirror")
-        return passed(run("docker", "exec", mirror, "sh", script, "library/base")).strip()
+        return passed(run_inside(mirror, "sh", script, "library/base")).strip()
 
     assert verdict() == "ok"
     with Laptop.started(stack, "laptop") as laptop:
@@ -552,14 +546,14 @@ def test_untagged_data_is_removed_and_running_pushes_are_not_cut(
     passed(stack.docker_on("two", "push", f"{name}/base:1"))
 
     def used() -> int:
-        result = run("docker", "exec", stack.registry("store"), "du", "-sk", "/var/lib/registry")
+        result = run_inside(stack.registry("store"), "du", "-sk", "/var/lib/registry")
         return int(result.stdout.split()[0])
 
     def stored(digest: str) -> bool:
         """Whether the blob is there, without asking the store, which would keep it."""
         place = f"docker/registry/v2/blobs/sha256/{digest[7:9]}/{digest[7:]}"
         test = ("test", "-e", f"/var/lib/registry/{place}")
-        return run("docker", "exec", stack.registry("store"), *test).returncode == 0
+        return run_inside(stack.registry("store"), *test).returncode == 0
 
     # Four images of 12 MB, where 30 MB may stay; the last with an index of two platforms beside it.
     layers = [store.push_blob("app", os.urandom(BLOB_BYTES)) for _ in range(4)]

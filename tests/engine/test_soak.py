@@ -230,9 +230,9 @@ def test_many_builds_in_a_row_leave_nothing(builder: Builder, tmp_path: Path) ->
         "processes of the daemon's container": 16,
     }.items():
         assert after[what] < before[what] + most, (what, before, after)
-    notes = ("docker", "exec", builder.container("janitor"), "find", "/run/janitor/seen")
+    notes = ("janitor", "find", "/run/janitor/seen")
     # Of the base image, and of what the last sweeps saw.
-    assert until(lambda: len(passed(run(*notes)).splitlines()) < 20, 600)
+    assert until(lambda: len(passed(builder.inside(*notes)).splitlines()) < 20, 600)
 
 
 def size(builder: Builder) -> dict[str, float]:
@@ -240,10 +240,9 @@ def size(builder: Builder) -> dict[str, float]:
     used = memory(builder, *ROLES)
     # Files may go away while it looks.
     data = run(*AS_ROOT, "du", "-sm", builder.mountpoint("cache")).stdout
-    daemon = builder.container("daemon")
-    pid = passed(run("docker", "exec", daemon, "pidof", "dockerd")).split()[0]
-    files = passed(run("docker", "exec", "--user", "1000", daemon, "ls", f"/proc/{pid}/fd"))
-    processes = passed(run("docker", "top", daemon, "-eo", "pid"))
+    pid = passed(builder.inside("daemon", "pidof", "dockerd")).split()[0]
+    files = passed(builder.inside("daemon", "ls", f"/proc/{pid}/fd", user="1000"))
+    processes = passed(run("docker", "top", builder.container("daemon"), "-eo", "pid"))
     return {
         **{f"MiB of the {role}": mib for role, mib in used.items()},
         "MiB of the data on disk": float(data.split()[0]),

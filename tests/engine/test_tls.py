@@ -70,9 +70,7 @@ USERS = {"gateway": "0", "daemon": "1000"}
 
 def private_key(builder: Builder, role: str, path: str) -> list[str]:
     """The lines of the key that differ from those of every other key."""
-    text = passed(
-        run("docker", "exec", "--user", USERS[role], builder.container(role), "cat", path)
-    )
+    text = passed(builder.inside(role, "cat", path, user=USERS[role]))
     lines = [line for line in text.splitlines() if "PRIVATE KEY" not in line]
     # The first line of an OpenSSH key is the same for all keys of its kind.
     return [line for line in lines[1 if "OPENSSH" in text else 0 :] if len(line) > 20]
@@ -155,8 +153,7 @@ def test_only_their_users_can_read_the_keys(whole: WholeRun) -> None:
     }
     for role, paths in keys.items():
         for path in paths:
-            container = whole.builder.container(role)
-            shown = run("docker", "exec", "--user", USERS[role], container, "stat", "-c%a", path)
+            shown = whole.builder.inside(role, "stat", "-c%a", path, user=USERS[role])
             mode = passed(shown).strip()
             assert mode in ("400", "600"), path
 
@@ -174,11 +171,8 @@ def test_tls_builds_and_requires_a_certificate(whole: WholeRun) -> None:
         assert "Server" in passed(laptop.sh("docker version"))
         assert passed(laptop.builder("list")) == f"{builder.stack}-builder\tplain ssh\n"
 
-    gateway = builder.container("gateway")
-
     def ask(url: str, *options: str) -> str:
-        dial = ["docker", "exec", gateway, "/tls/docker", *options, "--host", url, "version"]
-        result = run(*dial)
+        result = builder.inside("gateway", "/tls/docker", *options, "--host", url, "version")
         return result.stdout + result.stderr
 
     verified = ("--tlsverify", "--tlscacert", "/tls/ca.pem")
@@ -187,7 +181,7 @@ def test_tls_builds_and_requires_a_certificate(whole: WholeRun) -> None:
     assert "certificate required" in ask("tcp://docker:2376", *verified)
     assert "Server:" not in ask("tcp://docker:2376")
     assert "Server:" not in ask("tcp://docker:2375")
-    assert run("docker", "exec", gateway, "test", "-e", "/tls/ca-key.pem").returncode == 1
+    assert builder.inside("gateway", "test", "-e", "/tls/ca-key.pem").returncode == 1
 
     builder.settings["keepCache"] = False
     builder.up()

@@ -54,10 +54,10 @@ def test_an_upgrade_waits_for_builds_and_keeps_the_cache(builder: Builder) -> No
     before = daemon_version(builder)
     builder.settings["daemonImage"] = DAEMON_IMAGE
     upgrade = threading.Thread(target=builder.up)
-    away = ("docker", "exec", builder.container("daemon"), "ls", "/run/user/docker.sock.away")
+    away = ("ls", "/run/user/docker.sock.away")
     with builder.build_in_flight(20) as in_flight:
         upgrade.start()
-        assert until(lambda: run(*away).returncode == 0, 30)
+        assert until(lambda: builder.inside("daemon", *away).returncode == 0, 30)
         with waiting_client(builder) as client:
             upgrade.join()
             assert client.stdout

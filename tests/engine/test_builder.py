@@ -184,8 +184,7 @@ def test_a_gateway_whose_session_monitor_does_not_work_is_unhealthy(
 
 def readiness(builder: Builder, seconds: int) -> Result:
     """The last step of `pulumi up`, waiting for so many seconds instead of two minutes."""
-    resources = json.loads(builder.state())["deployment"]["resources"]
-    [step] = [each for each in resources if each["urn"].endswith("::builder-readiness")]
+    [step] = [each for each in builder.resources() if each["urn"].endswith("::builder-readiness")]
     words = shlex.split(step["inputs"]["create"])
     words[words.index("--") + 5] = str(seconds)
     return run("sh", "-c", shlex.join(words), input=step["inputs"]["stdin"])

@@ -86,11 +86,13 @@ def memory(builder: Builder, *roles: str) -> dict[str, float]:
 
 def until(condition: Callable[[], object], seconds: float = 15) -> bool:
     """Wait until the condition holds; return whether it did in time."""
-    deadline = time.monotonic() + seconds
+    start = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - start
+        if waited > seconds:
             return False
-        time.sleep(0.2)
+        # Most conditions start processes, so the pauses grow with the wait.
+        time.sleep(min(0.1 + waited / 10, 1))
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tests.engine.conftest import (
     ROOT,
     Builder,
     NewBuilder,
-    Result,
     passed,
     registry_in,
     run,
@@ -182,23 +180,15 @@ def test_a_gateway_whose_session_monitor_does_not_work_is_unhealthy(
     assert until(lambda: builder.health("gateway").returncode == 0, 30)
 
 
-def readiness(builder: Builder, seconds: int) -> Result:
-    """The last step of `pulumi up`, waiting for so many seconds instead of two minutes."""
-    [step] = [each for each in builder.resources() if each["urn"].endswith("::builder-readiness")]
-    words = shlex.split(step["inputs"]["create"])
-    words[words.index("--") + 5] = str(seconds)
-    return run("sh", "-c", shlex.join(words), input=step["inputs"]["stdin"])
-
-
 def test_a_builder_is_not_ready_when_the_session_monitor_cannot_read_the_access_list(
     builder: Builder,
 ) -> None:
     """`pulumi up` fails with this step: see the test of a refused configuration of sshd."""
     access = builder.mountpoint("access")
-    assert passed(readiness(builder, 10)) == "ready\n"
+    assert passed(builder.readiness(10)) == "ready\n"
     passed(run(*AS_ROOT, "mv", f"{access}/list", f"{access}/away"))
     try:
-        refused = readiness(builder, 5)
+        refused = builder.readiness(5)
     finally:
         passed(run(*AS_ROOT, "mv", f"{access}/away", f"{access}/list"))
     assert refused.returncode != 0

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pytest
 import yaml
 
 from bench.client import put_ssh
 from bench.keys import free_port, make_key
+from tests.conftest import COMMON_BUILDER, engine_module
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "docker-build-machine"
@@ -564,25 +565,33 @@ def new_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewBuilder
         builder.clear_away()
 
 
-@pytest.fixture(scope="module")
-def builder(new_builder: NewBuilder) -> Builder:
-    """One deployed builder with the base image; the tests of a module share it."""
-    ready = new_builder()
-    ready.up()
-    ready.load_base()
-    return ready
-
-
 @pytest.fixture(scope="session")
 def common_builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
-    """One deployed builder with the base image, for modules that do not change it."""
+    """The builder of the modules in COMMON_BUILDER.
+
+    It has the keys `ada`, `ci` of role build, and an authority that has signed a key for `job`.
+    """
     ready = Builder.create(tmp_path_factory.mktemp("b") / "s")
+    ready.add_key("ci", role="build")
+    ready.add_key("authority", principals=["jobs"])
+    ready.sign("job", "authority", "jobs")
     try:
         ready.up()
         ready.load_base()
         yield ready
     finally:
         ready.clear_away()
+
+
+@pytest.fixture(scope="module")
+def builder(request: pytest.FixtureRequest, new_builder: NewBuilder) -> Builder:
+    """One deployed builder with the base image; the tests of a module share it."""
+    if engine_module(request.node.nodeid) in COMMON_BUILDER:
+        return cast("Builder", request.getfixturevalue("common_builder"))
+    ready = new_builder()
+    ready.up()
+    ready.load_base()
+    return ready
 
 
 @contextmanager

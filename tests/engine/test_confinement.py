@@ -9,19 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import PING, Builder, NewBuilder, free_port, passed, run, until
+from tests.engine.conftest import PING, Builder, free_port, passed, run, until
 
 every_credential = pytest.mark.parametrize("key", ["ada", "job"], ids=["key", "certificate"])
-
-
-@pytest.fixture(scope="module")
-def builder(new_builder: NewBuilder) -> Builder:
-    """With an authority that signed a key for `job`; the tests of this module need no image."""
-    ready = new_builder()
-    ready.add_key("ci-ca", principals=["ci"])
-    ready.sign("job", "ci-ca", "ci")
-    ready.up()
-    return ready
 
 
 @every_credential

@@ -22,11 +22,6 @@ KILLED_AT_ONCE = 40
 GUESSES = 500 if LONG else 25
 
 
-@pytest.fixture(scope="module")
-def builder(common_builder: Builder) -> Builder:
-    return common_builder
-
-
 @pytest.fixture(scope="module", autouse=True)
 def only_these_clients(builder: Builder) -> Iterator[None]:
     """No other connection is open, and the machine allows enough connections."""

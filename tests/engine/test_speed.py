@@ -24,11 +24,6 @@ SOCKET = "/run/builder/docker.sock"
 
 
 @pytest.fixture(scope="module")
-def builder(common_builder: Builder) -> Builder:
-    return common_builder
-
-
-@pytest.fixture(scope="module")
 def clients(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     """This machine's own daemon, the builder's forwarded socket, and two over plain ssh."""
     folder = tmp_path_factory.mktemp("c")

@@ -12,7 +12,7 @@ import yaml
 from review.effects import effects_of
 from review.plan import Plan
 from scripts.release import version_of
-from tests.engine.conftest import PROJECT, ROOT, NewBuilder, passed, run
+from tests.engine.conftest import PROJECT, ROOT, Builder, passed, run
 
 # One file per release: the `settings` of a stack and the `state` after `pulumi up`.
 FOLDER = Path(__file__).parent / "states"
@@ -73,11 +73,9 @@ def test_an_update_keeps_cache_and_host_key_of_every_earlier_state(tmp_path: Pat
 
 
 def test_the_state_of_this_version_is_previewed_without_a_change(
-    new_builder: NewBuilder, tmp_path: Path
+    builder: Builder, tmp_path: Path
 ) -> None:
     """With RECORD_STATE=yes the state is kept in states/, for the tests of later versions."""
-    builder = new_builder()
-    builder.up()
     exported = passed(builder._pulumi("stack", "export", "--stack", builder.stack))
     kept = {"settings": builder.settings, "state": json.loads(exported)}
     folder = FOLDER if RECORD else tmp_path

@@ -18,7 +18,6 @@ from tests.engine.conftest import (
     BASE_IMAGE,
     PING,
     Builder,
-    NewBuilder,
     passed,
     run,
     until,
@@ -29,16 +28,6 @@ SECONDS = 30
 MIB = 1024 * 1024
 
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture(scope="module")
-def builder(new_builder: NewBuilder) -> Builder:
-    """With a key of role build, so that the guard exists too."""
-    ready = new_builder()
-    ready.add_key("ci", role="build")
-    ready.up()
-    ready.load_base()
-    return ready
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tests.engine.conftest import (
     Result,
     free_port,
     passed,
+    registry_in,
     run,
     until,
 )
@@ -84,11 +85,10 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def builders_engine(builder: Builder) -> Engine:
+def builders_engine(builder: Builder) -> Iterator[Engine]:
     """The engine of the daemon's image, which is newer; its registry runs in it."""
-    builder.provide(REGISTRY_IMAGE)
-    passed(builder.docker("run", "--detach", "--publish", "127.0.0.1:5000:5000", REGISTRY_IMAGE))
-    return Engine("127.0.0.1:5000", builder.docker_env())
+    with registry_in(builder) as address:
+        yield Engine(address, builder.docker_env())
 
 
 @pytest.mark.parametrize("of", ["engine", "builders_engine"])

@@ -42,9 +42,24 @@ def load(builder: Builder, archive: Path) -> Result:
 
 
 @pytest.fixture(scope="module")
+def builder(new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    """A warm builder on an ssh:// host whose key is only in the stack.
+
+    The host is a container's sshd in front of this machine's engine, so both ways lead to it.
+    """
+    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
+        host = hosts.new("--device", "/dev/net/tun", "--device", "/dev/fuse")
+        warm = new_builder(**host.settings)
+        warm.env["SSH_AUTH_SOCK"] = hosts.agent
+        warm.up()
+        warm.load_base()
+        warm.build()
+        yield warm
+
+
+@pytest.fixture(scope="module")
 def archive(builder: Builder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archive of a warm builder, written during a build that must still succeed."""
-    builder.build()
     passed(builder.docker("build", "--tag", "hiding", "-", input=HIDING))
     path = tmp_path_factory.mktemp("archive") / "cache.tar"
     with builder.build_in_flight(6) as in_flight, path.open("wb") as stream:
@@ -184,21 +199,6 @@ def test_an_older_release_does_not_get_a_newer_cache(
     assert "200 OK" in older.ping().stdout
 
 
-@pytest.fixture(scope="module")
-def on_a_host(
-    new_builder: NewBuilder, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Builder]:
-    """A warm builder on an ssh:// host whose key is only in the stack."""
-    with hosts_in(tmp_path_factory.mktemp("hosts")) as hosts:
-        host = hosts.new("--device", "/dev/net/tun", "--device", "/dev/fuse")
-        builder = new_builder(**host.settings)
-        builder.env["SSH_AUTH_SOCK"] = hosts.agent
-        builder.up()
-        builder.load_base()
-        builder.build()
-        yield builder
-
-
 def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
     """Run `make WORD` in a copy of this tree whose .state has the builder's stack."""
     state = tree / ".state"
@@ -213,20 +213,20 @@ def make(word: str, builder: Builder, tree: Path, **variables: str) -> Result:
     return run("make", word, cwd=tree, env=env)
 
 
-def test_make_pins_the_host_key_of_the_stack(on_a_host: Builder, tmp_path: Path) -> None:
+def test_make_pins_the_host_key_of_the_stack(builder: Builder, tmp_path: Path) -> None:
     tree, archive = tmp_path / "tree", str(tmp_path / "cache.tar")
-    passed(make("backup", on_a_host, tree, FILE=archive))
-    passed(on_a_host.docker("builder", "prune", "--all", "--force"))
-    passed(on_a_host.docker("image", "rm", "--force", "built"))
-    passed(make("restore", on_a_host, tree, FILE=archive))
-    assert on_a_host.build().count("CACHED") == 3
-    passed(make("sbom", on_a_host, tree))
+    passed(make("backup", builder, tree, FILE=archive))
+    passed(builder.docker("builder", "prune", "--all", "--force"))
+    passed(builder.docker("image", "rm", "--force", "built"))
+    passed(make("restore", builder, tree, FILE=archive))
+    assert builder.build().count("CACHED") == 3
+    passed(make("sbom", builder, tree))
     assert (tree / ".state" / "sbom" / "daemon.cdx.json").exists()
 
     impostor = make_key(tmp_path / "impostor")
-    config = on_a_host.folder / "config.yaml"
-    config.write_text(config.read_text().replace(on_a_host.settings["hostKey"], impostor))
-    refused = make("backup", on_a_host, tree, FILE=str(tmp_path / "other.tar"))
+    config = builder.folder / "config.yaml"
+    config.write_text(config.read_text().replace(builder.settings["hostKey"], impostor))
+    refused = make("backup", builder, tree, FILE=str(tmp_path / "other.tar"))
     assert refused.returncode != 0
     assert "Host key verification failed" in refused.stderr
     assert "the lines above say why" in refused.stderr
@@ -234,10 +234,10 @@ def test_make_pins_the_host_key_of_the_stack(on_a_host: Builder, tmp_path: Path)
     assert not (tmp_path / "other.tar").exists()
 
 
-def test_machine_cache_takes_a_host_key(on_a_host: Builder, tmp_path: Path) -> None:
-    url, key = on_a_host.settings["host"], on_a_host.settings["hostKey"]
-    command = (str(ROOT / "scripts" / "cache"), "save", f"{on_a_host.stack}-builder")
-    env = {"DOCKER_HOST": url, "SSH_AUTH_SOCK": on_a_host.env["SSH_AUTH_SOCK"]}
+def test_machine_cache_takes_a_host_key(builder: Builder, tmp_path: Path) -> None:
+    url, key = builder.settings["host"], builder.settings["hostKey"]
+    command = (str(ROOT / "scripts" / "cache"), "save", f"{builder.stack}-builder")
+    env = {"DOCKER_HOST": url, "SSH_AUTH_SOCK": builder.env["SSH_AUTH_SOCK"]}
     with (tmp_path / "cache.tar").open("wb") as stream:
         saved = run(*command, env={**env, "HOST_KEY": key}, stdout=stream)
         assert saved.returncode == 0, saved.stderr

@@ -27,6 +27,7 @@ from tests.engine.conftest import (
     GATEWAY_IMAGE,
     ROOT,
     Builder,
+    Disk,
     NewBuilder,
     NewDisk,
     passed,
@@ -35,12 +36,23 @@ from tests.engine.conftest import (
 )
 from tests.engine.figures import LONG, record
 
+SMALL = {"cacheSize": "40%", "minFreeSpace": "100MB"}
 TRIALS = 5 if LONG else 1
 DATA = "/home/rootless/.local/share/docker"
 
 
 @pytest.fixture(scope="module")
-def warm(builder: Builder) -> Builder:
+def disk(new_disk: NewDisk) -> Disk:
+    return new_disk(1000)
+
+
+@pytest.fixture(scope="module")
+def warm(new_builder: NewBuilder, disk: Disk) -> Builder:
+    """A builder with a warm cache on a disk of its own."""
+    builder = new_builder(**SMALL, keepImages=["*"])
+    builder.put_cache_on(disk)
+    builder.up()
+    builder.load_base()
     builder.build()
     return builder
 
@@ -132,22 +144,17 @@ def test_stale_pid_and_socket_files_are_left(warm: Builder) -> None:
     try_fault(warm, "stale pid and socket files after kill -9", strike)
 
 
-def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
-    builder = new_builder(cacheSize="40%", minFreeSpace="100MB", keepImages=["*"])
-    builder.put_cache_on(new_disk(1000))
-    builder.up()
-    builder.load_base()
-    builder.build()
+def test_the_disk_is_full(warm: Builder) -> None:
     filler = f"{DATA}/filler"
     times = []
     for _ in range(TRIALS):
-        with builder.build_in_flight(5):
-            builder.in_daemon("sh", "-c", f"dd if=/dev/zero of={filler} bs=1M; sync")
+        with warm.build_in_flight(5):
+            warm.in_daemon("sh", "-c", f"dd if=/dev/zero of={filler} bs=1M; sync")
             dockerfile = f"FROM {BASE_IMAGE}\nRUN dd if=/dev/zero of=/x bs=1M count=9 && sync /x\n"
-            refused = builder.docker("build", "--no-cache", "-", input=dockerfile)
+            refused = warm.docker("build", "--no-cache", "-", input=dockerfile)
             assert "No space left" in refused.stderr or "no space left" in refused.stderr
-        passed(builder.in_daemon("sh", "-c", f"rm {filler}"))
-        times.append(seconds_to_first_build(builder))
+        passed(warm.in_daemon("sh", "-c", f"rm {filler}"))
+        times.append(seconds_to_first_build(warm))
     record(
         "full disk, until space is made",
         TRIALS,
@@ -157,27 +164,21 @@ def test_the_disk_is_full(new_builder: NewBuilder, new_disk: NewDisk) -> None:
 
 
 def test_a_power_cut_leaves_only_the_disk(
-    new_builder: NewBuilder, new_disk: NewDisk, tmp_path: Path
+    warm: Builder, disk: Disk, new_builder: NewBuilder, new_disk: NewDisk, tmp_path: Path
 ) -> None:
     """The disk is copied at one moment of a build; a new host starts with the copy."""
-    disk = new_disk(1000)
-    builder = new_builder(cacheSize="40%", minFreeSpace="100MB")
-    builder.put_cache_on(disk)
-    builder.up()
-    builder.load_base()
-    builder.build()
-    mounted = builder.mountpoint("cache")
+    mounted = warm.mountpoint("cache")
     times = []
     for n in range(1 if not LONG else 3):
         copy = tmp_path / f"{n}.ext4"
-        with builder.build_in_flight(5):
+        with warm.build_in_flight(5):
             time.sleep(random.uniform(0, 4))
             passed(run(*AS_ROOT, "fsfreeze", "--freeze", mounted))
             try:
                 shutil.copy(disk.image, copy)
             finally:
                 passed(run(*AS_ROOT, "fsfreeze", "--unfreeze", mounted))
-        after = new_builder(cacheSize="40%", minFreeSpace="100MB")
+        after = new_builder(**SMALL)
         after.put_cache_on(new_disk(copy))
         after.up()
         times.append(seconds_to_first_build(after))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import yaml
@@ -20,6 +19,7 @@ from tests.engine.conftest import (
     passed,
     run,
 )
+from tests.engine.tree import copy_to
 
 # The answers of a user; everything else has defaults.
 QUESTIONS = {"host", "hostKey", "sshAddress", "sshPort", "cacheSize"}
@@ -27,13 +27,7 @@ QUESTIONS = {"host", "hostKey", "sshAddress", "sshPort", "cacheSize"}
 
 def template(folder: Path) -> Path:
     """The tracked files, as in a clone of this repository."""
-    listed = run(
-        "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT
-    ).stdout
-    for name in listed.split("\0")[:-1]:
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    copy_to(folder)
     # The packages are installed in this environment already.
     (folder / "requirements.txt").write_text("")
     return folder

@@ -7,15 +7,12 @@ its variables are those that the rendered file takes from the CI's secret store.
 from __future__ import annotations
 
 import base64
-import os
 import re
 import secrets
 import shlex
 import threading
-import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +35,7 @@ from tests.engine.conftest import (
     run,
     take_from_image,
 )
+from tests.engine.processes import command_lines
 from tests.issuer import CLAIMS, RULES, Issuer, issuing
 
 AUDIENCE = "builder.example.com"
@@ -319,32 +317,6 @@ def ci(
     builder.docker("rm", "--force", "--volumes", "registry")
 
 
-@contextmanager
-def processes_seen() -> Iterator[set[str]]:
-    """The command lines of all processes that start during the block, in and out of containers."""
-    seen: set[str] = set()
-    done = threading.Event()
-    young_until = dict.fromkeys(os.listdir("/proc"), 0.0)
-
-    def look() -> None:
-        while not done.wait(0.002):
-            now = time.monotonic()
-            for entry in os.listdir("/proc"):
-                # A process younger than half a second may still start another program.
-                if now < young_until.setdefault(entry, now + 0.5):
-                    with suppress(OSError):
-                        line = Path(f"/proc/{entry}/cmdline").read_bytes()
-                        seen.add(line.replace(b"\0", b" ").decode(errors="replace"))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
-
-
 def test_every_kind_has_an_agent_in_this_module() -> None:
     assert [*AGENTS] == [*KINDS]
 
@@ -367,7 +339,7 @@ def test_the_rendered_job_builds_and_pushes_and_shows_no_secret(ci: Ci, kind: st
     files = render(kind, ci.stack, IMAGE)
     job = AGENTS[kind](files, store)
     for _ in range(5):  # on a busy machine the look at the processes may come too late
-        with processes_seen() as seen:
+        with command_lines() as seen:
             code, log = ci.run(job, files, key)
         assert code == 0, log
         if any("docker login" in line for line in seen):
@@ -454,7 +426,7 @@ def test_the_rendered_job_without_a_key_builds_and_shows_no_token(
         store = Store(key, keyless=True)
         job = with_token(AGENTS[kind](files, store), kind, issuer, tools)
         assert "BUILDER_KEY" not in job.env
-        with processes_seen() as seen:
+        with command_lines() as seen:
             code, log = ci.run(job, files, key)
         assert code == 0, log
         if any("docker login" in line for line in seen):

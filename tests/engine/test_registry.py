@@ -36,8 +36,8 @@ from tests.engine.conftest import (
 from tests.engine.figures import record
 from tests.engine.hosts import hosts_in
 from tests.engine.laptop import Laptop, write_kit
+from tests.engine.processes import command_lines
 from tests.engine.test_fleet import Fleet, entry
-from tests.engine.test_tls import command_lines_seen
 from tests.engine.upstream import USER, Gate, gate_before
 
 IMAGES = {
@@ -260,8 +260,9 @@ def stack(address: str, gate: Gate, tmp_path_factory: pytest.TempPathFactory) ->
         stack.env["SSH_AUTH_SOCK"] = hosts.agent
         log_in(stack, gate.token)
         try:
-            with command_lines_seen(stack.seen):
+            with command_lines() as lines:
                 first = stack.update()
+            stack.seen["command lines"] = "\n".join(lines)
             stack.seen["first up"] = passed(first) + first.stderr
             yield stack
         finally:
@@ -431,12 +432,10 @@ def test_a_multi_platform_builder_keeps_all_its_cache_in_the_store(
     node = Node.of(stack, tmp_path)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    seen: dict[str, str] = {}
-    with command_lines_seen(seen):
+    with command_lines() as seen:
         made = stack.client("fleet", "--create", env={**node.env, "TMPDIR": str(temporary)})
-    seen["said"] = passed(made) + made.stderr
     line = stack.secret()["key"].splitlines()[1]
-    assert not [place for place, text in seen.items() if line in text]
+    assert not [text for text in (*seen, passed(made), made.stderr) if line in text]
     assert not list(temporary.iterdir())
     kept = tmp_path / "docker" / "buildx" / "instances" / stack.stack
     assert kept.stat().st_mode & 0o077 == 0

@@ -5,17 +5,13 @@ After a complete run, nothing that it wrote, printed or showed has a secret in c
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
 from tests.engine.conftest import Builder, NewBuilder, passed, run
 from tests.engine.laptop import Laptop
+from tests.engine.processes import command_lines
 
 ROLES = ("daemon", "gateway", "janitor", "keys", "certificates")
 
@@ -39,31 +35,6 @@ class WholeRun:
         ]
 
 
-@contextmanager
-def command_lines_seen(into: dict[str, str]) -> Iterator[None]:
-    """Every command line on this machine during the block."""
-    lines: set[str] = set()
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.is_set():
-            for file in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    lines.add(file.read_bytes().decode(errors="replace").replace("\0", " "))
-                except OSError:
-                    continue
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        into["command lines"] = "\n".join(lines)
-
-
 # Who reads the keys in each container; root in the daemon's has no power over files.
 USERS = {"gateway": "0", "daemon": "1000"}
 
@@ -85,7 +56,7 @@ def whole(new_builder: NewBuilder) -> WholeRun:
     builder.env["TMPDIR"] = str(temporary)
     this = WholeRun(builder)
     places = this.places
-    with command_lines_seen(places):
+    with command_lines() as seen:
         places["preview --json"] = passed(builder.pulumi("preview", "--json"))
         places["up"] = builder.up()
         places["second preview --json"] = passed(builder.pulumi("preview", "--json", "--diff"))
@@ -96,6 +67,7 @@ def whole(new_builder: NewBuilder) -> WholeRun:
             builder.client("kit", "--key", "ada", "--out", str(builder.folder / "kit"))
         )
         places["status"] = passed(builder.client("status", "--json"))
+    places["command lines"] = "\n".join(seen)
     places["state"] = builder.state()
     for folder in ("backend", "project", "kit", "temporary"):
         for file in (builder.folder / folder).rglob("*"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -100,8 +100,13 @@ def test_nothing_else_is_forwarded(builder: Builder, key: str, forwarding: str, 
     path.unlink(missing_ok=True)
     port = free_port()
     option = forwarding.format(port=port, socket=path)
+
+    def listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
     with builder.connection("-N", option, key=key, stderr=subprocess.PIPE) as tunnel:
-        time.sleep(1.5)
+        assert until(path.exists if probe == "unix" else listens)
         if probe == "unix":
             got = run("nc", "-w", "2", "-U", str(path), input="hello")
         elif probe == "socks":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,12 +35,9 @@ def together(*changes: Change) -> Change:
     return change
 
 
-def plan_of(builder: Builder, command: str = "preview", *options: str) -> Plan:
-    result = builder.pulumi(command, "--json", *options)
-    return Plan.of(json.loads(result.stdout))
-
-
-def effects(plan: Plan) -> Effects:
+def foretold_by(builder: Builder) -> Effects:
+    """What the preview says that the update will do."""
+    plan = Plan.of(json.loads(builder.pulumi("preview", "--json", "--show-sames").stdout))
     assert not plan.errors
     return effects_of(plan.builders[0])
 
@@ -75,16 +72,6 @@ def cache_folder(builder: Builder) -> str:
             "/cache",
         )
     )
-
-
-@pytest.fixture(scope="module")
-def other_gateway_image() -> Iterator[str]:
-    name = f"{GATEWAY_IMAGE}-review"
-    passed(
-        run("docker", "build", "--tag", name, "-", input=f"FROM {GATEWAY_IMAGE}\nLABEL review=1\n")
-    )
-    yield name
-    run("docker", "image", "rm", name)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +141,7 @@ def test_a_plan_shows_what_the_update_does(
             open_things.enter_context(builder.build_in_flight(4)) if "daemon" in gone else None
         )
         change(builder)
-        foretold = effects(plan_of(builder, "preview", "--show-sames"))
+        foretold = foretold_by(builder)
         builder.up()
         after = containers(builder)
         dropped = connection.poll() is not None

@@ -1,7 +1,6 @@
 """BuildKit's own API, of which the client reads the history and the list of the cache.
 
-The messages are those of moby/buildkit, api/services/control/control.proto, and of containerd's
-content.proto, with the fields that are read here.
+Its messages are in components/metrics/program/messages.py, which the metrics use too.
 """
 
 from __future__ import annotations
@@ -18,39 +17,13 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
 
+from components.metrics.program import messages
+
 _CONTROL = "/moby.buildkit.v1.Control/"
 _CONTENT = "/containerd.services.content.v1.Content/"
 _SECONDS = 20
 # The list of a large cache is longer than the 4 MB that gRPC accepts by default.
 _LARGEST_ANSWER = 64 * 1024 * 1024
-_TIME = "google.protobuf.Timestamp"
-# Fields of each message: number, name, type. A capital begins the name of a message; * is a list.
-_MESSAGES = {
-    "Pair": "1 key string, 2 value string",
-    "Descriptor": "2 digest string, 5 annotations *Pair",
-    "Exporter": "1 type string, 2 attrs *Pair",
-    "Status": "1 code int32, 2 message string",
-    "Result": "2 attestations *Descriptor",
-    "NamedResult": "1 key string, 2 value Result",
-    "Record": (
-        f"1 ref string, 2 frontend string, 3 attrs *Pair, 4 exporters *Exporter, 5 error Status, "
-        f"6 created {_TIME}, 7 completed {_TIME}, 10 result Result, 11 results *NamedResult"
-    ),
-    "BuildHistoryRequest": "2 ref string, 3 early_exit bool",
-    "BuildHistoryEvent": "1 type int32, 2 record Record",
-    "Vertex": (
-        f"1 digest string, 2 inputs *string, 3 name string, 4 cached bool, 5 started {_TIME}, "
-        f"6 completed {_TIME}, 7 error string"
-    ),
-    "VertexStatus": "1 id string, 2 vertex string, 3 name string, 4 current int64",
-    "StatusRequest": "1 ref string",
-    "StatusResponse": "1 vertexes *Vertex, 2 statuses *VertexStatus",
-    "UsageRecord": f"6 created {_TIME}, 10 type string",
-    "DiskUsageRequest": "",
-    "DiskUsageResponse": "1 records *UsageRecord",
-    "ReadContentRequest": "1 digest string",
-    "ReadContentResponse": "2 data bytes",
-}
 
 
 def _classes() -> dict[str, Any]:
@@ -61,14 +34,13 @@ def _classes() -> dict[str, Any]:
         syntax="proto3",
         dependency=["google/protobuf/timestamp.proto"],
     )
-    for message, fields in _MESSAGES.items():
+    for message, fields in messages.FIELDS.items():
         entry = file.message_type.add(name=message)
-        for text in filter(None, fields.split(", ")):
-            number, name, kind = text.split()
-            field = entry.field.add(name=name, number=int(number))
+        for number, name, kind in messages.fields_of(fields):
+            field = entry.field.add(name=name, number=number)
             many, kind = kind.startswith("*"), kind.removeprefix("*")
             field.label = field_type.LABEL_REPEATED if many else field_type.LABEL_OPTIONAL
-            if kind == _TIME or kind[0].isupper():
+            if kind == messages.TIME or kind[0].isupper():
                 field.type, field.type_name = field_type.TYPE_MESSAGE, f".{kind}"
             else:
                 field.type = getattr(field_type, f"TYPE_{kind.upper()}")
@@ -77,16 +49,11 @@ def _classes() -> dict[str, Any]:
     pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
-        for name in _MESSAGES
+        for name in messages.FIELDS
     }
 
 
 MESSAGES = _classes()
-
-
-def seconds(timestamp: Any) -> float:
-    """Seconds since 1970 of a Timestamp."""
-    return float(timestamp.seconds + timestamp.nanos / 1e9)
 
 
 class BuildKit:

@@ -9,33 +9,26 @@ import argparse
 import datetime
 import itertools
 import time
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-    start_http_server,
-)
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import start_http_server
 
 from client.stack import Stack, StackError
 from client.status import (
-    REMOVAL_CAUSES,
-    REMOVAL_KINDS,
     ClientUse,
     Status,
     Unread,
     gather_all,
     is_well,
 )
+from components.metrics.program.families import (
+    REMOVAL_CAUSES,
+    REMOVAL_KINDS,
+    HostKey,
+    Metrics,
+    Reading,
+)
 
-_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
-_SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
 _DAY = 86400
 
 
@@ -63,7 +56,7 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     if not options.listen:
         exporter = Exporter(is_past_counted=True)
         exporter.take(gather_all(stack, resources))
-        print(generate_latest(exporter.registry).decode(), end="")
+        print(exporter.metrics.page().decode(), end="")
         return 0
     address, port = _address(options.listen)
     if options.every < 1:
@@ -71,7 +64,7 @@ def run(stack: Stack, options: argparse.Namespace) -> int:
     exporter = Exporter(is_past_counted=False)
     exporter.take(gather_all(stack, resources))
     try:
-        server, _ = start_http_server(port, address, exporter.registry)
+        server, _ = start_http_server(port, address, exporter.metrics.registry)
     except OSError as error:
         raise StackError(
             f"--listen {options.listen}: {error.strerror}; next: choose an address of this machine "
@@ -114,52 +107,20 @@ class _News:
         return new
 
 
-class Exporter(Collector):
-    """The metrics of the builders that were read last, and counts of what has happened.
+class Exporter:
+    """The metrics of the builders that were read last.
 
     A counter begins at 0 with the exporter; with `is_past_counted` it begins with all that the
     builders remember.
     """
 
     def __init__(self, *, is_past_counted: bool) -> None:
-        disable_created_metrics()
+        self.metrics = Metrics()
         self._is_past_counted = is_past_counted
-        self._found: list[Status | Unread] = []
         self._read_before: set[str] = set()
         self._builds_seen: dict[str, set[str]] = {}
         self._refusals: dict[str, _News] = {}
         self._removals: dict[tuple[str, str, str], _News] = {}
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
-        self._builds = Counter(
-            "builder_builds", "Builds that ended.", ["builder", "result"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "builder_build_duration_seconds",
-            "How long builds took.",
-            ["builder"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._cached = Histogram(
-            "builder_build_cached_steps_ratio",
-            "Share of a build's steps that came from the cache.",
-            ["builder"],
-            buckets=_SHARES,
-            registry=self.registry,
-        )
-        self._refused = Counter(
-            "builder_refused_logins",
-            "Logins that the gateway refused.",
-            ["builder"],
-            registry=self.registry,
-        )
-        self._removed = Counter(
-            "builder_janitor_removed",
-            "What the janitor removed; cache counts once for each time.",
-            ["builder", "kind", "cause"],
-            registry=self.registry,
-        )
 
     def take(self, found: list[Status | Unread]) -> None:
         """Use what was read of the builders."""
@@ -167,23 +128,23 @@ class Exporter(Collector):
             if isinstance(status, Status):
                 counted = self._is_past_counted or status.builder in self._read_before
                 self._read_before.add(status.builder)
+                self.metrics.begin(status.builder)
                 self._take_builds(status, counted)
                 self._take_logs(status, counted)
-        self._found = found
+        self.metrics.take([_reading(status) for status in found])
 
     def _take_builds(self, status: Status, counted: bool) -> None:
         name = status.builder
-        # The series exist from the beginning, so that a first failure is an increase.
-        for result in ("ok", "failed"):
-            self._builds.labels(name, result)
         seen = self._builds_seen.get(name, set())
         for build in status.ended:
-            if build.ref in seen or not counted:
-                continue
-            self._builds.labels(name, "failed" if build.failed else "ok").inc()
-            self._seconds.labels(name).observe(build.seconds or 0)
-            if build.steps:
-                self._cached.labels(name).observe(build.cached / build.steps)
+            if build.ref not in seen and counted:
+                self.metrics.count_build(
+                    name,
+                    failed=build.failed,
+                    seconds=build.seconds or 0,
+                    steps=build.steps,
+                    cached=build.cached,
+                )
         if not status.no_history:
             self._builds_seen[name] = {build.ref for build in status.ended}
 
@@ -191,83 +152,45 @@ class Exporter(Collector):
         name = status.builder
         news = self._refusals.setdefault(name, _News())
         new = news.count([visit.time for visit in status.visits if visit.refused])
-        self._refused.labels(name).inc(new if counted else 0)
+        self.metrics.count_refused(name, new if counted else 0)
         for kind, cause in itertools.product(REMOVAL_KINDS, REMOVAL_CAUSES):
             of_kind = [r for r in status.removals if (r.kind, r.cause) == (kind, cause)]
             times = [r.time for r in of_kind for _ in range(r.count)]
             new = self._removals.setdefault((name, kind, cause), _News()).count(times)
-            self._removed.labels(name, kind, cause).inc(new if counted else 0)
-
-    def collect(self) -> Iterator[Metric]:
-        """The gauges: all that is known of the builders now."""
-        up = GaugeMetricFamily(
-            "builder_up", "Whether the builder could be read.", labels=["builder"]
-        )
-        problems = GaugeMetricFamily(
-            "builder_problems", "How many things need attention.", labels=["builder"]
-        )
-        for status in self._found:
-            up.add_metric([status.builder], isinstance(status, Status))
-            problems.add_metric([status.builder], len(status.notices))
-        yield from (up, problems)
-        found = [status for status in self._found if isinstance(status, Status)]
-        for metric, text, attribute in _FIGURES:
-            family = GaugeMetricFamily(metric, text, labels=["builder"])
-            for status in found:
-                family.add_metric([status.builder], getattr(status, attribute))
-            yield family
-        info = InfoMetricFamily("builder", "Engine and image store.", labels=["builder"])
-        parts = GaugeMetricFamily(
-            "builder_part_up",
-            "Whether a container runs and passes its health check.",
-            labels=["builder", "part"],
-        )
-        sessions = GaugeMetricFamily(
-            "builder_sessions",
-            "Open connections by the name of the key or identity.",
-            labels=["builder", "key"],
-        )
-        ends = GaugeMetricFamily(
-            "builder_key_expires_timestamp_seconds",
-            "When a client's key or identity ends; those without an end have none.",
-            labels=["builder", "key"],
-        )
-        ages = GaugeMetricFamily(
-            "builder_host_key_age_seconds",
-            "Age of the gateway's host keys, in whole days.",
-            labels=["builder", "generation", "presented"],
-        )
-        for status in found:
-            name = status.builder
-            info.add_metric([name], {"version": status.version, "image_store": status.image_store})
-            for part, state in status.containers.items():
-                parts.add_metric([name, part], is_well(state))
-            connected = [visit.name for visit in status.connections]
-            clients: list[ClientUse] = [*status.keys, *status.identities]
-            for key in sorted({*connected, *(client.name for client in clients)}):
-                sessions.add_metric([name, key], connected.count(key))
-            for use in clients:
-                if use.until:
-                    ends.add_metric([name, use.name], _end_of(use.until))
-            for host_key in status.host_keys:
-                presented = str(host_key.presented).lower()
-                labels = [name, str(host_key.generation), presented]
-                ages.add_metric(labels, host_key.days * _DAY)
-        yield from (info, parts, sessions, ends, ages)
+            self.metrics.count_removed(name, kind, cause, new if counted else 0)
 
 
-_FIGURES = (
-    ("builder_read_timestamp_seconds", "When the builder was read.", "asked"),
-    ("builder_start_timestamp_seconds", "When the daemon started.", "up_since"),
-    ("builder_running_builds", "Builds at work.", "running"),
-    ("builder_cache_bytes", "Size of the build cache.", "cache"),
-    ("builder_cache_limit_bytes", "What the setting cacheSize allows.", "cache_cap"),
-    ("builder_images_bytes", "Size of the images.", "images"),
-    ("builder_disk_bytes", "Size of the disk with the cache.", "disk"),
-    ("builder_disk_free_bytes", "Free space on it.", "disk_free"),
-    ("builder_disk_inodes", "Inodes of the disk; 0 without a fixed number.", "inodes"),
-    ("builder_disk_free_inodes", "Free inodes of the disk.", "inodes_free"),
-)
+def _reading(status: Status | Unread) -> Reading:
+    """The gauges of a builder."""
+    if isinstance(status, Unread):
+        return Reading(status.builder, is_up=False, problems=len(status.notices))
+    connected = [visit.name for visit in status.connections]
+    clients: list[ClientUse] = [*status.keys, *status.identities]
+    names = sorted({*connected, *(client.name for client in clients)})
+    return Reading(
+        status.builder,
+        is_up=True,
+        problems=len(status.notices),
+        figures={
+            "builder_read_timestamp_seconds": status.asked,
+            "builder_start_timestamp_seconds": status.up_since,
+            "builder_running_builds": status.running,
+            "builder_cache_bytes": status.cache,
+            "builder_cache_limit_bytes": status.cache_cap,
+            "builder_images_bytes": status.images,
+            "builder_disk_bytes": status.disk,
+            "builder_disk_free_bytes": status.disk_free,
+            "builder_disk_inodes": status.inodes,
+            "builder_disk_free_inodes": status.inodes_free,
+        },
+        info={"version": status.version, "image_store": status.image_store},
+        parts={part: is_well(state) for part, state in status.containers.items()},
+        sessions={name: connected.count(name) for name in names},
+        ends={use.name: _end_of(use.until) for use in clients if use.until},
+        host_keys=[
+            HostKey(key.generation, key.presented, key.days * _DAY) for key in status.host_keys
+        ],
+    )
 
 
 def _end_of(day: str) -> float:

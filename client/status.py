@@ -26,6 +26,7 @@ from components.layout import (
     IMAGE_STORE_VARIABLE,
     OWNER_LABEL,
 )
+from components.metrics.program.families import REMOVAL_KINDS
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
@@ -33,12 +34,6 @@ _HOSTS_AT_ONCE = 8
 _LOG_LINES = 20_000
 _VISIT = re.compile(r"^\s*(\S+) (login|refused) name=(\S+) .*key=(\S+) from=(\S+):\d+")
 _REMOVED = re.compile("(by age|the disk is nearly full): removed (.*); free ")
-# As janitor.sh calls them; the longer of two names that end alike comes first.
-REMOVAL_KINDS = (
-    *("builder", "untagged image", "anonymous volume", "build record", "volume", "container"),
-    *("network", "image", "cache"),
-)
-REMOVAL_CAUSES = ("age", "space")
 _REMOVED_KIND = re.compile(rf"({'|'.join(REMOVAL_KINDS)}) \S+(?: and (\d+) more)?")
 _REFUSALS = 5
 _EXPLAINED = 50
@@ -376,7 +371,8 @@ def _expected(stack: Stack, now: float) -> list[str]:
         *(entry for entry in active("identities") if entry.get("role", "build") == "build"),
     ]
     roles = [*_ROLES, *(["guard"] if builds else [])]
-    return [*roles, *(["verifier"] if active("identities") else [])]
+    metrics = ["metrics", "metrics-page"] if stack.settings.get("metrics") else []
+    return [*roles, *(["verifier"] if active("identities") else []), *metrics]
 
 
 def is_well(state: str) -> bool:

@@ -11,7 +11,7 @@ FLOORS = (
     {"settings", "docker_host", "host_facts", "archive"},
     {"scope"},
     {"transport", "cache", "registry_access"},
-    {"host", "daemon", "gateway", "guard", "verifier", "janitor", "registry"},
+    {"host", "daemon", "gateway", "guard", "verifier", "janitor", "registry", "metrics"},
     {"builder"},
     {"fleet"},
 )

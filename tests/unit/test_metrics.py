@@ -15,14 +15,12 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.history import Build
 from client.metrics import Exporter, _address
 from client.stack import StackError
 from client.status import (
-    REMOVAL_KINDS,
     HostKeyAge,
     IdentityUse,
     KeyUse,
@@ -31,6 +29,7 @@ from client.status import (
     Unread,
     Visit,
 )
+from components.metrics.program.families import REMOVAL_KINDS
 from tests.unit.conftest import ROOT
 from tests.unit.test_client import shown
 
@@ -63,7 +62,7 @@ def full(**changes: Any) -> Status:
 def samples(exporter: Exporter) -> dict[str, float]:
     """The value of each series, by its name and the values of its labels but the builder's."""
     found = {}
-    for family in text_string_to_metric_families(generate_latest(exporter.registry).decode()):
+    for family in text_string_to_metric_families(exporter.metrics.page().decode()):
         for sample in family.samples:
             labels = [value for name, value in sample.labels.items() if name != "builder"]
             found[" ".join([sample.name, *labels])] = sample.value
@@ -223,4 +222,4 @@ def test_promtool_accepts_the_rules_the_dashboard_s_queries_and_the_metrics(
     promtool("check", "rules", str(file))
     exporter = Exporter(is_past_counted=True)
     exporter.take([full()])
-    promtool("check", "metrics", text=generate_latest(exporter.registry).decode())
+    promtool("check", "metrics", text=exporter.metrics.page().decode())

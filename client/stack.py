@@ -62,6 +62,8 @@ class Stack:
                 "or leave --host out for a single host"
             )
         one = {"hosts": [], "host": hosts[name]["host"], "hostKey": hosts[name].get("hostKey")}
+        if "metrics" in hosts[name]:
+            one["metrics"] = hosts[name]["metrics"]
         deployed = {entry["name"]: entry for entry in self.outputs["builders"]}
         if name not in deployed:
             raise StackError(f"the host {name} has no builder yet; next: pulumi up")

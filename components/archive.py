@@ -21,8 +21,9 @@ def packed(packages: dict[str, Path]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as file:
         for package, folder in packages.items():
-            for module in sorted(folder.glob("*.py")):
-                file.writestr(zipfile.ZipInfo(f"{package}/{module.name}"), module.read_bytes())
+            for module in sorted(folder.rglob("*.py")):
+                path = f"{package}/{module.relative_to(folder)}"
+                file.writestr(zipfile.ZipInfo(path), module.read_bytes())
     return content.getvalue()
 
 

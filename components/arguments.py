@@ -174,6 +174,9 @@ class Host(TypedDict, total=False):
     """Address of the host on which the gateway listens. Empty: the sshAddress of all hosts."""
     ssh_port: int
     """Port of the host on which the gateway listens. Left out: the sshPort of all hosts."""
+    metrics: str
+    """Address of the host and port on which it serves its metrics. Left out: the metrics of all
+    hosts."""
     platforms: list[str]
     """Platforms that the host builds for, such as linux/arm64. The host must have them or emulate
     them. Empty: its own architecture."""
@@ -231,8 +234,9 @@ class SharedArgs(TypedDict, total=False):
     gateway_image: str
     """Image for the gateway; must behave like linuxserver/openssh-server."""
     guard_image: str
-    """Image for the guard, which runs if a key has the role build, and for the verifier, which runs
-    if there are identities; must behave like python:<version>-alpine, 3.11 or newer."""
+    """Image for the guard, which runs if a key has the role build, for the verifier, which runs if
+    there are identities, and for metrics; must behave like python:<version>-alpine, 3.11 or
+    newer."""
     image_store: AnyImageStore
     """Where the daemon keeps images and build cache: containerd (it has attestations, cache exports
     and images for several platforms), overlay2 (it has none of these), or keep (what the cache was
@@ -262,6 +266,10 @@ class SharedArgs(TypedDict, total=False):
     history_builds: int
     """How many builds the daemon remembers however old they are, 1 to 100000. A build is forgotten
     when it is older than historyAge and so many builds are newer."""
+    metrics: str
+    """Address of the Docker host and port on which the builder serves its metrics to Prometheus,
+    such as 10.0.0.5:9105; the page has no login. Empty: none. Two more containers read the builder
+    and serve the page."""
     traces: str
     """Collector to which the daemon sends OpenTelemetry traces of builds and API calls over
     OTLP/HTTP, such as http://collector.example:4318; /v1/traces is added. Empty: none. The traces
@@ -305,8 +313,8 @@ class FleetArgs(SharedArgs, total=False):
 
     hosts: Required[pulumi.Input[list[pulumi.Input[Host]]]]
     """Several hosts instead of one, with a builder on each: a list of {name, host, hostKey} with
-    optional sshHost, sshAddress, sshPort, platforms, labels (a map) and weight (1 to 100, its share
-    of the projects). All other settings apply to every host."""
+    optional sshHost, sshAddress, sshPort, metrics, platforms, labels (a map) and weight (1 to 100,
+    its share of the projects). All other settings apply to every host."""
     buildkit_image: str
     """Image for the nodes of a multi-platform builder; must behave like moby/buildkit."""
 

@@ -21,6 +21,7 @@ from components.guard import declare_guard
 from components.host import Preflight
 from components.janitor import declare_janitor
 from components.layout import DAEMON_SOCKET, DATA_DIRECTORY, GATEWAY_USER
+from components.metrics import declare_metrics
 from components.registry_access import RegistryAccess, without_client
 from components.scope import HEALTH, Scope, without_dependencies
 from components.settings import Given, Settings
@@ -29,6 +30,7 @@ from components.verifier import Verifier
 
 _DAEMON_SECONDS = 300
 _READY_SECONDS = 120
+_REPORTS_MIB = 8
 # The provider's name in states of version 0.1.
 _PROVIDER_ALIASES = {"builder": [pulumi.Alias(name="host", parent=pulumi.ROOT_STACK_RESOURCE)]}
 
@@ -140,15 +142,27 @@ class DockerBuilder(pulumi.ComponentResource):
             registry=registry,
         )
         with_daemon = scope.after(daemon.container)
+        reports = (
+            checked.volume_in_memory("reports", mib=_REPORTS_MIB) if settings.metrics else None
+        )
         janitor = declare_janitor(
-            with_daemon, settings, image=daemon_image, cache=cache, transport=transport
+            with_daemon,
+            settings,
+            image=daemon_image,
+            cache=cache,
+            transport=transport,
+            reports=reports,
         )
         access = Access.declare(checked, given, image=gateway_image)
         beside: list[docker.Container] = []
-        if settings.has_build_keys or settings.active_identities:
+        parts = ["gateway", "janitor"]
+        if settings.has_build_keys or settings.active_identities or reports:
             guard_image = checked.image("guard-image", settings.guard_image)
         if settings.has_build_keys:
-            beside.append(declare_guard(with_daemon, image=guard_image, transport=transport))
+            parts.append("guard")
+            beside.append(
+                declare_guard(with_daemon, image=guard_image, transport=transport, reports=reports)
+            )
         verifier: Verifier | None = None
         if settings.active_identities:
             verifier = Verifier.declare(
@@ -156,7 +170,9 @@ class DockerBuilder(pulumi.ComponentResource):
                 image=guard_image,
                 access=access.volume,
                 network=transport.network,
+                reports=reports,
             )
+            parts.append("verifier")
             beside.append(verifier.container)
         gateway = declare_gateway(
             # Its builds have ended before it is replaced; the keys exist before the first login.
@@ -168,7 +184,19 @@ class DockerBuilder(pulumi.ComponentResource):
             identities=verifier.volume if verifier else None,
             transport=transport,
             host_keys=host_keys,
+            reports=reports,
         )
+        if reports:
+            beside += declare_metrics(
+                with_daemon.after(access.installed),
+                settings,
+                image=guard_image,
+                cache=cache,
+                transport=transport,
+                access=access.volume,
+                reports=reports,
+                parts=parts,
+            )
         return scope.script(
             "readiness",
             HEALTH + (Path(__file__).parent / "readiness.sh").read_text(),

@@ -21,6 +21,10 @@ HEALTH = (Path(__file__).parent / "health.sh").read_text()
 RELEASES = (Path(__file__).parent / "releases.sh").read_text()
 """A shell function that compares releases; append the script that uses it."""
 LOG_ROTATION = {"max-file": "3", "max-size": "10m"}
+REPORTS_DIRECTORY = "/reports"
+"""Where the volume is mounted in which parts report how they are, for the setting metrics."""
+# Runs a health check and keeps its exit code in the file $0. One line, as health.sh needs it.
+_REPORT = '"$@"; code=$?; echo "$code" >"$0.new" && mv "$0.new" "$0"; exit "$code"'
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,11 @@ class Scope:
             opts=self.merged(delete_before_replace=True),
         )
 
+    def volume_in_memory(self, role: str, *, mib: int) -> docker.Volume:
+        """A volume of uid 1000 that is empty when no container with it runs."""
+        options = f"uid=1000,gid=1000,mode=0755,size={mib}m"
+        return self.volume(role, driver_opts={"type": "tmpfs", "device": "tmpfs", "o": options})
+
     def image(self, role: str, reference: str) -> docker.RemoteImage:
         """An image on the host; it stays there when the component is destroyed."""
         return docker.RemoteImage(
@@ -148,9 +157,16 @@ class Scope:
         image: docker.RemoteImage,
         health: list[str],
         stop_seconds: int,
+        reports: docker.Volume | None = None,
         **inputs: Any,
     ) -> docker.Container:
-        """A container that keeps running: with restarts, a health check and a time to stop."""
+        """A container that keeps running: with restarts, a health check and a time to stop.
+
+        Its health check keeps each exit code in a file with the role's name in `reports`.
+        """
+        if reports is not None:
+            health = ["sh", "-c", _REPORT, f"{REPORTS_DIRECTORY}/{role}", *health]
+            inputs["volumes"] = [*inputs["volumes"], mount(reports, REPORTS_DIRECTORY)]
         # The provider would report an update of these but not change the container.
         scope = self.having(replace_on_changes=["healthcheck", "tmpfs"])
         return scope._container(

@@ -17,6 +17,7 @@ REGISTRY = "docker-build-machine:index:Registry"
 
 _SSHD_PORT = 2222
 _REGISTRY_PORT = 5000
+_METRICS_PORT = 9105
 _UNPINNED = re.compile(r"^(?!sha256:)[^@]*?(/|^)[^:/@]+(:latest)?$")
 # Go prints 1m0s, never 60s or 1m; any other form differs from what the provider reads back.
 _GO_DURATION = re.compile(
@@ -113,7 +114,10 @@ def no_namespace_of_the_host(resource: Resource) -> Iterator[str]:
 
 
 def only_what_asks_for_keys_is_published(resource: Resource) -> Iterator[str]:
-    """Only the gateway's sshd, and a registry that asks for certificates, have open ports."""
+    """Only the gateway's sshd, a registry that asks for certificates, and metrics have open ports.
+
+    The container that serves the metrics has no volume but the one with the page, read-only.
+    """
     if resource.type != CONTAINER:
         return
     if resource.inputs.get("publishAllPorts"):
@@ -122,7 +126,11 @@ def only_what_asks_for_keys_is_published(resource: Resource) -> Iterator[str]:
         internal = int(port.get("internal", 0))
         if resource.role == "gateway" and internal == _SSHD_PORT:
             continue
-        if type_of(resource.parent) != REGISTRY or internal != _REGISTRY_PORT:
+        if resource.role == "metrics-page" and internal == _METRICS_PORT:
+            volumes = resource.inputs.get("volumes") or []
+            if len(volumes) != 1 or not volumes[0].get("readOnly"):
+                yield f"port {internal} is published, and its container has more than the page"
+        elif type_of(resource.parent) != REGISTRY or internal != _REGISTRY_PORT:
             yield f"port {internal} is published; only the gateway's sshd and a registry may be"
         elif not any(
             str(variable).startswith("REGISTRY_HTTP_TLS_CLIENTCAS=[/")

@@ -11,6 +11,8 @@ _REMADE = {
     "gateway": "restarts the gateway: open connections drop, about 2 s",
     "guard": "restarts the guard: what keys with the role build have in flight is cut",
     "verifier": "restarts the verifier: for seconds no token is accepted; connections stay",
+    "metrics": "restarts the metrics: what they count begins with 0",
+    "metrics-page": "restarts the page of the metrics; for seconds nobody can read it",
     "janitor": "restarts the janitor; builds do not notice",
     "store": "restarts the store: pushes in flight get 10 s to end, then they fail",
     "mirror": "restarts the mirror: builders pull from its upstream meanwhile",

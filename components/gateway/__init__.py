@@ -19,7 +19,15 @@ from components.layout import (
     TOKEN_USER,
     VERIFIER_SOCKET,
 )
-from components.scope import Scope, confined, memory, mount, on_network, upload
+from components.scope import (
+    REPORTS_DIRECTORY,
+    Scope,
+    confined,
+    memory,
+    mount,
+    on_network,
+    upload,
+)
 from components.settings import Settings
 from components.transport import Transport
 
@@ -102,16 +110,26 @@ def declare_gateway(
     identities: docker.Volume | None,
     transport: Transport,
     host_keys: list[HostKey],
+    reports: docker.Volume | None,
 ) -> docker.Container:
     """Declare the gateway's container; it presents the first of `host_keys`.
 
-    `identities` is the verifier's volume; None if there is no verifier.
+    `identities` is the verifier's volume; None if there is no verifier. `reports` is where its
+    health check writes who is connected and how many logins were refused; None without metrics.
     """
     tokens = _Tokens.of(identities)
     return scope.having(transforms=while_unknown_keep(facts, "sysctls").transforms).service(
         "gateway",
         image=image,
-        health=["bash", f"{GATEWAY_LIBRARY}/health"],
+        health=[
+            "bash",
+            *(
+                [f"{GATEWAY_LIBRARY}/report", REPORTS_DIRECTORY]
+                if reports
+                else [f"{GATEWAY_LIBRARY}/health"]
+            ),
+        ],
+        reports=reports,
         stop_seconds=_STOP_SECONDS,
         envs=[f"USER_NAME={GATEWAY_USER}", "PUID=1000", "PGID=1000", *tokens.envs],
         ports=[
@@ -142,6 +160,11 @@ def declare_gateway(
             ),
             upload(f"{GATEWAY_LIBRARY}/host_key", host_keys[0].private_key, "0600"),
             *tokens.uploads,
+            *(
+                [upload(f"{GATEWAY_LIBRARY}/report", (_FILES / "report.sh").read_text())]
+                if reports
+                else []
+            ),
         ],
         **on_network(transport.gateway_network),
         **memory(_MEMORY_MIB),

@@ -22,7 +22,11 @@ def archive() -> bytes:
 
 
 def declare_guard(
-    scope: Scope, *, image: docker.RemoteImage, transport: Transport
+    scope: Scope,
+    *,
+    image: docker.RemoteImage,
+    transport: Transport,
+    reports: docker.Volume | None,
 ) -> docker.Container:
     """Declare the guard's container.
 
@@ -37,6 +41,7 @@ def declare_guard(
         entrypoints=["python3", "-m", "guard", "serve", GUARD_SOCKET, DAEMON_SOCKET],
         network_mode="none",
         volumes=transport.daemon_volumes,
+        reports=reports,
         **python_program("guard", archive()),
         **memory(_MEMORY_MIB),
         **confined(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi_docker as docker
 
 from components.cache import Cache
-from components.scope import Scope, confined, mount, on_network
+from components.scope import REPORTS_DIRECTORY, Scope, confined, mount, on_network
 from components.settings import Settings
 from components.transport import Transport
 
@@ -31,6 +31,7 @@ def declare_janitor(
     image: docker.RemoteImage,
     cache: Cache,
     transport: Transport,
+    reports: docker.Volume | None,
 ) -> docker.Container:
     """Declare the janitor's container.
 
@@ -55,10 +56,12 @@ def declare_janitor(
                 # `docker builder prune` is a command of buildx, which needs a writable folder.
                 f"DOCKER_CONFIG={_WORK_DIRECTORY}/docker",
                 *transport.docker_client,
+                *([f"JANITOR_TOTALS={REPORTS_DIRECTORY}/removals"] if reports else []),
             ]
         ),
         tmpfs={_WORK_DIRECTORY: "mode=0700,uid=1000,gid=1000"},
         volumes=[mount(cache.volume, _DATA_DIRECTORY, read_only=True), *transport.client_volumes],
-        **on_network(transport.janitor_network),
+        reports=reports,
+        **on_network(transport.client_network),
         **confined(),
     )

@@ -49,6 +49,17 @@ run_removal() { run "$work/failed-removals" "$gone|$in_use" "$@"; }
 # ago SECONDS: prints that time in Docker's format, so that comparing text compares times.
 ago() { date -u -d "@$(($(now) - $1))" +%Y-%m-%dT%H:%M:%S; }
 
+# count_removed WHY: adds what was removed since `begin` to the totals, for the setting metrics: a line with
+# cause, kind and count for each.
+count_removed() {
+	[ -n "${JANITOR_TOTALS:-}" ] || return 0
+	case $1 in 'by age') cause=age ;; *) cause=space ;; esac
+	touch "$JANITOR_TOTALS"
+	{ cat "$JANITOR_TOTALS" && awk -F '\t' -v OFS='\t' -v cause="$cause" '{ print cause, $1, 1 }' "$work/removed"; } |
+		awk -F '\t' -v OFS='\t' '{ count[$1 OFS $2] += $3 } END { for (what in count) print what, count[what] }' \
+			>"$JANITOR_TOTALS.new" && mv -f "$JANITOR_TOTALS.new" "$JANITOR_TOTALS"
+}
+
 # begin; remove KIND NAME COMMAND...; report WHY: prints one line about everything removed since `begin`.
 begin() {
 	: >"$work/removed"
@@ -62,6 +73,7 @@ remove() {
 }
 report() {
 	[ -s "$work/removed" ] || return 0
+	count_removed "$1" || log_line "$JANITOR_TOTALS cannot be written; next: pulumi up"
 	log_line "$1: removed $(awk -F '\t' '
 		!($1 in names) { kinds[++n] = $1; names[$1] = $2; next }
 		{ more[$1]++ }

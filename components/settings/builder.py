@@ -27,6 +27,7 @@ from components.settings.values import (
     ImagePattern,
     ImageReference,
     LimitText,
+    ListenerText,
     Network,
     Platform,
     Port,
@@ -70,6 +71,7 @@ class Settings(Model):
     keep_images: tuple[ImagePattern, ...] = default("keepImages")
     history_age: Annotated[AgeText, at_least(Age.parse("10s"))] = default("historyAge")
     history_builds: Annotated[int, Field(ge=1, le=100_000)] = default("historyBuilds")
+    metrics: ListenerText = default("metrics")
     traces: CollectorUrl = default("traces")
     drain_time: AgeText = default("drainTime")
     memory: Annotated[LimitText, at_least(Size.parse("512MB"))] = default("memory")
@@ -110,6 +112,14 @@ class Settings(Model):
     @model_validator(mode="after")
     def _check_host_key(self) -> Self:
         check_host_key(self.host, self.host_key)
+        return self
+
+    @model_validator(mode="after")
+    def _check_metrics(self) -> Self:
+        if self.metrics.port == self.ssh_port:
+            raise ValueError(
+                f"metrics = '{self.metrics}' has the port of sshPort; next: choose another port"
+            )
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from components.settings.values import (
     HostName,
     HostUrl,
     ImageReference,
+    ListenerText,
     Platform,
     Port,
     check_host_key,
@@ -54,6 +55,7 @@ class FleetHost(Model):
     ssh_host: HostName = ""
     ssh_address: Address | None = None
     ssh_port: Port | None = None
+    metrics: ListenerText | None = None
     platforms: tuple[Platform, ...] = ()
     labels: dict[str, str] = {}
     weight: Annotated[int, Field(ge=1, le=100)] = 1
@@ -109,7 +111,16 @@ class StackSettings(Settings):
         places = [
             (urlsplit(entry.host).hostname, entry.ssh_port or self.ssh_port) for entry in self.hosts
         ]
-        for what, values in (("name", names), ("sshPort on one host", places)):
+        pages = [
+            (urlsplit(builder.host).hostname, builder.metrics.port)
+            for builder in self.builders.values()
+            if builder.metrics
+        ]
+        for what, values in (
+            ("name", names),
+            ("sshPort on one host", places),
+            ("port of metrics on one host", pages),
+        ):
             if len(set(values)) != len(values):
                 raise ValueError(f"hosts has the same {what} twice; they must differ")
         return self
@@ -137,6 +148,11 @@ class StackSettings(Settings):
             raise ValueError(
                 f"registry has {shown}, and its host has sshPort = {beside.ssh_port}; they must "
                 "differ"
+            )
+        if beside.metrics.port in ports.values():
+            raise ValueError(
+                f"registry has the port of metrics = '{beside.metrics}' on its host; next: choose "
+                "another port"
             )
         return self
 
@@ -179,6 +195,7 @@ class StackSettings(Settings):
                     "ssh_host": entry.ssh_host,
                     "ssh_address": entry.ssh_address or self.ssh_address,
                     "ssh_port": entry.ssh_port or self.ssh_port,
+                    "metrics": self.metrics if entry.metrics is None else entry.metrics,
                     "platforms": entry.platforms,
                 }
             )

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from components.ssh_key import PublicKey
 
+_LISTENER = "must be an IPv4 address of the Docker host and a port, such as 127.0.0.1:9105"
 _UNITS = {"": 1, "B": 1}
 for _power, _prefix in enumerate("KMGT", start=1):
     _UNITS |= {f"{_prefix}B": 1000**_power, _prefix: 1000**_power, f"{_prefix}IB": 1024**_power}
@@ -54,6 +55,34 @@ class Size:
         return self.text
 
 
+@dataclass(frozen=True)
+class Listener:
+    """An address and a port of the Docker host, such as 127.0.0.1:9105."""
+
+    text: str
+    address: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ADDRESS:PORT. Raises ValueError."""
+        address, _, port = text.partition(":")
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
+            raise ValueError(_LISTENER)
+        try:
+            return cls(text, str(ipaddress.IPv4Address(address)), int(port))
+        except ValueError:
+            raise ValueError(_LISTENER) from None
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+NOWHERE = Listener("", "", 0)
+"""The value of an empty address."""
 NO_LIMIT = Size("", 0)
 """The value of an empty limit."""
 
@@ -157,6 +186,10 @@ def matching(pattern: str, rule: str) -> AfterValidator:
 
 def _empty_is_no_limit(value: object) -> object:
     return NO_LIMIT if value == "" else value
+
+
+def _empty_is_nowhere(value: object) -> object:
+    return NOWHERE if value == "" else value
 
 
 def check_word(text: str) -> str:
@@ -311,6 +344,7 @@ def stand_in_key(number: int) -> str:
 SizeText = Annotated[Size, *_parsed(Size)]
 AgeText = Annotated[Age, *_parsed(Age)]
 DiskSpaceText = Annotated[DiskSpace, *_parsed(DiskSpace)]
+ListenerText = Annotated[Listener, *_parsed(Listener), BeforeValidator(_empty_is_nowhere)]
 LimitText = Annotated[SizeText, BeforeValidator(_empty_is_no_limit)]
 PublicKeyText = Annotated[
     PublicKey, *_parsed(PublicKey, "the text of a .pub file"), MayBeOutput(stand_in_key)

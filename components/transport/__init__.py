@@ -1,4 +1,4 @@
-"""How gateway and janitor reach the daemon: the setting `transport`."""
+"""How gateway, janitor and metrics reach the daemon: the setting `transport`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ class Transport:
     network: docker.Network
     """The daemon's network."""
     gateway_network: docker.Network
-    janitor_network: docker.Network | None
+    client_network: docker.Network | None
+    """The network of janitor and metrics; None where they reach the daemon without one."""
     daemon_volumes: list[docker.ContainerVolumeArgs]
     client_volumes: list[docker.ContainerVolumeArgs]
-    """Volumes of gateway and janitor."""
+    """Volumes of gateway, janitor and metrics."""
     dockerd: list[str]
     """Start of the daemon's command; options are appended."""
     docker_client: list[str]
@@ -58,7 +59,7 @@ class Transport:
         return cls(
             network=scope.private_network(containers_talk=False),
             gateway_network=scope.entrance(),
-            janitor_network=None,
+            client_network=None,
             daemon_volumes=[mount(runtime, DAEMON_SOCKETS)],
             client_volumes=[mount(runtime, GATEWAY_SOCKETS, read_only=True)],
             dockerd=["dockerd", f"--host=unix://{DAEMON_SOCKET}"],
@@ -96,7 +97,7 @@ class Transport:
         return cls(
             network=network,
             gateway_network=network,
-            janitor_network=network,
+            client_network=network,
             daemon_volumes=[mount(server, _SERVER_DIRECTORY, read_only=True)],
             client_volumes=[mount(client, _CLIENT_DIRECTORY, read_only=True)],
             dockerd=[],

@@ -38,20 +38,14 @@ class Verifier:
         image: docker.RemoteImage,
         access: docker.Volume,
         network: docker.Network,
+        reports: docker.Volume | None,
     ) -> Verifier:
         """Declare the container; it reads the rules in `access` and reaches issuers by `network`.
 
         It runs as the daemon's user without capabilities and listens on no port. Its volume is in
         memory, and as long as the gateway or the verifier runs, it keeps what it has.
         """
-        volume = scope.volume(
-            "identities",
-            driver_opts={
-                "type": "tmpfs",
-                "device": "tmpfs",
-                "o": f"uid=1000,gid=1000,mode=0755,size={_VOLUME_MIB}m",
-            },
-        )
+        volume = scope.volume_in_memory("identities", mib=_VOLUME_MIB)
         container = scope.service(
             "verifier",
             image=image,
@@ -65,6 +59,7 @@ class Verifier:
                 mount(access, ACCESS_DIRECTORY, read_only=True),
                 mount(volume, IDENTITIES_DIRECTORY),
             ],
+            reports=reports,
             **python_program("verifier", archive()),
             **on_network(network),
             **memory(_MEMORY_MIB),

@@ -146,6 +146,7 @@ def test_containers_are_expected_by_keys_and_identities_that_have_not_ended() ->
     assert expected(identities=[{"name": "a"}]) == {"guard", "verifier"}
     assert expected(identities=[{"name": "a", "role": "admin"}]) == {"verifier"}
     assert expected(identities=[{"name": "a", "until": past}]) == set()
+    assert expected(metrics="127.0.0.1:9105") == {"metrics", "metrics-page"}
 
 
 def test_an_authority_gets_a_kit_without_a_key() -> None:

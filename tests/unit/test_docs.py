@@ -260,6 +260,7 @@ WRONG: dict[str, str] = {
     "keys": "[]",
     "leftoverAge": "1 day",
     "memory": "100MB",
+    "metrics": "9105",
     "minFreeSpace": "200%",
     "platforms": '["amd64"]',
     "prepare": "sometimes",

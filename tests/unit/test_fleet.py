@@ -190,6 +190,17 @@ def test_one_host_is_exported_as_a_list_of_one(
         ({"host": "ssh://a@b", "hostKey": KEY, "hosts": HOSTS}, "host, hostKey and hosts exclude"),
         ({"hosts": [HOSTS[0], HOSTS[0]]}, "hosts has the same name twice"),
         ({"hosts": [HOSTS[0], {**HOSTS[0], "name": "eu2"}]}, "the same sshPort on one host twice"),
+        (
+            {
+                "hosts": [HOSTS[0], {**HOSTS[0], "name": "eu2", "sshPort": 2301}],
+                "metrics": "0.0.0.0:9105",
+            },
+            "the same port of metrics on one host twice",
+        ),
+        (
+            {"hosts": [{**HOSTS[0], "metrics": "9105"}]},
+            "hosts[0].metrics = '9105' must be an IPv4 address",
+        ),
         ({"hosts": [{"name": "A b", "host": "unix:///x"}]}, "hosts[0].name = 'A b' must be 1 to"),
         (
             {"hosts": [{"name": "a", "host": "ssh://o@h"}]},
@@ -278,3 +289,23 @@ def test_the_shell_assigns_as_python_does() -> None:
             check=True,
         )
         assert printed.stdout.strip() == assign(project, weighted)["name"]
+
+
+def test_hosts_serve_their_metrics_where_their_entries_say(
+    run_program: Callable[..., Run],
+) -> None:
+    entries = [
+        {**HOSTS[0], "metrics": "10.0.0.5:9200"},
+        HOSTS[1],
+        {**HOSTS[1], "name": "quiet", "sshPort": 2300, "metrics": ""},
+    ]
+    run = run_program(host=None, hosts=entries, metrics="127.0.0.1:9105")
+    ports = {
+        name.removesuffix("-metrics-page"): resource.inputs["ports"][0]
+        for name, resource in run.resources.items()
+        if name.endswith("-metrics-page")
+    }
+    assert ports == {
+        "builder-eu1": {"internal": 9105, "external": 9200, "ip": "10.0.0.5"},
+        "builder-arm": {"internal": 9105, "external": 9105, "ip": "127.0.0.1"},
+    }

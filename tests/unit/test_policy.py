@@ -108,6 +108,24 @@ def output(*resources: Resource) -> set[str]:
         ),
         (
             rules.only_what_asks_for_keys_is_published,
+            resource(
+                CONTAINER,
+                "metrics-page",
+                ports=[{"internal": 9105}],
+                volumes=[{"volumeName": "reports", "readOnly": True}],
+            ),
+            resource(
+                CONTAINER,
+                "metrics-page",
+                ports=[{"internal": 9105}],
+                volumes=[
+                    {"volumeName": "reports", "readOnly": True},
+                    {"volumeName": "runtime", "readOnly": True},
+                ],
+            ),
+        ),
+        (
+            rules.only_what_asks_for_keys_is_published,
             store(ASKS),
             store("REGISTRY_HTTP_TLS_CLIENTCAS=[]"),
         ),

@@ -13,6 +13,7 @@ from typing import Any
 import pulumi
 import pytest
 
+from components import metrics
 from components.guard import archive
 from tests.unit import conftest as mocked
 from tests.unit.conftest import DISK, KEY, OTHER_KEY, PRIVATE_KEY, Registered, Run
@@ -504,6 +505,101 @@ def test_the_guards_program_is_reproducible_and_needs_no_other_file(tmp_path: Pa
         check=True,
     )
     assert ran.stdout == "guard.zip/guard/__main__.py False\n"
+
+
+BUILD_KEY = {"name": "ci", "publicKey": KEY, "role": "build"}
+METRICS = {"metrics": "10.0.0.5:9200"}
+
+
+def test_without_metrics_no_container_reports(run_program: Program) -> None:
+    everything = {"keys": [BUILD_KEY], "identities": [IDENTITY]}
+    without, off = run_program(**everything), run_program(metrics="", **everything)
+    for name in children(without):
+        assert off[name].inputs == without[name].inputs
+        assert "/reports" not in json.dumps(unwrapped(off[name].inputs), default=str)
+
+
+def test_metrics_add_two_containers_that_cannot_harm(run_program: Program) -> None:
+    run = run_program(**METRICS)
+    assert children(run) == {
+        **CHILDREN,
+        "builder-guard-image": "docker:index/remoteImage:RemoteImage",
+        "builder-reports": "docker:index/volume:Volume",
+        "builder-metrics": "docker:index/container:Container",
+        "builder-metrics-page": "docker:index/container:Container",
+    }
+    reader, page = run["builder-metrics"].inputs, run["builder-metrics-page"].inputs
+    for container in (reader, page):
+        assert container["user"] == "1000:1000"
+        assert container["capabilities"] == {"adds": [], "drops": ["ALL"]}
+        assert container["securityOpts"] == ["no-new-privileges:true"]
+        assert container["memory"] == container["memorySwap"] <= 256
+        assert not {"privileged", "mounts"} & set(container)
+    assert reader["networkMode"] == "none"
+    assert "ports" not in reader
+    assert [(v["volumeName"], v.get("readOnly", False)) for v in reader["volumes"]] == [
+        ("dev-builder-reports", False),
+        ("dev-builder-cache", True),
+        ("dev-builder-access", True),
+        ("dev-builder-runtime", True),
+    ]
+    assert page["ports"] == [{"internal": 9105, "external": 9200, "ip": "10.0.0.5"}]
+    assert page["volumes"] == [
+        {"volumeName": "dev-builder-reports", "containerPath": "/reports", "readOnly": True}
+    ]
+    assert [n["name"] for n in page["networksAdvanced"]] == ["dev-builder-entrance"]
+    assert "METRICS_PARTS=gateway janitor" in reader["envs"]
+    ready = run["builder-readiness"].inputs["create"]
+    assert "dev-builder-metrics dev-builder-metrics-page" in ready
+
+
+def test_metrics_are_reported_by_each_part_but_the_daemon(run_program: Program) -> None:
+    others = {"keys": [BUILD_KEY], "identities": [IDENTITY]}
+    without, run = run_program(**others), run_program(**others, **METRICS)
+    parts = ("gateway", "janitor", "guard", "verifier")
+    changed = {name for name in children(without) if run[name].inputs != without[name].inputs}
+    assert changed == {"builder-readiness", *(f"builder-{part}" for part in parts)}
+    for part in parts:
+        tests = run[f"builder-{part}"].inputs["healthcheck"]["tests"]
+        assert tests[:2] == ["CMD", "sh"]
+        assert tests[4] == f"/reports/{part}"
+        assert not any("\n" in word for word in tests), "health.sh reads a word from each line"
+        assert run[f"builder-{part}"].inputs["volumes"][-1] == {
+            "volumeName": "dev-builder-reports",
+            "containerPath": "/reports",
+        }
+    assert f"METRICS_PARTS={' '.join(parts)}" in run["builder-metrics"].inputs["envs"]
+
+
+def test_over_tls_metrics_have_the_certificates_and_no_builds_reach_the_page(
+    run_program: Program,
+) -> None:
+    run = run_program(transport="tls", **METRICS)
+    reader, page = run["builder-metrics"].inputs, run["builder-metrics-page"].inputs
+    assert [n["name"] for n in reader["networksAdvanced"]] == ["dev-builder-tls-network"]
+    assert "DOCKER_HOST=tcp://docker:2376" in reader["envs"]
+    assert reader["volumes"][-1]["volumeName"] == "dev-builder-tls-client"
+    assert [n["name"] for n in page["networksAdvanced"]] == ["dev-builder-entrance"]
+
+
+@pytest.mark.parametrize(
+    ("libraries", "name"), [((), "page"), (metrics.LIBRARIES, "reader")], ids=["page", "reader"]
+)
+def test_the_programs_of_the_metrics_need_no_other_file(
+    tmp_path: Path, libraries: tuple[str, ...], name: str
+) -> None:
+    packed = metrics.archive(*libraries)
+    assert packed == metrics.archive(*libraries)
+    (tmp_path / "metrics.zip").write_bytes(packed)
+    program = f"import metrics.__main__, metrics.{name} as it; print(it.__file__)"
+    ran = subprocess.run(
+        [sys.executable, "-ISc", f"import sys; sys.path.insert(0, 'metrics.zip'); {program}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == f"metrics.zip/metrics/{name}.py\n"
 
 
 IDENTITY = {

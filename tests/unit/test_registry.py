@@ -262,6 +262,10 @@ def test_the_client_export_is_secret(run_program: Program) -> None:
         ({"registry": {"port": 5002}}, "registry.host = '' must be the name of an entry"),
         ({"registry": {"host": "arm", "port": 5001}}, "port = 5001 and mirrorPort = 5001"),
         ({"registry": {"host": "arm", "port": 2222}}, "sshPort = 2222; they must differ"),
+        (
+            {"registry": {"host": "arm"}, "metrics": "127.0.0.1:5001"},
+            "registry has the port of metrics = '127.0.0.1:5001' on its host",
+        ),
         ({"registry": {"host": "arm", "port": 0}}, "registry.port = '0'"),
         ({"registry": {"host": "arm", "prot": 1}}, "registry.prot is not a setting; did you mean"),
         ({"registry": {"host": "arm", "name": "a:1"}}, "registry.name = 'a:1' must be a host name"),

@@ -95,6 +95,12 @@ def problems(**settings: Any) -> str:
         ({"sshPort": 70000}, "sshPort = '70000' must be a whole number from 1 to 65535"),
         ({"sshPort": "ssh"}, "sshPort = 'ssh' must be a whole number from 1 to 65535"),
         ({"sshAddress": "eth0"}, "sshAddress = 'eth0' must be an IPv4 address"),
+        *(
+            ({"metrics": text}, "must be an IPv4 address of the Docker host and a port")
+            for text in ("9105", "127.0.0.1", "localhost:9105", "127.0.0.1:0", "::1:9105")
+        ),
+        ({"metrics": "127.0.0.1:70000"}, "metrics = '127.0.0.1:70000' must be an IPv4 address"),
+        ({"metrics": "127.0.0.1:2222"}, "metrics = '127.0.0.1:2222' has the port of sshPort"),
         ({"sshHost": "a:b/c"}, "sshHost = 'a:b/c' must be a host name"),
         ({"sshprot": 22}, "sshprot is not a setting; did you mean sshPort?"),
         ({"daemonImage": "Docker:29"}, "daemonImage = 'Docker:29' must be an image reference"),

@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,7 +36,6 @@ from bench.targets import LOCAL
 from bench.workloads import Workload
 
 OFF, WATCHED, TRACED = "nothing", "metrics and page", "metrics, page and traces"
-ROLES = ("daemon", "gateway", "janitor")
 EVERY = 15
 PAGE_EVERY = 60
 PAUSE = 3
@@ -64,8 +63,8 @@ def usage() -> tuple[float, float]:
     """CPU seconds and MB of the builder's containers together."""
     engine = docker.from_env()
     cpu = memory = 0.0
-    for role in ROLES:
-        now = engine.api.stats(f"{NAME}-builder-{role}", stream=False, one_shot=True)
+    for container in engine.containers.list(filters={"name": f"^{NAME}-builder-"}):
+        now = container.stats(stream=False, one_shot=True)
         cpu += now["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
         details = now["memory_stats"]["stats"]
         cached = details.get("inactive_file", details.get("total_inactive_file", 0))
@@ -89,44 +88,30 @@ def look(seen: Seen, workload: Workload, clients: list[Client], rounds: int, idl
 
 
 @contextmanager
-def watching(builder: Builder, folder: Path) -> Iterator[None]:
-    """Metrics that are scraped, and the page of the status, within the block."""
+def watching(builder: Builder, folder: Path, metrics: str) -> Iterator[None]:
+    """Metrics that are scraped from this address, and the page of the status, within the block."""
     stack = ("--stack", NAME, "--config-file", str(builder.stack.config))
-    client = (sys.executable, "-m", "client")
+    page = (sys.executable, "-m", "client", "status", *stack, "--html", str(folder / "status.html"))
     environment = {**os.environ, **builder.stack.environment}
-    address = f"127.0.0.1:{free_port()}"
-    words = ("metrics", *stack, "--listen", address, "--every", str(EVERY))
     ended = threading.Event()
 
-    def scrape() -> bytes:
-        with urllib.request.urlopen(f"http://{address}/metrics") as answer:
-            return bytes(answer.read())
-
     def watch() -> None:
-        page = (*client, "status", *stack, "--html", str(folder / "status.html"))
         due = 0.0
         while not ended.is_set():
-            scrape()
+            with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
+                answer.read()
             if time.monotonic() >= due:
                 due = time.monotonic() + PAGE_EVERY
                 subprocess.run(page, env=environment, cwd=ROOT, check=False, capture_output=True)
             ended.wait(EVERY)
 
-    with subprocess.Popen((*client, *words), env=environment, cwd=ROOT) as server:
-        try:
-            while server.poll() is None:
-                with suppress(OSError):
-                    scrape()
-                    break
-                time.sleep(0.5)
-            thread = threading.Thread(target=watch)
-            thread.start()
-            yield
-            ended.set()
-            thread.join()
-        finally:
-            ended.set()
-            server.terminate()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -149,10 +134,10 @@ def collector(address: str) -> Iterator[str]:
         server.shutdown()
 
 
-def set_traces(builder: Builder, url: str) -> None:
-    """Deploy the builder with these traces; this replaces its daemon."""
+def deploy(builder: Builder, changes: dict[str, str]) -> None:
+    """Deploy the builder with these of its settings changed."""
     settings = yaml.safe_load(builder.stack.config.read_text())
-    settings["config"]["docker-build-machine:traces"] = url
+    settings["config"] |= {f"docker-build-machine:{name}": text for name, text in changes.items()}
     builder.stack.config.write_text(yaml.safe_dump(settings))
     builder.stack.up()
 
@@ -165,29 +150,29 @@ def measured(images: Images, folder: Path, *, short: bool) -> dict[str, Seen]:
         address = stack.enter_context(network())
         builder = Builder.create(images, folder / "stack", address)
         stack.callback(builder.stack.destroy)
-        builder.stack.up()
         local = Client.create(LOCAL, "unix:///var/run/docker.sock", folder / "local")
         stack.callback(forget, local)
         service = Workload("service", images.base, folder / "service")
-
-        def prepare(place: str) -> list[Client]:
-            """The clients, after builds that fill the caches."""
-            kit = stack.enter_context(builder.clients(folder / place))[0]
-            load(kit, images.base)
-            interleaved(service, [local, kit], "cold", 1, "")
-            interleaved(service, [local, kit], "warm", 3, "")
-            return [local, kit]
-
-        clients = prepare("near")
-        for _ in range(turns):
-            look(found[OFF], service, clients, rounds, idle)
-            with watching(builder, folder):
-                look(found[WATCHED], service, clients, rounds, idle)
-        set_traces(builder, stack.enter_context(collector(address)))
-        clients = prepare("traced")
-        for _ in range(turns):
-            with watching(builder, folder):
-                look(found[TRACED], service, clients, rounds, idle)
+        metrics, traces = f"127.0.0.1:{free_port()}", stack.enter_context(collector(address))
+        settings = {
+            OFF: {"guardImage": images.python, "metrics": "", "traces": ""},
+            WATCHED: {"metrics": metrics, "traces": ""},
+            TRACED: {"metrics": metrics, "traces": traces},
+        }
+        for turn in range(turns):
+            for state, seen in found.items():
+                deploy(builder, settings[state])
+                with contextlib.ExitStack() as within:
+                    place = folder / f"{state} {turn}".replace(" ", "-").replace(",", "")
+                    [kit, *_] = within.enter_context(builder.clients(place))
+                    clients = [local, kit]
+                    load(kit, images.base)
+                    # They fill the caches.
+                    interleaved(service, clients, "cold", 1, "")
+                    interleaved(service, clients, "warm", 3, "")
+                    if state != OFF:
+                        within.enter_context(watching(builder, folder, metrics))
+                    look(seen, service, clients, rounds, idle)
     return found
 
 

@@ -277,6 +277,9 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
                 explained = explain_last(history, records, _EXPLAINED, Clearing.parse(tidied))
     except OSError as error:
         no_history = f"not known ({error})"
+    # `docker version` would leave a connection open in the daemon (components/daemon/__init__.py).
+    form = "{{.ServerVersion}} {{.CgroupDriver}} {{.CgroupVersion}}"
+    version, _, cgroups = in_daemon("docker", "info", "--format", form).strip().partition(" ")
     host_keys = _host_keys(stack, resources, now)
     gateway = f"{alias}-gateway"
     visits = Visit.parse(printed("logs", "--tail", str(_LOG_LINES), gateway))
@@ -287,7 +290,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
     status = Status(
         builder=alias,
         asked=now,
-        version=in_daemon("docker", "version", "--format", "{{.Server.Version}}").strip(),
+        version=version,
         up_since=timestamp(inspected["daemon"]["State"]["StartedAt"]),
         containers=containers,
         cache=usage.get("Build Cache", 0),
@@ -295,7 +298,7 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
         images=usage.get("Images", 0),
         image_store=store,
         idle_store=idle_store,
-        limits=_limits(stack, in_daemon, notices),
+        limits=_limits(stack, cgroups, notices),
         disk=int(disk[1]) * 1024 if disk else 0,
         disk_free=disk_free,
         inodes=int(inodes[0]) if inodes else 0,
@@ -442,13 +445,9 @@ def _stores(daemon: dict[str, Any], in_daemon: Callable[..., str]) -> tuple[str,
     return store, aside.removeprefix("buildkit.").replace("*", "")
 
 
-def _limits(stack: Stack, in_daemon: Callable[..., str], notices: list[str]) -> str:
+def _limits(stack: Stack, cgroups: str, notices: list[str]) -> str:
     """Whether limits of single containers work; a notice where they could and do not."""
-    driver, _, version = (
-        in_daemon("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}}")
-        .strip()
-        .partition(" ")
-    )
+    driver, _, version = cgroups.partition(" ")
     if not driver:
         return "not known"
     if driver != "none":

@@ -309,7 +309,8 @@ record_failures() {
 
 # One round: removal by age when it is due, then by pressure.
 round() {
-	if query docker version --format '{{.Server.Version}}' >/dev/null; then
+	# `docker version` would leave a connection open in the daemon (components/daemon/__init__.py).
+	if query docker container ls --quiet >/dev/null; then
 		unanswered=0
 		if [ "$(now)" -ge "$next_sweep" ]; then
 			next_sweep=$(($(now) + sweep_seconds))

@@ -79,6 +79,15 @@ def test_the_health_checks_pass(builder: Builder) -> None:
         passed(builder.health(role))
 
 
+def test_a_health_check_leaves_no_file_open_in_the_daemon(builder: Builder) -> None:
+    """What asks for the version leaves one, of a connection to RootlessKit."""
+    count = ("sh", "-c", "ls /proc/$(pidof dockerd)/fd | wc -l")
+    before = int(passed(builder.in_daemon(*count)))
+    for _ in range(20):
+        passed(builder.health("daemon"))
+    assert int(passed(builder.in_daemon(*count))) < before + 10
+
+
 def test_the_gateway_comes_back_with_its_host_key_and_keys_and_shows_no_secret(
     builder: Builder,
 ) -> None:

@@ -112,9 +112,10 @@ class Daemon:
                 connected.sendall(b"HTTP/1.1 101 UPGRADED\r\nUpgrade: h2c\r\n\r\n")
                 self._call(connected)
                 return
-            answers: dict[str, Any] = {"/version": {"Version": "29.9", "ApiVersion": self.api}}
-            body = json.dumps(answers.get(path, DF)).encode()
-            connected.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            body = "OK" if path == "/_ping" else json.dumps(DF)
+            headers = f"Api-Version: {self.api}\r\nServer: Docker/29.9 (linux)\r\n"
+            answer = f"HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}"
+            connected.sendall(answer.encode())
 
     def _call(self, connected: socket.socket) -> None:
         wire = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
@@ -309,7 +310,7 @@ def test_a_daemon_without_a_history_is_a_problem(reader: Reader, daemon: Daemon)
 
 def test_a_daemon_that_is_gone_is_down(reader: Reader, daemon: Daemon) -> None:
     daemon.path.unlink()
-    assert "does not answer GET /version" in reader.read()
+    assert "does not answer GET /_ping" in reader.read()
     found = values(reader)
     assert (found["up"], found["part_up daemon"], found["problems"]) == (0, 0, 1)
     assert "cache_bytes" not in found

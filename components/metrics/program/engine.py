@@ -75,13 +75,19 @@ class Engine:
 
     def state(self) -> State:
         """What the daemon says of itself. Raises EngineError."""
-        version = self._get("/version")
-        newest = tuple(map(int, version["ApiVersion"].split(".")))
-        major, minor = min(newest, _API)
-        usage = self._get(f"/v{major}.{minor}/system/df?type=build-cache&type=image")
+        # GET /version would leave a connection open in the daemon (components/daemon/__init__.py).
+        headers, _ = self._get("/_ping")
+        try:
+            newest = tuple(map(int, headers["Api-Version"].split(".")))
+            version = headers["Server"].removeprefix("Docker/").partition(" ")[0]
+            major, minor = min(newest, _API)
+            _, answer = self._get(f"/v{major}.{minor}/system/df?type=build-cache&type=image")
+            usage = json.loads(answer)
+        except (AttributeError, ValueError) as error:
+            raise EngineError(f"the daemon's answer cannot be read: {error}") from error
         cache = [entry for entry in usage.get("BuildCache") or [] if not entry.get("Shared")]
         return State(
-            version=version["Version"],
+            version=version,
             started=os.stat(self._place.path).st_mtime if self._is_unix else None,
             cache=sum(entry["Size"] for entry in cache),
             images=usage.get("LayersSize") or 0,
@@ -121,7 +127,7 @@ class Engine:
         secured.settimeout(seconds)
         return secured
 
-    def _get(self, path: str) -> Any:
+    def _get(self, path: str) -> tuple[http.client.HTTPMessage, bytes]:
         try:
             with closing(http.client.HTTPConnection("docker")) as connection:
                 connection.sock = self._connected(_SECONDS)
@@ -130,8 +136,8 @@ class Engine:
                 content = answer.read()
             if answer.status != 200:
                 raise EngineError(f"GET {path}: {answer.status} {content[:200]!r}")
-            return json.loads(content)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            return answer.headers, content
+        except (OSError, http.client.HTTPException) as error:
             raise EngineError(f"the daemon does not answer GET {path}: {error}") from error
 
     def _call(

@@ -19,7 +19,7 @@ from tests.engine.conftest import (
     run,
 )
 
-DAEMON, GATEWAY, JANITOR = {"daemon"}, {"gateway"}, {"janitor"}
+DAEMON, GATEWAY, JANITOR, METRICS = {"daemon"}, {"gateway"}, {"janitor"}, {"metrics"}
 Change = Callable[[Builder], None]
 
 
@@ -103,10 +103,17 @@ def cache_folder(builder: Builder) -> str:
             id="cacheSize and insecureRegistries",
         ),
         pytest.param(
-            lambda builder: builder.settings.update(sshPort=free_port()),
-            GATEWAY,
-            ["open connections drop", "every client needs the new sshConfig"],
-            id="sshPort",
+            lambda builder: builder.settings.update(
+                sshPort=free_port(), metrics=f"127.0.0.1:{free_port()}"
+            ),
+            GATEWAY | JANITOR,
+            [
+                "open connections drop",
+                "every client needs the new sshConfig",
+                "adds the metrics",
+                "adds the metrics-page",
+            ],
+            id="sshPort and metrics",
         ),
         pytest.param(
             together(lambda builder: builder.remove_key("bob"), setting(hostKeys=[1, 2])),
@@ -122,8 +129,8 @@ def cache_folder(builder: Builder) -> str:
         ),
         pytest.param(
             setting(transport="tls"),
-            DAEMON | GATEWAY | JANITOR,
-            ["builds in flight get 1m to end", "open connections drop"],
+            DAEMON | GATEWAY | JANITOR | METRICS,
+            ["builds in flight get 1m to end", "open connections drop", "restarts the metrics"],
             id="transport",
         ),
         pytest.param(

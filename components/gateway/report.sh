@@ -21,14 +21,14 @@ count=0 last=''
 		time = $1 "T" $2
 		if (time > last) { count++; last = time }
 	}
-	END { print count, last }' >"$state.new"
-mv -f "$state.new" "$state"
+	END { print count, last }' >"$state.$$"
+mv -f "$state.$$" "$state"
 read -r count last <"$state"
 
 {
 	echo "refused $count"
 	session-monitor who | sed -n '/^lately/,$d; s/.* login name=\([^ ]*\) .*/session \1/p'
-} >"$folder/connections.new"
-mv -f "$folder/connections.new" "$folder/connections"
+} >"$folder/connections.$$"
+mv -f "$folder/connections.$$" "$folder/connections"
 
 exec bash /usr/local/lib/gateway/health

@@ -196,6 +196,10 @@ class DockerBuilder(pulumi.ComponentResource):
                 access=access.volume,
                 reports=reports,
                 parts=parts,
+                host_keys={
+                    number: key.created
+                    for number, key in zip(settings.host_keys, host_keys, strict=True)
+                },
             )
         return scope.script(
             "readiness",

@@ -14,7 +14,7 @@ _GENERATE = """\
 set -eu
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
-ssh-keygen -q -t ed25519 -N '' -C '' -f "$folder/key"
+ssh-keygen -q -t ed25519 -N '' -C "$(date +%s)" -f "$folder/key"
 cat "$folder/key.pub" "$folder/key"
 """
 
@@ -27,6 +27,8 @@ class HostKey:
     """The complete private key file; a secret."""
     public_key: pulumi.Output[str]
     """Type and base64, without a comment."""
+    created: pulumi.Output[int | None]
+    """Seconds since 1970; None for a key of a release that did not write it into the comment."""
 
     @classmethod
     def declare(cls, scope: Scope, generation: int, *, keep: bool) -> HostKey:
@@ -54,4 +56,10 @@ class HostKey:
             public_key=pulumi.Output.unsecret(
                 text.apply(lambda t: str(PublicKey.parse(t.split("\n", 1)[0])))
             ),
+            created=pulumi.Output.unsecret(text.apply(lambda t: _created(t.split("\n", 1)[0]))),
         )
+
+
+def _created(public_key: str) -> int | None:
+    comment = public_key.split()[2:]
+    return int(comment[0]) if comment and comment[0].isdigit() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -41,12 +42,14 @@ def declare_metrics(
     access: docker.Volume,
     reports: docker.Volume,
     parts: list[str],
+    host_keys: Mapping[int, pulumi.Output[int | None]],
 ) -> list[docker.Container]:
     """Declare the container that reads the builder, and the one that serves what was read.
 
     The first is a client of the daemon as the janitor is, and listens on no port. The second
     listens, and has nothing but the page that the first writes to `reports`. `parts` are the
-    roles of the containers that report their health there.
+    roles of the containers that report their health there. `host_keys` has when each generation
+    was made, in seconds since 1970; the first is the one that is presented.
     """
     program = python_program("metrics", archive(*LIBRARIES))
     reader = scope.service(
@@ -63,11 +66,12 @@ def declare_metrics(
         ],
         **program
         | {
-            "envs": pulumi.Output.all(cache.policy, cache.image_store).apply(
+            "envs": pulumi.Output.all(cache.policy, cache.image_store, *host_keys.values()).apply(
                 lambda known: [
                     *program["envs"],
                     f"METRICS_BUILDER={scope.prefix}",
                     f"METRICS_PARTS={' '.join(parts)}",
+                    f"METRICS_HOST_KEYS={_words(host_keys, known[2:])}",
                     f"METRICS_CACHE_LIMIT={known[0].size}",
                     f"METRICS_IMAGE_STORE={known[1]}",
                     f"METRICS_DATA={_DATA_DIRECTORY}",
@@ -101,3 +105,8 @@ def declare_metrics(
         **confined(),
     )
     return [reader, page]
+
+
+def _words(generations: Iterable[int], created: Sequence[int | None]) -> str:
+    """`GENERATION:SECONDS` for each host key in this order, with 0 where the time is unknown."""
+    return " ".join(f"{n}:{at or 0}" for n, at in zip(generations, created, strict=True))

@@ -95,6 +95,7 @@ def test_the_page_is_complete_once_the_update_has_ended(builder: Builder) -> Non
     assert until(lambda: values(builder)["images_bytes"] > 0, WAIT), "of the base image"
     assert found["read_timestamp_seconds"] >= found["start_timestamp_seconds"] > 1.7e9
     assert "key_expires_timestamp_seconds ada" not in found
+    assert 0 < found["host_key_age_seconds 1 true"] < 3600
     version = passed(builder.docker("version", "--format", "{{.Server.Version}}")).strip()
     assert f'version="{version}"' in page(builder)
     subprocess.run(["promtool", "check", "metrics"], input=page(builder), text=True, check=True)

@@ -177,6 +177,7 @@ def reader(tmp_path: Path, daemon: Daemon) -> Reader:
         Engine({"DOCKER_HOST": f"unix://{daemon.path}"}),
         Places(reports=tmp_path, data=tmp_path, access=tmp_path),
         parts=["gateway", "janitor"],
+        host_keys=[f"2:{int(time.time()) - 1000}", "1:0", "3:5"],
         cache_limit=99,
         image_store="overlay2",
     )
@@ -221,6 +222,9 @@ def test_a_reading_has_what_daemon_disk_parts_and_lists_say(reader: Reader, daem
         "refused_logins_total": 0,
     }
     assert {name: found.get(name) for name in expected} == expected
+    assert 1000 <= found["host_key_age_seconds 2 true"] < 2000
+    assert found["host_key_age_seconds 3 false"] > 1.7e9
+    assert not any(name.startswith("host_key_age_seconds 1") for name in found), "not known"
     assert "/v1.44/system/df?type=build-cache&type=image" in daemon.asked
     until(lambda: not reader.read() and not reader.has_news())
     daemon.api = "1.41"

@@ -549,6 +549,7 @@ def test_metrics_add_two_containers_that_cannot_harm(run_program: Program) -> No
     ]
     assert [n["name"] for n in page["networksAdvanced"]] == ["dev-builder-entrance"]
     assert "METRICS_PARTS=gateway janitor" in reader["envs"]
+    assert "METRICS_HOST_KEYS=1:0" in reader["envs"], "made by a release that wrote no time"
     ready = run["builder-readiness"].inputs["create"]
     assert "dev-builder-metrics dev-builder-metrics-page" in ready
 

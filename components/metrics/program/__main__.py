@@ -32,6 +32,7 @@ def _read(folder: Path) -> None:
         Engine(variables),
         Places(folder, Path(variables["METRICS_DATA"]), Path(variables["METRICS_ACCESS"])),
         parts=variables["METRICS_PARTS"].split(),
+        host_keys=variables["METRICS_HOST_KEYS"].split(),
         cache_limit=int(variables["METRICS_CACHE_LIMIT"]),
         image_store=variables["METRICS_IMAGE_STORE"],
     )

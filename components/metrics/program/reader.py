@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .builds import Builds
 from .engine import Engine, EngineError, State
-from .families import REMOVAL_CAUSES, REMOVAL_KINDS, Metrics, Reading
+from .families import REMOVAL_CAUSES, REMOVAL_KINDS, HostKey, Metrics, Reading
 
 _STALE_SECONDS = 75
 """Age of a report that no longer counts: health checks are 30 seconds apart and take up to 15."""
@@ -60,6 +60,7 @@ class Reader:
         places: Places,
         *,
         parts: list[str],
+        host_keys: list[str],
         cache_limit: int,
         image_store: str,
     ) -> None:
@@ -68,6 +69,7 @@ class Reader:
         self.builds = Builds(engine, self.metrics, builder)
         self._builder, self._engine, self._places = builder, engine, places
         self._parts, self._cache_limit, self._image_store = parts, cache_limit, image_store
+        self._host_keys = [tuple(map(int, word.split(":"))) for word in host_keys]
         self._growths: dict[tuple[str, ...], _Growth] = {}
         self._state: State | None = None
         self._no_state = ""
@@ -131,6 +133,11 @@ class Reader:
                     parts=parts,
                     sessions=self._take_connections(names),
                     ends=ends,
+                    host_keys=[
+                        HostKey(generation, presented=place == 0, age=time.time() - created)
+                        for place, (generation, created) in enumerate(self._host_keys)
+                        if created
+                    ],
                 )
             ]
         )

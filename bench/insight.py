@@ -144,7 +144,7 @@ def deploy(builder: Builder, changes: dict[str, str]) -> None:
 
 def measured(images: Images, folder: Path, *, short: bool) -> dict[str, Seen]:
     """Measure each state; a short run takes fewer builds and rests less."""
-    turns, rounds, idle = (1, 4, 20.0) if short else (3, 20, 60.0)
+    turns, rounds, idle = (1, 4, 20.0) if short else (2, 25, 60.0)
     found = {state: Seen() for state in (OFF, WATCHED, TRACED)}
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(network())

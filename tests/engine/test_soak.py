@@ -226,7 +226,7 @@ def test_many_builds_in_a_row_leave_nothing(builder: Builder, tmp_path: Path) ->
     for what, most in {
         **{f"MiB of the {role}": 128 if role == "daemon" else 24 for role in ROLES},
         "MiB of the data on disk": 500,
-        "open files of dockerd": 64,
+        "open files of dockerd": 16,
         "processes of the daemon's container": 16,
     }.items():
         assert after[what] < before[what] + most, (what, before, after)

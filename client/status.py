@@ -26,7 +26,7 @@ from components.layout import (
     IMAGE_STORE_VARIABLE,
     OWNER_LABEL,
 )
-from components.metrics.program.families import REMOVAL_KINDS
+from components.metrics.program.families import LEAST_FREE, REMOVAL_KINDS
 from components.settings import Size
 
 _ROLES = ("daemon", "gateway", "janitor")
@@ -318,12 +318,12 @@ def gather(stack: Stack, resources: list[dict[str, Any]], *, is_explained: bool 
         removals=Removal.parse(tidied),
         explained=explained,
     )
-    if status.disk and status.disk_free < status.disk * 0.05:
+    if status.disk and status.disk_free < status.disk * LEAST_FREE:
         notices.append(
             f"the disk is nearly full, {naturalsize(status.disk_free)} free; next: a larger disk, "
             "a smaller cacheSize, or fewer keepImages"
         )
-    if status.inodes and status.inodes_free < status.inodes * 0.05:
+    if status.inodes and status.inodes_free < status.inodes * LEAST_FREE:
         notices.append(
             f"the disk is nearly out of inodes, {status.inodes_free} of {status.inodes} free; "
             "next: a file system with more, or a smaller cacheSize"

@@ -50,13 +50,12 @@ class HostKey:
                 ignore_changes=["*"],
             ),
         )
-        text = generated.stdout
+        files = generated.stdout.apply(lambda text: text.split("\n", 1))
+        public = pulumi.Output.unsecret(files.apply(lambda files: files[0]))
         return cls(
-            private_key=pulumi.Output.secret(text.apply(lambda t: t.split("\n", 1)[1] + "\n")),
-            public_key=pulumi.Output.unsecret(
-                text.apply(lambda t: str(PublicKey.parse(t.split("\n", 1)[0])))
-            ),
-            created=pulumi.Output.unsecret(text.apply(lambda t: _created(t.split("\n", 1)[0]))),
+            private_key=pulumi.Output.secret(files.apply(lambda files: files[1] + "\n")),
+            public_key=public.apply(lambda line: str(PublicKey.parse(line))),
+            created=public.apply(_created),
         )
 
 

@@ -80,7 +80,7 @@ def test_the_health_checks_pass(builder: Builder) -> None:
 
 
 def test_a_health_check_leaves_no_file_open_in_the_daemon(builder: Builder) -> None:
-    """What asks for the version leaves one, of a connection to RootlessKit."""
+    """Each question for the version would leave a connection to RootlessKit open."""
     count = ("sh", "-c", "ls /proc/$(pidof dockerd)/fd | wc -l")
     before = int(passed(builder.in_daemon(*count)))
     for _ in range(20):

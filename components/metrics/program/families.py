@@ -22,6 +22,8 @@ REMOVAL_KINDS = (
 """What the janitor removes, as it calls them; the longer of two that end alike comes first."""
 REMOVAL_CAUSES = ("age", "space")
 """space is when the disk was nearly full."""
+LEAST_FREE = 0.05
+"""A smaller share of free space or free inodes is a problem."""
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800)
 _SHARES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)
 _FIGURES = {

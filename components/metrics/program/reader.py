@@ -12,11 +12,10 @@ from pathlib import Path
 
 from .builds import Builds
 from .engine import Engine, EngineError, State
-from .families import REMOVAL_CAUSES, REMOVAL_KINDS, HostKey, Metrics, Reading
+from .families import LEAST_FREE, REMOVAL_CAUSES, REMOVAL_KINDS, HostKey, Metrics, Reading
 
 _STALE_SECONDS = 75
 """Age of a report that no longer counts: health checks are 30 seconds apart and take up to 15."""
-_LEAST_FREE = 0.05
 _EVERY_SECONDS = 5
 # The daemon takes longer to answer with a large cache; it is asked a twentieth of the time at most.
 _PAUSES = 20
@@ -119,8 +118,8 @@ class Reader:
         parts |= {part: self._report(part) == "0" for part in self._parts}
         names, ends = _clients(self._places.access / "list")
         low = [
-            figures["builder_disk_free_bytes"] < _LEAST_FREE * figures["builder_disk_bytes"],
-            figures["builder_disk_free_inodes"] < _LEAST_FREE * figures["builder_disk_inodes"],
+            figures["builder_disk_free_bytes"] < LEAST_FREE * figures["builder_disk_bytes"],
+            figures["builder_disk_free_inodes"] < LEAST_FREE * figures["builder_disk_inodes"],
         ]
         self.metrics.take(
             [

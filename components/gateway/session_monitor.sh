@@ -18,6 +18,8 @@ enrolled=/identities/keys
 acted_on=/run/gateway/acted-on
 # Touched at each login of the health check, which thereby sees that the monitor works.
 seen=/run/gateway/seen
+# How many logins were refused since the container's start, for the metrics.
+count_of_refused=/run/gateway/refused
 
 # The list by fingerprint. role_of holds the text about the role for a log line, until_of the last second,
 # conditions_of addresses, principals and role together.
@@ -176,6 +178,11 @@ close_idle() {
 	((count == 0)) || log_line "closed $count connections reason=not-logged-in-after-5-s"
 }
 
+# The health check, which reads the file, never finds half of it.
+write_count() {
+	echo "$refused" >"$count_of_refused.new" && mv -f "$count_of_refused.new" "$count_of_refused" && counted=$refused
+}
+
 audit() {
 	if parse "$1"; then
 		if [[ $address == 127.0.0.1 ]]; then
@@ -183,6 +190,7 @@ audit() {
 			return 0
 		fi
 		if [[ $outcome == Failed ]]; then
+			((refused += 1))
 			echo "$time refused $label user=$login_name"
 			return 0
 		fi
@@ -203,11 +211,13 @@ audit() {
 }
 
 watch() {
-	local line status enforced listener=none from_line=+1
+	local line status enforced listener=none from_line=+1 refused=0 counted
 	until [[ -f $log/current && -f $list ]]; do sleep 0.2; done
 	log_line 'session-monitor: watching'
 	# After the container's start, read the whole log; after a restart of this script, only new lines.
 	[[ ! -f /run/gateway/watched ]] || from_line=0
+	[[ ! -f $count_of_refused ]] || refused=$(<"$count_of_refused")
+	write_count
 	exec 3< <(exec tail -n "$from_line" -F "$log/current" 2>/dev/null)
 	: >/run/gateway/watched
 	enforce
@@ -223,6 +233,7 @@ watch() {
 		# Check once a second, even when lines arrive without a pause.
 		((SECONDS != ${checked:=-1})) || continue
 		checked=$SECONDS
+		[[ $refused == "$counted" ]] || write_count
 		if [[ ! -f $list || ! -f $log/current ]]; then
 			log_line "session-monitor: $list or $log/current is gone"
 			return 1

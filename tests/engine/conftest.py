@@ -438,6 +438,10 @@ class Builder:
         """A Docker API ping through the gateway, without docker CLI."""
         return self.ssh(self.alias, key=key, input=PING)
 
+    def refuses(self, key: str) -> bool:
+        """Whether sshd answers a client with this key, and refuses the key."""
+        return "Permission denied (publickey)." in self.ping(key).stderr
+
     def ssh_end(self) -> None:
         """End the shared connection if there is one."""
         config = self.folder / "ssh_config"
@@ -623,6 +627,7 @@ def registry_in(builder: Builder) -> Iterator[str]:
         )
     )
     try:
+        assert until(lambda: "listening on" in builder.docker("logs", "registry").stderr)
         yield "localhost:5000"
     finally:
         builder.docker("rm", "--force", "--volumes", "registry")

@@ -117,13 +117,13 @@ def cache_folder(builder: Builder) -> str:
         ),
         pytest.param(
             together(lambda builder: builder.remove_key("bob"), setting(hostKeys=[1, 2])),
-            set(),
-            ["nothing restarts", "who gets in changes", "makes host key 2"],
+            METRICS,
+            ["who gets in changes", "makes host key 2", "restarts the metrics"],
             id="a key less and a second host key",
         ),
         pytest.param(
             setting(hostKeys=[2, 1]),
-            GATEWAY,
+            GATEWAY | METRICS,
             ["presents host key 2 instead of 1: clients"],
             id="the second host key first",
         ),

@@ -36,6 +36,9 @@ _FILES = Path(__file__).parent
 _MONITOR_SERVICE = "#!/usr/bin/with-contenv bash\nexec /usr/local/bin/session-monitor watch\n"
 _SSHD_PORT = 2222
 _STOP_SECONDS = 10
+# s6-overlay always waits this long at the container's end, 3000 by default, for processes that are
+# no services. Those here are sessions, which end at once (just-containers/s6-overlay#628).
+_KILL_MILLISECONDS = 200
 # A session needs some 2 MB, and hundreds must fit at once.
 _MEMORY_MIB = 2048
 # sshd itself runs as GATEWAY_USER without capabilities. Root needs these to set up the user and to
@@ -131,7 +134,13 @@ def declare_gateway(
         ],
         reports=reports,
         stop_seconds=_STOP_SECONDS,
-        envs=[f"USER_NAME={GATEWAY_USER}", "PUID=1000", "PGID=1000", *tokens.envs],
+        envs=[
+            f"USER_NAME={GATEWAY_USER}",
+            "PUID=1000",
+            "PGID=1000",
+            f"S6_KILL_GRACETIME={_KILL_MILLISECONDS}",
+            *tokens.envs,
+        ],
         ports=[
             docker.ContainerPortArgs(
                 internal=_SSHD_PORT, external=settings.ssh_port, ip=settings.ssh_address

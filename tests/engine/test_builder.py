@@ -151,7 +151,7 @@ def test_the_gateway_ends_within_seconds_when_sshd_refuses_its_configuration(
 def test_the_gateway_stops_by_itself_and_starts_again(builder: Builder) -> None:
     gateway = builder.container("gateway")
     builder.ssh_end()
-    # s6-overlay gives processes 3 seconds; a service that never starts would block it forever.
+    # A service that never starts would block s6-overlay forever.
     passed(run("docker", "stop", "--time", "30", gateway))
     state = ("docker", "inspect", "--format", "{{.State.ExitCode}}", gateway)
     assert passed(run(*state)) == "0\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bench.figures import Figure
 from bench.peers import network
 from bench.steps import DOWNLOAD, UPLOAD, WRITE, inside_a_step
 from bench.workloads import Workload
-from tests.engine.conftest import BASE_IMAGE, GUARD_IMAGE, Builder, until
+from tests.engine.conftest import BASE_IMAGE, GUARD_IMAGE, Builder, passed, run, until
 
 pytestmark = pytest.mark.alone
 
@@ -68,3 +69,15 @@ def test_network_and_disk_are_fast_in_a_build_step(builder: Builder, clients: li
     assert found[DOWNLOAD] > 0.4, found
     assert found[UPLOAD] > 0.4, found
     assert found[WRITE] > 0.4, found
+
+
+def test_the_gateway_stops_at_once(builder: Builder) -> None:
+    gateway = builder.container("gateway")
+    builder.ssh_end()
+    start = time.monotonic()
+    passed(run("docker", "stop", gateway))
+    took = time.monotonic() - start
+    passed(run("docker", "start", gateway))
+    assert until(lambda: builder.ping().returncode == 0, 30)
+    # s6-overlay's default alone is 3 seconds.
+    assert took < 2

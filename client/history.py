@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
-from client.buildkit import BuildKit
+from client.buildkit import connected
 from components.docker_host import HostDocker
 from components.layout import DAEMON_USER
+from components.metrics.program.buildkit import BuildKit, BuildKitError
 from components.metrics.program.messages import seconds
 from components.metrics.program.records import Build, Record, Step, short_name, steps_of, summary
 
@@ -155,7 +154,7 @@ class History:
         """
         daemon = ("exec", "--interactive", "--user", DAEMON_USER, f"{builder}-daemon")
         dial = host.command_line(*daemon, "docker", "buildx", "dial-stdio")
-        with BuildKit.connected(dial) as buildkit:
+        with connected(dial) as buildkit:
             yield cls(buildkit)
 
     def records(self) -> list[Record]:
@@ -193,7 +192,7 @@ class History:
         """Raises RemovedError in place of BuildKit's error where the record is gone."""
         try:
             yield
-        except grpc.RpcError:
+        except BuildKitError:
             if any(other.ref == record.ref for other in self.records()):
                 raise
             raise RemovedError(record.ref) from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from client.buildkit import BuildKit
+from client.buildkit import connected
 from client.history import History, Record
 from components.layout import DATA_DIRECTORY
 from tests.engine.conftest import (
@@ -250,7 +250,7 @@ def test_builds_of_many_times_the_disk_never_fail_for_space(
         """What BuildKit remembers of builds, newest first; `docker buildx history ls` lists 50."""
         into = ("docker", "exec", "--interactive", "--user", "1000:1000")
         dial = [*into, builder.container("daemon"), "docker", "buildx", "dial-stdio"]
-        with BuildKit.connected(dial) as buildkit:
+        with connected(dial) as buildkit:
             return sorted(History(buildkit).records(), key=lambda record: -record.started)
 
     def has_old(records: list[Record]) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from client.buildkit import MESSAGES
 from client.builds import table, waterfall
 from client.explain import Cause, Clearing, comparable, explain
 from client.history import Build, Definition, Details, Record, Step, definitions_of, steps_of
 from client.stack import Stack, StackError
 from components.docker_host import DockerHost
+from tests.unit.protobuf_classes import MESSAGES
 
 FROM = "[1/3] FROM docker.io/library/alpine:3.22"
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from client import kit, status
-from client.buildkit import MESSAGES, BuildKit
+from client.buildkit import connected
 from client.explain import Cause, Explained, Reason, explain_last
 from client.forecast import Forecast
 from client.glance import problems
@@ -27,7 +27,9 @@ from client.history import (
 from client.stack import Stack, StackError
 from client.status_page import page
 from client.status_text import as_text
+from components.metrics.program.buildkit import BuildKit
 from tests.unit.conftest import KEY, OTHER_KEY
+from tests.unit.protobuf_classes import MESSAGES
 from tests.unit.test_builds import record
 
 OUTPUTS = {
@@ -390,7 +392,7 @@ def test_a_daemon_that_passes_no_api_through_says_why() -> None:
     dial = ["sh", "-c", "echo \"docker: 'buildx' is not a docker command.\" >&2; exit 1"]
     with (
         pytest.raises(OSError, match=r"^docker: 'buildx' is not a docker command\.$"),
-        BuildKit.connected(dial) as buildkit,
+        connected(dial) as buildkit,
     ):
         History(buildkit).records()
 
@@ -421,7 +423,7 @@ class RememberedBuilds:
 
 def test_each_build_is_read_once() -> None:
     daemon = RememberedBuilds()
-    history = History(cast("BuildKit", daemon))
+    history = History(cast(BuildKit, daemon))
     records = history.records()
     assert [build.ref for build in history.recent(records)] == ["first", "second"]
     explained = explain_last(history, records, 50, [])

@@ -18,12 +18,13 @@ import h2.events
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from client.buildkit import MESSAGES
 from components.metrics.program import page
-from components.metrics.program.engine import Engine, EngineError
+from components.metrics.program.buildkit import BuildKit, BuildKitError
+from components.metrics.program.engine import Engine
 from components.metrics.program.messages import Message, seconds
 from components.metrics.program.reader import Places, Reader
 from components.metrics.program.records import Record, steps_of, summary
+from tests.unit.protobuf_classes import MESSAGES
 
 LIST = (
     "key SHA256:a ada - - - admin\nca SHA256:b org 20270131235959 - ci admin\n"
@@ -110,14 +111,14 @@ class Daemon:
             self.asked.append(path)
             if path == "/grpc":
                 connected.sendall(b"HTTP/1.1 101 UPGRADED\r\nUpgrade: h2c\r\n\r\n")
-                self._call(connected)
+                self.serve_calls(connected)
                 return
             body = "OK" if path == "/_ping" else json.dumps(DF)
             headers = f"Api-Version: {self.api}\r\nServer: Docker/29.9 (linux)\r\n"
             answer = f"HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(body)}\r\n\r\n{body}"
             connected.sendall(answer.encode())
 
-    def _call(self, connected: socket.socket) -> None:
+    def serve_calls(self, connected: socket.socket) -> None:
         wire = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         wire.initiate_connection()
         connected.sendall(wire.data_to_send())
@@ -133,6 +134,7 @@ class Daemon:
                     request += happened.data
                 elif isinstance(happened, h2.events.StreamEnded):
                     self._stream(connected, wire, happened.stream_id, path, request[5:])
+                    request = b""
             connected.sendall(wire.data_to_send())
 
     def _stream(self, connected: Any, wire: Any, stream: int, path: str, request: bytes) -> None:
@@ -152,8 +154,9 @@ class Daemon:
         for message in messages:
             framed = b"\0" + len(message).to_bytes(4, "big") + message
             # Messages do not end where frames end.
-            for at in range(0, len(framed), 7):
-                wire.send_data(stream, framed[at : at + 7])
+            size = max(7, len(framed) // 100)
+            for at in range(0, len(framed), size):
+                wire.send_data(stream, framed[at : at + size])
         connected.sendall(wire.data_to_send())
         if path.endswith("/Status") or b"\x18\x01" in request:
             wire.send_headers(stream, [("grpc-status", "0")], end_stream=True)
@@ -301,9 +304,29 @@ def test_each_build_that_ends_is_counted_once(reader: Reader, daemon: Daemon) ->
     assert {name: found.get(name) for name in expected} == expected
 
 
+def test_one_connection_carries_call_after_call_also_after_one_that_failed(daemon: Daemon) -> None:
+    # More than HTTP/2 lets a server send before anybody has read it, by default.
+    long = MESSAGES["StatusResponse"](vertexes=[{"digest": "x" * 200_000}])
+    daemon.status = {"a": [long.SerializeToString()]}
+    ours, theirs = socket.socketpair()
+    threading.Thread(target=daemon.serve_calls, args=[theirs], daemon=True).start()
+    with ours:
+        buildkit = BuildKit(ours)
+        assert list(buildkit.history()) == []
+        with pytest.raises(BuildKitError, match="Status failed: 5"):
+            list(buildkit.status("gone"))
+        [answer] = buildkit.status("a")
+        assert answer.vertexes[0].digest == "x" * 200_000
+        theirs.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(BuildKitError):
+            list(buildkit.status("a"))
+
+
 def test_a_daemon_without_a_history_is_a_problem(reader: Reader, daemon: Daemon) -> None:
     daemon.refuses = "12"
-    with pytest.raises(EngineError, match="ListenBuildHistory; next: a daemonImage of release 23"):
+    with pytest.raises(
+        BuildKitError, match="ListenBuildHistory; next: a daemonImage of release 23"
+    ):
         Engine({"DOCKER_HOST": f"unix://{daemon.path}"}).check_build_events()
     reader.builds.start()
     until(lambda: "the daemon does not know /moby" in reader.read())

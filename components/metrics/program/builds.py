@@ -6,7 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 
-from .engine import Engine, EngineError
+from .buildkit import BuildKitError
+from .engine import Engine
 from .families import Metrics
 from .messages import Message
 from .records import Record, steps_of, summary
@@ -60,7 +61,7 @@ class Builds(threading.Thread):
             self._counted.popitem(last=False)
         try:
             steps = steps_of(self._engine.build_status(record.ref))
-        except EngineError:  # the daemon has removed the record meanwhile
+        except BuildKitError:  # the daemon has removed the record meanwhile
             steps = []
         build = summary(record, steps)
         self._metrics.count_build(

@@ -54,6 +54,18 @@ _BY_NUMBER = {
 }
 
 
+def encoded(name: str, **fields: bool | str) -> bytes:
+    """A message with these fields; a text has less than 128 bytes."""
+    content = b""
+    for number, field, _ in fields_of(FIELDS[name]):
+        value = fields.get(field, "")
+        if isinstance(value, bool):
+            content += bytes([number << 3 | _VARINT, value])
+        elif value:
+            content += bytes([number << 3 | _BYTES, len(value)]) + value.encode()
+    return content
+
+
 def seconds(timestamp: Any) -> float:
     """Seconds since 1970 of a Timestamp."""
     return float(timestamp.seconds + timestamp.nanos / 1e9)

@@ -1,8 +1,9 @@
-"""python -m bench.insight [--short]: what metrics, the status page and traces cost a builder.
+"""python -m bench.insight [--short]: what metrics, traces and the status page cost a builder.
 
-Prints a table for docs/running.md. The builder is watched as an operator would: metrics every 15
-seconds, the page of the status every minute, traces to a collector that throws them away. Each warm
-build has one through the local socket beside it, which shows what the machine did meanwhile.
+Prints a table for docs/running.md. A machine is not as fast in one minute as in the next, so builds
+with and without alternate in short blocks. A block's builds follow each other without a pause:
+what the metrics do after a build is part of the next one's time. They are scraped in each block,
+more often than by an operator. Traces go to a collector that throws them away.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,43 +29,59 @@ import yaml
 
 from bench.builder import ROOT, Builder
 from bench.builds import interleaved
-from bench.client import Client, forget
+from bench.client import Client
 from bench.images import Images, prepared
 from bench.keys import free_port
 from bench.peers import load, network
 from bench.stack import NAME
-from bench.targets import LOCAL
 from bench.workloads import Workload
 
-OFF, WATCHED, TRACED = "nothing", "metrics and page", "metrics, page and traces"
 EVERY = 15
-PAGE_EVERY = 60
-PAUSE = 3
+METRICS = (f"{NAME}-builder-metrics", f"{NAME}-builder-metrics-page")
 
 
-@dataclass
-class Seen:
-    """What was measured in one state of the builder."""
+@dataclass(frozen=True)
+class Length:
+    """How much is measured."""
 
-    builds: list[float] = field(default_factory=list)
-    """Seconds of warm builds with the kit."""
-    control: list[float] = field(default_factory=list)
-    """Seconds of the same through the local socket."""
-    cpu: list[float] = field(default_factory=list)
-    """Percent of one core that the builder's containers take while nobody builds."""
-    memory: list[float] = field(default_factory=list)
-    """MB of the builder's containers, without what the kernel caches of files."""
+    rest: float
+    """Seconds at rest."""
+    blocks: int
+    """Pairs of blocks with and without metrics."""
+    builds: int
+    """Builds of each of these blocks."""
+    deployments: int
+    """Pairs of deployments with and without traces; their blocks are four times as long."""
 
-    def ratio(self, average: Callable[[list[float]], float]) -> float:
-        """The warm build against that through the local socket."""
-        return average(self.builds) / average(self.control)
+
+LONG, SHORT = Length(60, 16, 20, 3), Length(20, 2, 4, 1)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The builder's containers while nobody builds."""
+
+    cpu: float
+    """Percent of one core."""
+    memory: float
+    """MB, without what the kernel caches of files."""
+
+    @classmethod
+    def measured(cls, seconds: float) -> Rest:
+        """Measure for so many seconds."""
+        before, start = usage()[0], time.monotonic()
+        time.sleep(seconds)
+        cpu, memory = usage()
+        return cls(100 * (cpu - before) / (time.monotonic() - start), memory)
+
+    def __str__(self) -> str:
+        return f"{self.cpu:.1f} % of a core | {self.memory:.0f} MB"
 
 
 def usage() -> tuple[float, float]:
     """CPU seconds and MB of the builder's containers together."""
-    engine = docker.from_env()
     cpu = memory = 0.0
-    for container in engine.containers.list(filters={"name": f"^{NAME}-builder-"}):
+    for container in docker.from_env().containers.list(filters={"name": f"^{NAME}-builder-"}):
         now = container.stats(stream=False, one_shot=True)
         cpu += now["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
         details = now["memory_stats"]["stats"]
@@ -72,38 +90,19 @@ def usage() -> tuple[float, float]:
     return cpu, memory
 
 
-def look(seen: Seen, workload: Workload, clients: list[Client], rounds: int, idle: float) -> None:
-    """Measure warm builds, then the builder at rest for so many seconds."""
-    for _ in range(rounds):
-        local, kit = interleaved(workload, clients, "warm", 1, "")
-        seen.control += local.samples
-        seen.builds += kit.samples
-        # Spreads the builds over more than a minute, in which the page is written once.
-        time.sleep(PAUSE)
-    before, start = usage()[0], time.monotonic()
-    time.sleep(idle)
-    cpu, memory = usage()
-    seen.cpu.append(100 * (cpu - before) / (time.monotonic() - start))
-    seen.memory.append(memory)
+def scrape(metrics: str) -> None:
+    with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
+        answer.read()
 
 
 @contextmanager
-def watching(builder: Builder, folder: Path, metrics: str) -> Iterator[None]:
-    """Metrics that are scraped from this address, and the page of the status, within the block."""
-    stack = ("--stack", NAME, "--config-file", str(builder.stack.config))
-    page = (sys.executable, "-m", "client", "status", *stack, "--html", str(folder / "status.html"))
-    environment = {**os.environ, **builder.stack.environment}
+def scraped(metrics: str) -> Iterator[None]:
+    """Metrics at this address are scraped as by Prometheus within the block."""
     ended = threading.Event()
 
     def watch() -> None:
-        due = 0.0
-        while not ended.is_set():
-            with urllib.request.urlopen(f"http://{metrics}/metrics") as answer:
-                answer.read()
-            if time.monotonic() >= due:
-                due = time.monotonic() + PAGE_EVERY
-                subprocess.run(page, env=environment, cwd=ROOT, check=False, capture_output=True)
-            ended.wait(EVERY)
+        while not ended.wait(EVERY):
+            scrape(metrics)
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -112,6 +111,62 @@ def watching(builder: Builder, folder: Path, metrics: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+@dataclass(frozen=True)
+class Builds:
+    """Seconds of warm builds with something and without it."""
+
+    on: list[float]
+    off: list[float]
+
+    @classmethod
+    def alternating(
+        cls, build: Callable[[], float], switch: Callable[[bool], None], blocks: int, builds: int
+    ) -> Builds:
+        """So many pairs of blocks of so many builds."""
+        found: dict[bool, list[float]] = {True: [], False: []}
+        for block in range(blocks):
+            # Neither is always the first.
+            for is_on in (True, False) if block % 2 else (False, True):
+                switch(is_on)
+                build()
+                found[is_on] += [build() for _ in range(builds)]
+        return cls(found[True], found[False])
+
+    def __str__(self) -> str:
+        """The ratios of medians and means, and how far that of means may be off by chance."""
+        mean_on, mean_off = statistics.mean(self.on), statistics.mean(self.off)
+        error = sum(
+            (statistics.stdev(times) / statistics.mean(times)) ** 2 / len(times)
+            for times in (self.on, self.off)
+        )
+        return (
+            f"{statistics.median(self.on) / statistics.median(self.off):.3f} | "
+            f"{mean_on / mean_off:.3f} ± {2 * error**0.5:.3f}"
+        )
+
+
+def switch_metrics(metrics: str, is_on: bool) -> None:
+    """Let the containers of the metrics run, or stop their processes where they are."""
+    for name in METRICS:
+        container = docker.from_env().containers.get(name)
+        if is_on == (container.status == "paused"):
+            (container.unpause if is_on else container.pause)()
+    if is_on:
+        scrape(metrics)
+
+
+def page_cost(builder: Builder, folder: Path) -> tuple[float, float]:
+    """CPU seconds of writing the status page: where it is written, and of the builder."""
+    stack = ("--stack", NAME, "--config-file", str(builder.stack.config))
+    page = (sys.executable, "-m", "client", "status", *stack, "--html", str(folder / "status.html"))
+    before, start = usage()[0], resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, **builder.stack.environment}
+    subprocess.run(page, env=environment, cwd=ROOT, check=False, capture_output=True)
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+    return own, usage()[0] - before
 
 
 @contextmanager
@@ -134,7 +189,7 @@ def collector(address: str) -> Iterator[str]:
         server.shutdown()
 
 
-def deploy(builder: Builder, changes: dict[str, str]) -> None:
+def deploy(builder: Builder, **changes: str) -> None:
     """Deploy the builder with these of its settings changed."""
     settings = yaml.safe_load(builder.stack.config.read_text())
     settings["config"] |= {f"docker-build-machine:{name}": text for name, text in changes.items()}
@@ -142,59 +197,67 @@ def deploy(builder: Builder, changes: dict[str, str]) -> None:
     builder.stack.up()
 
 
-def measured(images: Images, folder: Path, *, short: bool) -> dict[str, Seen]:
-    """Measure each state; a short run takes fewer builds and rests less."""
-    turns, rounds, idle = (1, 4, 20.0) if short else (2, 25, 60.0)
-    found = {state: Seen() for state in (OFF, WATCHED, TRACED)}
+def measured(images: Images, folder: Path, length: Length) -> str:
+    """The table."""
+    rests: dict[str, Rest] = {}
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(network())
         builder = Builder.create(images, folder / "stack", address)
         stack.callback(builder.stack.destroy)
-        local = Client.create(LOCAL, "unix:///var/run/docker.sock", folder / "local")
-        stack.callback(forget, local)
         service = Workload("service", images.base, folder / "service")
         metrics, traces = f"127.0.0.1:{free_port()}", stack.enter_context(collector(address))
-        settings = {
-            OFF: {"guardImage": images.python, "metrics": "", "traces": ""},
-            WATCHED: {"metrics": metrics, "traces": ""},
-            TRACED: {"metrics": metrics, "traces": traces},
-        }
-        for turn in range(turns):
-            for state, seen in found.items():
-                deploy(builder, settings[state])
-                with contextlib.ExitStack() as within:
-                    place = folder / f"{state} {turn}".replace(" ", "-").replace(",", "")
-                    [kit, *_] = within.enter_context(builder.clients(place))
-                    clients = [local, kit]
-                    load(kit, images.base)
-                    # They fill the caches.
-                    interleaved(service, clients, "cold", 1, "")
-                    interleaved(service, clients, "warm", 3, "")
-                    if state != OFF:
-                        within.enter_context(watching(builder, folder, metrics))
-                    look(seen, service, clients, rounds, idle)
-    return found
+        builder.stack.up()
+        clients: list[Client] = []
 
+        def build() -> float:
+            return interleaved(service, clients, "warm", 1, "")[0].samples[0]
 
-def table(found: dict[str, Seen]) -> str:
-    """Medians of each state, and the warm build against that of a builder that nobody watches.
+        @contextmanager
+        def client(name: str) -> Iterator[None]:
+            with builder.clients(folder / name) as [kit, *_]:
+                clients[:] = [kit]
+                load(kit, images.base)
+                interleaved(service, clients, "cold", 1, "")
+                for _ in range(3):
+                    build()
+                yield
 
-    The mean contains the builds during which metrics or the page were read; the median may not.
-    """
-    off = found[OFF]
-    heads = ("", "CPU at rest", "memory", "warm build", "median of it", "mean of it")
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for state, seen in found.items():
-        cells = (
-            state,
-            f"{statistics.median(seen.cpu):.1f} % of a core",
-            f"{statistics.median(seen.memory):.0f} MB",
-            f"{statistics.median(seen.builds):.3f} s",
-            f"{seen.ratio(statistics.median) / off.ratio(statistics.median):.2f}",
-            f"{seen.ratio(statistics.mean) / off.ratio(statistics.mean):.2f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        with client("nothing"):
+            rests["nothing"] = Rest.measured(length.rest)
+        deploy(builder, guardImage=images.python, metrics=metrics)
+        with client("metrics"), scraped(metrics):
+            rests["metrics"] = Rest.measured(length.rest)
+            page = page_cost(builder, folder)
+        with client("blocks"):
+            with_metrics = Builds.alternating(
+                build, lambda on: switch_metrics(metrics, on), length.blocks, length.builds
+            )
+            switch_metrics(metrics, is_on=True)
+        deploy(builder, traces=traces)
+        with client("both"), scraped(metrics):
+            rests["metrics and traces"] = Rest.measured(length.rest)
+        deploy(builder, metrics="")
+        with client("deployments"):
+            with_traces = Builds.alternating(
+                build,
+                lambda on: deploy(builder, traces=traces if on else ""),
+                length.deployments,
+                4 * length.builds,
+            )
+    return "\n".join(
+        [
+            "| | CPU of the builder's containers at rest | their memory |",
+            "| --- | --- | --- |",
+            *(f"| {name} | {rest} |" for name, rest in rests.items()),
+            "",
+            "| a warm build, relative to one without | median | mean |",
+            "| --- | --- | --- |",
+            f"| metrics | {with_metrics} |",
+            f"| traces | {with_traces} |",
+            "",
+            f"The page: {page[0]:.1f} s of CPU where it is written, {page[1]:.2f} s in the builder",
+        ]
+    )
 
 
 def main() -> None:
@@ -202,7 +265,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="fewer builds")
     options = parser.parse_args()
     with prepared() as (images, folder):
-        print(table(measured(images, folder, short=options.short)))
+        print(measured(images, folder, SHORT if options.short else LONG))
 
 
 if __name__ == "__main__":

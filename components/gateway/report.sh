@@ -6,9 +6,5 @@ set -euo pipefail
 folder=$1
 
 bash /usr/local/lib/gateway/health
-read -r refused </run/gateway/refused
-{
-	echo "refused $refused"
-	session-monitor who | sed -n '/^lately/,$d; s/.* login name=\([^ ]*\) .*/session \1/p'
-} >"$folder/connections.new"
+session-monitor count >"$folder/connections.new"
 mv -f "$folder/connections.new" "$folder/connections"

@@ -3,6 +3,7 @@
 #   session-monitor watch   writes a line for each login and refusal, closes the connections of keys that
 #                           are no longer accepted, and closes idle connections that would block new logins
 #   session-monitor who     prints a table of open connections and recent logins
+#   session-monitor count   prints `refused COUNT`, and `session NAME` for each open connection
 #
 # sshd's log contains which process accepted which fingerprint (LogVerbose, sshd_config(5)); /access/list
 # contains which fingerprints are accepted now, and their names. The keys of jobs that sent a token are not
@@ -123,12 +124,11 @@ session_pattern="^sshd-session[^ ]*: ${USER_NAME:?} \\[(priv|postauth)\\] *\$"
 
 # The log line of each connection that is open now.
 open_logins() {
-	local file title pids=() line_of=() line
+	local file words pids=() line_of=() line
 	for file in /proc/[0-9]*/cmdline; do
-		# A title that sshd has set itself does not end with a NUL byte.
-		title=$({ tr '\0' ' ' <"$file"; } 2>/dev/null) || continue
+		{ mapfile -d '' -t words <"$file"; } 2>/dev/null || continue
 		# A process that has not logged its login yet has the same title.
-		[[ $title =~ $session_pattern ]] || continue
+		[[ ${words[*]} =~ $session_pattern ]] || continue
 		file=${file#/proc/}
 		pids+=("${file%/cmdline}")
 	done
@@ -253,6 +253,17 @@ who() {
 	logins | tail -n 20 | print_logins
 }
 
+count() {
+	local refused line
+	read -r refused <"$count_of_refused" || return 1
+	echo "refused $refused"
+	read_list
+	while IFS= read -r line; do
+		parse "$line" && echo "session ${name_of[$listed]:--}"
+	done < <(open_logins)
+	return 0
+}
+
 print_logins() {
 	local line found=
 	while IFS= read -r line; do
@@ -267,8 +278,9 @@ print_logins() {
 case ${1:-watch} in
 watch) watch ;;
 who) who ;;
+count) count ;;
 *)
-	echo "session-monitor: $1 is neither watch nor who" >&2
+	echo "session-monitor: $1 is neither watch, who nor count" >&2
 	exit 2
 	;;
 esac

@@ -12,11 +12,9 @@ import os
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from .page import put, serve, why_stale
+from .page import put, serve, why_stale, why_unserved
 
 _PAGE, _PROBLEM = "page", "problem"
 
@@ -53,14 +51,6 @@ def _check(folder: Path) -> str:
     return why_stale(folder / _PAGE) or (folder / _PROBLEM).read_text()
 
 
-def _ping(port: str) -> str:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            return "" if b"builder_up" in answer.read() else "the page has no metrics"
-    except urllib.error.HTTPError as error:
-        return error.read().decode(errors="replace").strip()
-
-
 def main(verb: str, *words: str) -> int:
     """Run one of the four verbs; returns the exit code."""
     # PID 1 of a container ignores the signal otherwise.
@@ -69,7 +59,7 @@ def main(verb: str, *words: str) -> int:
         _read(Path(words[0]))
     if verb == "serve":
         serve(Path(words[0]) / _PAGE, int(words[1]))
-    problem = _check(Path(words[0])) if verb == "check" else _ping(words[0])
+    problem = _check(Path(words[0])) if verb == "check" else why_unserved(int(words[0]))
     print(problem, end="")
     return 1 if problem else 0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 _STALE_SECONDS = 120
@@ -28,8 +28,24 @@ def why_stale(file: Path) -> str:
     return f"the builder was last read {age:.0f} s ago; next: docker logs of the container metrics"
 
 
+def why_unserved(port: int) -> str:
+    """Why GET /metrics does not answer with a builder's metrics; empty when it does.
+
+    Raises OSError when nothing listens.
+    """
+    # http.client takes longer to import than all that a health check does.
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if head.split(b" ")[1:2] != [b"200"]:
+        return body.decode(errors="replace").strip() or "the page is not served"
+    return "" if b"builder_up" in body else "the page has no metrics"
+
+
 def serve(file: Path, port: int) -> None:
     """Answer GET /metrics with the page, until the process ends."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10

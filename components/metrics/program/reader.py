@@ -16,7 +16,7 @@ from .families import LEAST_FREE, REMOVAL_CAUSES, REMOVAL_KINDS, HostKey, Metric
 
 _STALE_SECONDS = 75
 """Age of a report that no longer counts: health checks are 30 seconds apart and take up to 15."""
-_EVERY_SECONDS = 5
+_EVERY_SECONDS = 15
 # The daemon takes longer to answer with a large cache; it is asked a twentieth of the time at most.
 _PAUSES = 20
 _LONGEST_SECONDS = 60

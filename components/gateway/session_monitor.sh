@@ -52,7 +52,8 @@ is_valid() {
 	local now
 	[[ -n ${until_of[$1]:-} ]] || return 1
 	printf -v now '%(%Y%m%d%H%M%S)T' -1
-	[[ ${until_of[$1]} == - || $now < ${until_of[$1]} ]]
+	# The last second counts, as it does for sshd.
+	[[ ${until_of[$1]} == - || ! $now > ${until_of[$1]} ]]
 }
 
 # Remembers the rule and job of the key that was parsed last; when the verifier has forgotten it, what it was.

@@ -146,7 +146,8 @@ class Daemon:
         if path.endswith("/Status"):
             ref = request[2:].decode()
             if ref not in self.status:
-                wire.send_headers(stream, [("grpc-status", "5")], end_stream=True)
+                gone = [("grpc-status", "5"), ("grpc-message", "no%20record")]
+                wire.send_headers(stream, gone, end_stream=True)
                 return
             messages = self.status[ref]
         else:
@@ -313,7 +314,7 @@ def test_one_connection_carries_call_after_call_also_after_one_that_failed(daemo
     with ours:
         buildkit = BuildKit(ours)
         assert list(buildkit.history()) == []
-        with pytest.raises(BuildKitError, match="Status failed: 5"):
+        with pytest.raises(BuildKitError, match="Status failed: no record"):
             list(buildkit.status("gone"))
         [answer] = buildkit.status("a")
         assert answer.vertexes[0].digest == "x" * 200_000

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -82,7 +83,7 @@ class BuildKit:
                 yield Message(name + answer, data)
         except BuildKitError:
             raise
-        except (OSError, ProtocolError) as error:
+        except (OSError, ProtocolError, ValueError) as error:
             raise BuildKitError(f"the daemon does not answer {path}: {error}") from error
 
     def _answers(self, path: str, request: bytes) -> Iterator[bytes]:
@@ -131,7 +132,7 @@ def _check(path: str, headers: dict[Any, Any]) -> None:
             f"the daemon does not know {path}; next: a daemonImage of release 23 or newer"
         )
     if headers.get(":status", "200") != "200" or status != "0":
-        raise BuildKitError(f"{path} failed: {headers.get('grpc-message') or status}")
+        raise BuildKitError(f"{path} failed: {unquote(headers.get('grpc-message', '')) or status}")
 
 
 def _taken(received: bytearray) -> Iterator[bytes]:

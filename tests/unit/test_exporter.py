@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h2.config
 import h2.connection
@@ -20,7 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from components.metrics.program import page
 from components.metrics.program.buildkit import BuildKit, BuildKitError
-from components.metrics.program.engine import Engine
+from components.metrics.program.builds import Builds
+from components.metrics.program.engine import Engine, EngineError
+from components.metrics.program.families import Metrics
 from components.metrics.program.messages import Message, seconds
 from components.metrics.program.reader import Places, Reader
 from components.metrics.program.records import Record, steps_of, summary
@@ -303,6 +305,18 @@ def test_each_build_that_ends_is_counted_once(reader: Reader, daemon: Daemon) ->
         "running_builds": 1,
     }
     assert {name: found.get(name) for name in expected} == expected
+
+
+def test_a_build_counts_whose_steps_the_daemon_does_not_tell() -> None:
+    class EndingEngine:
+        def build_status(self, ref: str) -> list[Message]:
+            raise EngineError("the daemon does not change to gRPC")
+
+    metrics = Metrics()
+    metrics.begin("b")
+    ended = event("a", ended=time.time() + 100)
+    Builds(cast(Engine, EndingEngine()), metrics, "b").take(Message("BuildHistoryEvent", ended))
+    assert b'builder_builds_total{builder="b",result="ok"} 1.0' in metrics.page()
 
 
 def test_one_connection_carries_call_after_call_also_after_one_that_failed(daemon: Daemon) -> None:

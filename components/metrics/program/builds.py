@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 
-from .buildkit import BuildKitError
 from .engine import Engine
 from .families import Metrics
 from .messages import Message
@@ -61,7 +60,7 @@ class Builds(threading.Thread):
             self._counted.popitem(last=False)
         try:
             steps = steps_of(self._engine.build_status(record.ref))
-        except BuildKitError:  # the daemon has removed the record meanwhile
+        except OSError:  # the daemon has removed the record meanwhile, or has ended
             steps = []
         build = summary(record, steps)
         self._metrics.count_build(

@@ -29,7 +29,6 @@ import yaml
 
 from bench.builder import ROOT, Builder
 from bench.builds import interleaved
-from bench.client import Client
 from bench.images import Images, prepared
 from bench.keys import free_port
 from bench.peers import load, network
@@ -159,11 +158,15 @@ def switch_metrics(metrics: str, is_on: bool) -> None:
 
 def page_cost(builder: Builder, folder: Path) -> tuple[float, float]:
     """CPU seconds of writing the status page: where it is written, and of the builder."""
+    page = folder / "status.html"
     stack = ("--stack", NAME, "--config-file", str(builder.stack.config))
-    page = (sys.executable, "-m", "client", "status", *stack, "--html", str(folder / "status.html"))
-    before, start = usage()[0], resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = (sys.executable, "-m", "client", "status", *stack, "--html", str(page))
     environment = {**os.environ, **builder.stack.environment}
-    subprocess.run(page, env=environment, cwd=ROOT, check=False, capture_output=True)
+    before, start = usage()[0], resource.getrusage(resource.RUSAGE_CHILDREN)
+    written = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    # It returns 1 for a builder with problems too.
+    if not page.exists():
+        raise RuntimeError(f"the page was not written: {written.stderr}")
     end = resource.getrusage(resource.RUSAGE_CHILDREN)
     own = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
     return own, usage()[0] - before
@@ -207,37 +210,37 @@ def measured(images: Images, folder: Path, length: Length) -> str:
         service = Workload("service", images.base, folder / "service")
         metrics, traces = f"127.0.0.1:{free_port()}", stack.enter_context(collector(address))
         builder.stack.up()
-        clients: list[Client] = []
-
-        def build() -> float:
-            return interleaved(service, clients, "warm", 1, "")[0].samples[0]
 
         @contextmanager
-        def client(name: str) -> Iterator[None]:
+        def building(name: str) -> Iterator[Callable[[], float]]:
+            """A function that makes a warm build and returns its seconds, for a new client."""
             with builder.clients(folder / name) as [kit, *_]:
-                clients[:] = [kit]
                 load(kit, images.base)
-                interleaved(service, clients, "cold", 1, "")
+                interleaved(service, [kit], "cold", 1, "")
+
+                def build() -> float:
+                    return interleaved(service, [kit], "warm", 1, "")[0].samples[0]
+
                 for _ in range(3):
                     build()
-                yield
+                yield build
 
-        with client("nothing"):
+        with building("nothing"):
             rests["nothing"] = Rest.measured(length.rest)
         deploy(builder, guardImage=images.python, metrics=metrics)
-        with client("metrics"), scraped(metrics):
+        with building("metrics"), scraped(metrics):
             rests["metrics"] = Rest.measured(length.rest)
             page = page_cost(builder, folder)
-        with client("blocks"):
+        with building("blocks") as build:
             with_metrics = Builds.alternating(
                 build, lambda on: switch_metrics(metrics, on), length.blocks, length.builds
             )
             switch_metrics(metrics, is_on=True)
         deploy(builder, traces=traces)
-        with client("both"), scraped(metrics):
+        with building("both"), scraped(metrics):
             rests["metrics and traces"] = Rest.measured(length.rest)
         deploy(builder, metrics="")
-        with client("deployments"):
+        with building("deployments") as build:
             with_traces = Builds.alternating(
                 build,
                 lambda on: deploy(builder, traces=traces if on else ""),

@@ -57,7 +57,7 @@ class BuildKit:
     def history(self, *, active_only: bool = False, ends: bool = True) -> Iterator[Message]:
         """A BuildHistoryEvent for each build at work and, unless `active_only`, each remembered.
 
-        Unless it `ends`, there follows one whenever a build begins or ends.
+        With `ends` false it goes on, with one more whenever a build begins or ends.
         """
         asked = {"active_only": active_only, "early_exit": ends}
         return self._call(_CONTROL + "ListenBuildHistory", "BuildHistory", "Event", **asked)

@@ -130,7 +130,7 @@ class Engine:
 
 
 def _upgraded(connected: socket.socket) -> bytes:
-    """Change the connection to BuildKit's; what has been received of it already."""
+    """Change the connection to gRPC; return the bytes of it that have arrived already."""
     connected.sendall(_UPGRADE)
     head = b""
     while b"\r\n\r\n" not in head:

@@ -62,7 +62,8 @@ def encoded(name: str, **fields: bool | str) -> bytes:
         if isinstance(value, bool):
             content += bytes([number << 3 | _VARINT, value])
         elif value:
-            content += bytes([number << 3 | _BYTES, len(value)]) + value.encode()
+            text = value.encode()
+            content += bytes([number << 3 | _BYTES, len(text)]) + text
     return content
 
 

@@ -45,6 +45,7 @@ def why_unserved(port: int) -> str:
 
 def serve(file: Path, port: int) -> None:
     """Answer GET /metrics with the page, until the process ends."""
+    # The health checks import this module; they need no server.
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     class Handler(BaseHTTPRequestHandler):
